@@ -1,0 +1,142 @@
+#include "hardware/machine.h"
+
+#include <fmt/format.h>
+
+#include "hardware/catalog.h"
+
+namespace shardwright {
+
+/// hardware/catalog/*.yaml; made by embed.cmake.
+const std::vector<CatalogFile>& machine_catalog();
+
+namespace {
+
+// Ranges are wide enough for any machine of the next decade and narrow enough to catch a wrong unit or a slip of zeros.
+constexpr std::int64_t kMaxMemoryBytes = std::int64_t{1} << 50;
+constexpr std::int64_t kMaxGpus = std::int64_t{1} << 24;
+constexpr double kMinRate = 1e6, kMaxRate = 1e16;    // bytes per second
+constexpr double kMinFlops = 1e6, kMaxFlops = 1e19;  // per second
+
+double fraction(const YamlCursor& value) { return value.number(1e-6, 1); }
+
+PerDataType<FlopsPerSecond> read_peak(const YamlCursor& map) {
+  PerDataType<FlopsPerSecond> peak;
+  std::vector<std::string_view> names;
+  for (DataType type : kDataTypes) names.push_back(name_of(type));
+  map.only_keys(names);
+  for (const auto& [name, rate] : map.entries()) { peak[*data_type_named(name)] = {rate.number(kMinFlops, kMaxFlops)}; }
+  if (map.entries().empty()) map.fail("must name at least one data type");
+  return peak;
+}
+
+/// Fractions by type; types without their own have bf16's.
+PerDataType<double> read_fractions(const YamlCursor& map) {
+  PerDataType<double> fractions;
+  std::vector<std::string_view> names;
+  for (DataType type : kDataTypes) names.push_back(name_of(type));
+  map.only_keys(names);
+  for (DataType type : kDataTypes) fractions[type] = fraction(map.at("bf16"));
+  for (const auto& [name, share] : map.entries()) fractions[*data_type_named(name)] = fraction(share);
+  return fractions;
+}
+
+EfficiencyCurves read_efficiency(const YamlCursor& map) {
+  map.only_keys({"gemm_peak_fraction", "gemm_k_half", "gemm_tile_m", "gemm_tile_n", "gemm_half_tile_rate",
+                 "gemm_wave_step", "attention_forward_fraction", "attention_backward_fraction", "attention_keys_half",
+                 "attention_softmax_width", "memory_fraction", "kernel_latency_seconds", "relative_error", "source"});
+  EfficiencyCurves curves;
+  curves.gemm_peak_fraction = read_fractions(map.at("gemm_peak_fraction"));
+  curves.gemm_k_half = map.at("gemm_k_half").number(0, 1e6);
+  curves.gemm_tile_m = map.at("gemm_tile_m").integer(1, 4096);
+  curves.gemm_tile_n = map.at("gemm_tile_n").integer(1, 4096);
+  curves.gemm_half_tile_rate = fraction(map.at("gemm_half_tile_rate"));
+  curves.gemm_wave_step = map.at("gemm_wave_step").number(0, 1);
+  curves.attention_forward_fraction = fraction(map.at("attention_forward_fraction"));
+  curves.attention_backward_fraction = fraction(map.at("attention_backward_fraction"));
+  curves.attention_keys_half = map.at("attention_keys_half").number(0, 1e6);
+  curves.attention_softmax_width = map.at("attention_softmax_width").number(0, 1e6);
+  curves.memory_fraction = fraction(map.at("memory_fraction"));
+  curves.kernel_latency = {map.at("kernel_latency_seconds").number(0, 1)};
+  curves.relative_error = map.at("relative_error").number(0, 10);
+  if (const auto source = map.find("source")) source->text();
+  return curves;
+}
+
+/// What one GPU can send into this level: its own link, or its share of the node's NICs; less by oversubscription.
+BytesPerSecond read_bandwidth(const YamlCursor& level, const Machine& machine) {
+  const auto per_gpu = level.find("bytes_per_second_per_gpu");
+  const auto per_nic = level.find("bytes_per_second_per_nic");
+  if (per_gpu && per_nic) per_nic->fail_at_key("cannot stand beside 'bytes_per_second_per_gpu'");
+  if (per_nic && machine.nics_per_node == 0) per_nic->fail_at_key("needs 'nics_per_node' above 0");
+  const auto oversubscription = level.find("oversubscription");
+  const double share = oversubscription ? 1 / oversubscription->number(1, 1000) : 1;
+  if (!per_nic) return BytesPerSecond{level.at("bytes_per_second_per_gpu").number(kMinRate, kMaxRate)} * share;
+  const double nics_per_gpu = static_cast<double>(machine.nics_per_node) / machine.gpus_per_node;
+  return BytesPerSecond{per_nic->number(kMinRate, kMaxRate)} * (nics_per_gpu * share);
+}
+
+LinkLevel read_level(const YamlCursor& map, const Machine& machine) {
+  map.only_keys({"name", "gpus", "bytes_per_second_per_gpu", "bytes_per_second_per_nic", "oversubscription",
+                 "latency_seconds", "efficiency", "source"});
+  LinkLevel level;
+  level.name = map.at("name").text();
+  level.gpus = map.at("gpus").integer(0, kMaxGpus);
+  level.bandwidth = read_bandwidth(map, machine);
+  level.latency = {map.at("latency_seconds").number(0, 1)};
+  level.efficiency = fraction(map.at("efficiency"));
+  if (const auto source = map.find("source")) source->text();
+  return level;
+}
+
+std::vector<LinkLevel> read_links(const YamlCursor& list, const Machine& machine) {
+  std::vector<LinkLevel> levels;
+  const std::vector<YamlCursor> items = list.items();
+  if (items.empty()) list.fail("must have at least one level");
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    const LinkLevel level = read_level(items[i], machine);
+    const YamlCursor gpus = items[i].at("gpus");
+    if (level.gpus == 0 && i + 1 < items.size()) gpus.fail("can be 0 (without limit) only in the last level");
+    if (i > 0) {
+      const LinkLevel& inside = levels.back();
+      const bool nests = level.gpus == 0 || (level.gpus > inside.gpus && level.gpus % inside.gpus == 0);
+      if (!nests) {
+        gpus.fail(fmt::format("must be a multiple of the {} of the level inside it, got {}", inside.gpus, level.gpus));
+      }
+      if (level.bandwidth > inside.bandwidth) items[i].fail("must not be faster than the level inside it");
+    }
+    levels.push_back(level);
+  }
+  return levels;
+}
+
+}  // namespace
+
+bool supports(const Machine& machine, DataType type) { return machine.peak[type].value > 0; }
+
+Machine read_machine(const YamlCursor& top) {
+  top.only_keys({"name", "memory_bytes", "unusable_memory_bytes", "peak_flops_per_second", "memory_bytes_per_second",
+                 "l2_bytes", "multiprocessors", "gpus_per_node", "nics_per_node", "links", "price_per_gpu_hour",
+                 "efficiency"});
+  Machine machine;
+  machine.name = top.at("name").text();
+  machine.memory = {top.at("memory_bytes").integer(1, kMaxMemoryBytes)};
+  machine.unusable_memory = {top.at("unusable_memory_bytes").integer(0, machine.memory.value - 1)};
+  machine.peak = read_peak(top.at("peak_flops_per_second"));
+  machine.memory_bandwidth = {top.at("memory_bytes_per_second").number(kMinRate, kMaxRate)};
+  machine.l2 = {top.at("l2_bytes").integer(0, kMaxMemoryBytes)};
+  machine.multiprocessors = static_cast<int>(top.at("multiprocessors").integer(1, 1'000'000));
+  machine.gpus_per_node = static_cast<int>(top.at("gpus_per_node").integer(1, 1024));
+  machine.nics_per_node = static_cast<int>(top.at("nics_per_node").integer(0, 1024));
+  machine.links = read_links(top.at("links"), machine);
+  if (const auto price = top.find("price_per_gpu_hour")) machine.price_per_gpu_hour = price->number(0, 1e6);
+  machine.efficiency = read_efficiency(top.at("efficiency"));
+  return machine;
+}
+
+Machine find_machine(const std::string& name_or_path) {
+  return read_machine(open_named("machine", name_or_path, machine_catalog()));
+}
+
+std::vector<std::string> machine_names() { return catalog_names(machine_catalog()); }
+
+}  // namespace shardwright

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "hardware/data_type.h"
+#include "hardware/quantities.h"
+#include "hardware/yaml_cursor.h"
+
+namespace shardwright {
+
+/// One level of links, nested: everything inside one unit reaches everything else inside it at this level's rate or
+/// better.
+struct LinkLevel {
+  std::string name;          // "node" (NVLink domain), "rail", "spine"
+  std::int64_t gpus = 0;     // GPUs inside one unit of this level; 0 = without limit (only the last level)
+  BytesPerSecond bandwidth;  // of one GPU into this level, one direction; NIC sharing and oversubscription counted
+  Seconds latency;           // of one step of a ring at this level
+  double efficiency = 1;     // share of `bandwidth` that large collectives reach
+};
+
+/// How far real kernels stay below the datasheet; see hardware/README.md for the form of each curve.
+struct EfficiencyCurves {
+  PerDataType<double> gemm_peak_fraction;  // of the peak rate, large square GEMM; reading fills gaps with bf16's
+  double gemm_k_half = 0;                  // k at which the inner loop reaches half of its final rate
+  std::int64_t gemm_tile_m = 128, gemm_tile_n = 256;
+  double gemm_half_tile_rate = 1;         // rate of a tile of half the area, relative to the whole one
+  double gemm_wave_step = 1;              // 1: a last wave costs as much as a full one; 0: only what it fills
+  double attention_forward_fraction = 0;  // of the peak rate, many keys, heads of 128
+  double attention_backward_fraction = 0;
+  double attention_keys_half = 0;      // keys that a query sees at which half of that is reached
+  double attention_softmax_width = 0;  // multiply-adds that take as long as the softmax of one score
+  double memory_fraction = 0;          // of the HBM bandwidth, large copies
+  Seconds kernel_latency;              // from launch to end of an empty kernel, back to back
+  double relative_error = 0;           // one-sigma error of a time from these curves
+};
+
+/// What one kind of machine is: a GPU and the network that many of them make.
+struct Machine {
+  std::string name;                  // "h100-sxm-80gb"
+  Bytes memory;                      // of one GPU, as the driver reports it
+  Bytes unusable_memory;             // taken by the driver's context and libraries before the first tensor
+  PerDataType<FlopsPerSecond> peak;  // dense; 0: the type does not exist here
+  BytesPerSecond memory_bandwidth;
+  Bytes l2;
+  int multiprocessors = 0;
+  int gpus_per_node = 0;
+  int nics_per_node = 0;
+  std::vector<LinkLevel> links;              // innermost first, at least one
+  std::optional<double> price_per_gpu_hour;  // the user's to set
+  EfficiencyCurves efficiency;
+
+  Bytes usable_memory() const { return memory - unusable_memory; }
+};
+
+/// Whether the device computes in this type at all.
+bool supports(const Machine&, DataType);
+
+/// Reads and checks a machine. Throws InputError.
+Machine read_machine(const YamlCursor& top);
+
+/// MACHINE as users give it: a catalog name or a file's path. InputError names the nearest catalog name.
+Machine find_machine(const std::string& name_or_path);
+
+/// Names of the catalog, sorted.
+std::vector<std::string> machine_names();
+
+}  // namespace shardwright

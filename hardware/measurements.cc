@@ -1,0 +1,126 @@
+#include "hardware/measurements.h"
+
+#include <algorithm>
+#include <array>
+#include <cassert>
+#include <cmath>
+
+namespace shardwright {
+namespace {
+
+double as_double(std::int64_t value) { return static_cast<double>(value); }
+
+/// std::ceil and std::floor of a count: those are calls where the build allows nothing beyond SSE2, and this is a hot
+/// path.
+double rounded_down(double count) { return as_double(static_cast<std::int64_t>(count)); }
+double rounded_up(double count) {
+  const double down = rounded_down(count);
+  return down < count ? down + 1 : down;
+}
+
+/// Moving `bytes` through HBM.
+double memory_seconds(double bytes, const Machine& machine) {
+  return bytes / (machine.memory_bandwidth.value * machine.efficiency.memory_fraction);
+}
+
+KernelCost cost_of(double busy_seconds, const Machine& machine) {
+  return {machine.efficiency.kernel_latency + Seconds{busy_seconds}, CostSource::datasheet,
+          machine.efficiency.relative_error};
+}
+
+/// GEMM libraries have kernels for several tiles and choose the fastest: the machine's own, and halves of it in turn.
+struct Tile {
+  double m_divisor, n_divisor;
+  int halvings;  // of the area
+};
+constexpr std::array kTiles = {Tile{1, 1, 0}, Tile{1, 2, 1}, Tile{2, 2, 2}, Tile{2, 4, 3}};
+
+/// Time of the tiles' loops over k. `tiles` tiles share the multiprocessors in waves; below half a wave, libraries
+/// split k over idle multiprocessors (in parts of at least 256), and one more prologue adds the parts up.
+double loop_seconds(const GemmSpec& spec, double tile_m, double tile_n, double multiprocessor_rate,
+                    const Machine& machine) {
+  const EfficiencyCurves& curves = machine.efficiency;
+  const double tiles =
+      as_double(spec.batch) * rounded_up(as_double(spec.m) / tile_m) * rounded_up(as_double(spec.n) / tile_n);
+  const double filled = tiles / machine.multiprocessors;
+  const double waves = curves.gemm_wave_step * rounded_up(filled) + (1 - curves.gemm_wave_step) * std::max(filled, 1.0);
+  double k = as_double(spec.k);
+  if (filled < 0.5 && k >= 1024) k = k / std::min(rounded_down(1 / filled), rounded_down(k / 256)) + curves.gemm_k_half;
+  return waves * 2 * tile_m * tile_n * (k + curves.gemm_k_half) / multiprocessor_rate;
+}
+
+}  // namespace
+
+std::string_view name_of(CostSource source) {
+  switch (source) {
+    case CostSource::measured:
+      return "measured";
+    case CostSource::interpolated:
+      return "interpolated";
+    case CostSource::extrapolated:
+      return "extrapolated";
+    case CostSource::datasheet:
+      return "datasheet";
+  }
+  assert(false && "a cost source without a name");
+  return "";
+}
+
+/// Whichever is longer: the waves of tiles, or the operands' way through HBM (a third operand in the output's 16 bits
+/// where the inputs are narrower).
+KernelCost look_up(const GemmSpec& spec, const Machine& machine) {
+  assert(supports(machine, spec.type) && "a type that this machine does not compute in");
+  if (spec.m == 0 || spec.n == 0 || spec.k == 0 || spec.batch == 0) return cost_of(0, machine);
+  const EfficiencyCurves& curves = machine.efficiency;
+  const double whole_rate =
+      machine.peak[spec.type].value * curves.gemm_peak_fraction[spec.type] / machine.multiprocessors;
+
+  double fastest = INFINITY;
+  double rate = whole_rate;
+  int halvings = 0;
+  for (const Tile& tile : kTiles) {
+    for (; halvings < tile.halvings; ++halvings) rate *= curves.gemm_half_tile_rate;
+    const double tile_m = rounded_up(as_double(curves.gemm_tile_m) / tile.m_divisor);
+    const double tile_n = rounded_up(as_double(curves.gemm_tile_n) / tile.n_divisor);
+    fastest = std::min(fastest, loop_seconds(spec, tile_m, tile_n, rate, machine));
+  }
+
+  const double m = as_double(spec.m), n = as_double(spec.n), k = as_double(spec.k);
+  const double element = bytes_per_element(spec.type);
+  const double moved = as_double(spec.batch) * (element * (m * k + k * n) + std::max(element, 2.0) * m * n);
+  return cost_of(std::max(fastest, memory_seconds(moved, machine)), machine);
+}
+
+/// Work over a rate that grows with the keys a query sees (each block of queries fills and drains its pipeline once)
+/// and with the heads' width (the exponential of a score costs the same for any width), or the traffic if that is
+/// longer. Blocks of 128 queries are the units of work: fewer of them than multiprocessors leave some idle.
+KernelCost look_up(const AttentionSpec& spec, const Machine& machine) {
+  assert(supports(machine, spec.type) && "a type that this machine does not compute in");
+  const double visible = spec.visible_keys();
+  const double queries = as_double(spec.batch) * as_double(spec.heads) * as_double(spec.query_length);
+  if (!(visible > 0) || queries == 0) return cost_of(0, machine);
+  const EfficiencyCurves& curves = machine.efficiency;
+
+  const auto width_factor = [&](double width) { return width / (width + curves.attention_softmax_width); };
+  const double fraction = spec.backward ? curves.attention_backward_fraction : curves.attention_forward_fraction;
+  const double rate = machine.peak[spec.type].value * fraction * (visible / (visible + curves.attention_keys_half)) *
+                      (width_factor(as_double(spec.head_dim + spec.value_dim)) / width_factor(256));
+  constexpr double kBlock = 128;
+  const double blocks =
+      as_double(spec.batch) * as_double(spec.heads) * rounded_up(as_double(spec.query_length) / kBlock);
+  const double idle = std::max(1.0, machine.multiprocessors / blocks);
+  const double compute = spec.work().value / rate * idle;
+
+  // Forward: queries, keys and values in, output out. Backward: those and the output's gradient in, three gradients
+  // out.
+  const double keys = as_double(spec.batch) * as_double(spec.kv_heads) * as_double(spec.key_length);
+  const double once = (queries + keys) * as_double(spec.head_dim + spec.value_dim);
+  const double moved = bytes_per_element(spec.type) * once * (spec.backward ? 2 : 1);
+  return cost_of(std::max(compute, memory_seconds(moved, machine)), machine);
+}
+
+KernelCost look_up(const MemorySpec& spec, const Machine& machine) {
+  return cost_of(memory_seconds(as_double(spec.moved.value), machine), machine);
+}
+
+}  // namespace shardwright

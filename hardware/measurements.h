@@ -1,0 +1,27 @@
+#pragma once
+
+#include "hardware/kernel_spec.h"
+#include "hardware/machine.h"
+
+namespace shardwright {
+
+/// Where a time came from, best first.
+enum class CostSource { measured, interpolated, extrapolated, datasheet };
+std::string_view name_of(CostSource);
+
+/// A time, its origin and how wrong it may be.
+struct KernelCost {
+  Seconds time;
+  CostSource source = CostSource::datasheet;
+  double relative_error = 0;  // one sigma
+};
+
+/// How long a kernel takes on one device. Answers from the machine's efficiency curves and datasheet, so the source is
+/// always `datasheet`; the forms stand in measurements.cc with their reasons. A GEMM of no elements, like any kernel,
+/// costs its launch. The type must be one that the machine supports (asserted). Collectives are not asked here but of
+/// planner/cost/collective_cost.h.
+KernelCost look_up(const GemmSpec&, const Machine&);
+KernelCost look_up(const AttentionSpec&, const Machine&);
+KernelCost look_up(const MemorySpec&, const Machine&);
+
+}  // namespace shardwright

@@ -1,0 +1,111 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace shardwright::reference {
+
+/// Plain kernels in double precision: what every other backend is compared with. Arrays are dense and row-major; a kernel sees
+/// one rank's block and is told where it begins in the whole tensor when that matters. Nothing here is fast.
+using Array = std::vector<double>;
+using In = std::span<const double>;
+
+// ---- contraction ----
+
+/// An array whose dimensions carry labels. Equal labels are the same dimension.
+struct Labelled {
+  In data;
+  std::vector<int> labels;
+  std::vector<std::int64_t> extents;
+};
+/// out[out_labels] = sum over the labels that out lacks of a * b. Every label of out is one of a or b.
+Array contraction(const Labelled& a, const Labelled& b, const std::vector<int>& out_labels);
+
+// ---- pointwise ----
+
+/// x [rows, width] + bias [width].
+Array add_bias(In x, In bias);
+/// Sum of dy over rows.
+Array add_bias_gradient(In dy, std::int64_t width);
+
+Array gelu(In x);   // x Phi(x), with erf
+Array gelu_gradient(In x, In dy);
+
+Array gated_silu(In gate, In up);   // gate sigmoid(gate) up
+struct GatedSiluGradient {
+  Array gate, up;
+};
+GatedSiluGradient gated_silu_gradient(In gate, In up, In dy);
+
+/// x where the mask is 1, scaled by 1 / (1 - probability); 0 where it is 0. Also its own gradient, with dy for x.
+Array dropout(In x, In mask, double probability);
+
+/// x [outer, sequence, inner, width], width even: the pair (i, i + width / 2) turned by position * 10000^(-2 i / width).
+/// `first_position` of the block in the whole sequence.
+struct RotaryShape {
+  std::int64_t outer = 1, sequence = 1, inner = 1, width = 2, first_position = 0;
+};
+Array rotary(In x, const RotaryShape& shape);
+Array rotary_gradient(In dy, const RotaryShape& shape);   // turned back
+
+// ---- norms: x [rows, width], weight and bias [width], epsilon 1e-5 ----
+
+Array rms_norm(In x, In weight);
+Array layer_norm(In x, In weight, In bias);
+struct NormGradient {
+  Array x, weight, bias;   // bias: layer_norm's
+};
+NormGradient rms_norm_gradient(In x, In weight, In dy);
+NormGradient layer_norm_gradient(In x, In weight, In dy);
+
+// ---- attention ----
+
+/// Keys [first, end) that one row of scores sees.
+struct KeyRange {
+  std::int64_t first = 0, end = 0;
+};
+/// The keys that a query at `position` sees: itself and all before it, or the last `window` of those when it is not 0.
+KeyRange causal_range(std::int64_t position, std::int64_t window);
+
+/// Softmax of each row over the keys that it sees, 0 elsewhere. x [rows, keys]; `seen` has an entry for each row.
+Array softmax(In x, std::int64_t keys, std::span<const KeyRange> seen);
+Array softmax_gradient(In y, In dy, std::int64_t keys);
+
+/// q [batch, queries, heads, group, head_dim], k [batch, keys, heads, head_dim], v [batch, keys, heads, value_dim],
+/// o [batch, queries, heads, group, value_dim]. Scores are scaled by 1 / sqrt(head_dim). Queries begin at `first_query`
+/// of the whole sequence, keys at 0.
+struct AttentionShape {
+  std::int64_t batch = 1, queries = 1, keys = 1, heads = 1, group = 1, head_dim = 1, value_dim = 1;
+  std::int64_t first_query = 0, window = 0;
+};
+struct AttentionOutput {
+  Array o, log_sum_exp;   // log_sum_exp [batch, queries, heads, group]
+};
+AttentionOutput attention(In q, In k, In v, const AttentionShape& shape);
+struct AttentionGradient {
+  Array q, k, v;
+};
+/// Probabilities are made again from log_sum_exp, as fused kernels do.
+AttentionGradient attention_gradient(In q, In k, In v, In o, In log_sum_exp, In d_o, const AttentionShape& shape);
+
+// ---- vocabulary: a block of rows [first, first + rows) of a table, or of columns of the logits [tokens, columns] ----
+
+/// Rows of table [rows, width] by ids; an id outside the block gives zeros.
+Array gather(In ids, In table, std::int64_t width, std::int64_t first);
+/// Gradient of the block of the table.
+Array gather_gradient(In ids, In dy, std::int64_t width, std::int64_t first, std::int64_t rows);
+
+Array vocabulary_max(In logits, std::int64_t columns);
+Array vocabulary_exp_sum(In logits, In largest, std::int64_t columns);
+Array vocabulary_exp_sum_gradient(In logits, In largest, In d_sum, std::int64_t columns);
+/// The label's logit, 0 where the label is outside the block.
+Array vocabulary_pick(In logits, In labels, std::int64_t columns, std::int64_t first);
+Array vocabulary_pick_gradient(In labels, In d_picked, std::int64_t columns, std::int64_t first);
+
+/// Sum over the block's tokens of (log(exp_sum) + max - picked) / all_tokens: blocks add up to the mean.
+double cross_entropy(In largest, In exp_sum, In picked, std::int64_t all_tokens);
+Array cross_entropy_gradient_exp_sum(In exp_sum, double d_loss, std::int64_t all_tokens);
+Array cross_entropy_gradient_picked(std::int64_t block_tokens, double d_loss, std::int64_t all_tokens);
+
+}  // namespace shardwright::reference

@@ -1,0 +1,42 @@
+#include "hardware/input_error.h"
+#include "planner/cli/commands.h"
+#include "planner/cli/options.h"
+#include "planner/cli/output.h"
+#include "reports/estimate_text.h"
+#include "reports/json.h"
+
+namespace shardwright {
+namespace {
+
+int run(const Arguments& arguments) {
+  const std::optional<std::string> layout = arguments.find("--layout");
+  if (!layout) throw InputError("--layout: is missing: the layout to price, e.g. --layout tp=8,pp=16");
+  const LayoutPins pins = parse_layout(*layout, "--layout");
+  PlanRequest request = read_question(arguments);
+  request.pins = pins;
+  const PlanResult result = estimate(request);
+  const PricedLayout& plan = result.plans.at(0);
+  std::vector<MemoryItem> tensors;
+  if (plan.prediction) tensors = memory_items(request, plan.layout, plan.prediction->worst_stage);
+  write_answer(arguments, estimate_text(request, result, tensors, stdout_style()), plan_result_json(result));
+  return plan.fits ? kDone : kNothingFits;
+}
+
+}  // namespace
+
+Command estimate_command() {
+  Command command{"estimate",
+                  "price one layout, whether it fits or not",
+                  {"estimate llama-3.1-405b h100-sxm-80gb --gpus 1024 \\\n    --sequence-length 8192 --global-batch 512 "
+                   "--layout tp=8,pp=16,zero=1"},
+                  question_positionals(),
+                  question_options(),
+                  run};
+  command.options.push_back(
+      {"--layout", "KEY=VALUE,...", "what is given of the layout; degrees that are not are 1, dp follows, the rest is chosen"});
+  command.options.push_back(json_option());
+  command.options.push_back(threads_option());
+  return command;
+}
+
+}  // namespace shardwright

@@ -1,0 +1,51 @@
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "hardware/input_error.h"
+#include "planner/cli/commands.h"
+#include "planner/cli/output.h"
+
+namespace shardwright {
+
+std::vector<Command> all_commands() {
+  return {plan_command(),     estimate_command(), models_command(),
+          machines_command(), validate_command(), completion_command()};
+}
+
+namespace {
+
+int complain(const char* message, ExitCode code) {
+  std::fprintf(stderr, "%s\n", message);
+  return code;
+}
+
+int run(const std::vector<std::string>& words) {
+  try {
+    const std::vector<Command> commands = all_commands();
+    const Parsed parsed = parse_command_line(words, commands);
+    if (parsed.command == nullptr) {
+      write_stdout(parsed.text);
+      return kDone;
+    }
+    return parsed.command->run(parsed.arguments);
+  } catch (const InputError& error) {
+    return complain(error.what(), kInputWrong);
+  } catch (const OutputError& error) {
+    return complain(error.what(), kMachineFailed);
+  } catch (const std::bad_alloc&) {
+    return complain("out of memory", kMachineFailed);
+  } catch (const std::exception& error) {
+    return complain((std::string("unexpected failure: ") + error.what()).c_str(), kMachineFailed);
+  }
+}
+
+}  // namespace
+}  // namespace shardwright
+
+int main(int count, char** words) {
+  if (count < 1) return shardwright::run({});
+  return shardwright::run({words + 1, words + count});
+}

@@ -1,0 +1,111 @@
+#include "planner/cli/options.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <string_view>
+
+#include "hardware/input_error.h"
+
+namespace shardwright {
+namespace {
+
+constexpr std::int64_t kMostGpus = std::int64_t{1} << 24;
+constexpr std::int64_t kMostTokens = std::int64_t{1} << 24;      // of a sequence
+constexpr std::int64_t kMostSequences = std::int64_t{1} << 24;   // of a step
+
+constexpr std::array<std::string_view, 7> kPrecisions = {"fp32", "fp16", "bf16", "fp8", "mxfp8", "nvfp4", "any"};
+
+std::int64_t required_number(const Arguments& arguments, const std::string& flag, const char* meaning,
+                             std::int64_t example, std::int64_t high) {
+  const std::optional<std::string> text = arguments.find(flag);
+  if (!text) throw InputError(fmt::format("{0}: is missing: {1}, e.g. {0} {2}", flag, meaning, example));
+  return whole_number(flag, *text, 1, high);
+}
+
+void read_precision(const Arguments& arguments, PlanRequest& request) {
+  const std::string text = arguments.find("--precision").value_or("bf16");
+  const std::vector<std::string_view> known(kPrecisions.begin(), kPrecisions.end());
+  if (std::find(known.begin(), known.end(), text) == known.end()) {
+    throw InputError(fmt::format("--precision: must be one of {}, got '{}'{}", fmt::join(known, ", "), text,
+                                 did_you_mean(text, known)));
+  }
+  request.any_precision = text == "any";
+  request.precision = request.any_precision ? DataType::bf16 : *data_type_named(text);
+  if (request.any_precision || supports(request.machine, request.precision)) return;
+  std::vector<std::string_view> types;
+  for (const DataType type : kDataTypes) {
+    if (supports(request.machine, type)) types.push_back(name_of(type));
+  }
+  throw InputError(fmt::format("--precision: {} does not compute in {}; it has {}", request.machine.name,
+                               name_of(request.precision), fmt::join(types, ", ")));
+}
+
+}  // namespace
+
+std::int64_t whole_number(const std::string& flag, const std::string& text, std::int64_t low, std::int64_t high) {
+  const auto refuse = [&] {
+    const std::string shown = text.size() > 60 ? text.substr(0, 60) + "..." : text;
+    throw InputError(fmt::format("{}: must be a whole number between {} and {}, got '{}'", flag, low, high, shown));
+  };
+  const bool digits_only = text.find_first_not_of("0123456789") == std::string::npos;
+  const bool leading_zero = text.size() > 1 && text[0] == '0';
+  if (text.empty() || !digits_only || leading_zero) refuse();
+  std::int64_t value = 0;
+  for (const char digit : text) {
+    value = value * 10 + (digit - '0');
+    if (value > high) refuse();
+  }
+  if (value < low) refuse();
+  return value;
+}
+
+std::vector<Positional> question_positionals() {
+  return {{"MODEL", "a model of the catalog, or a YAML file", true, false, Completes::words, model_names()},
+          {"MACHINE", "a machine of the catalog, or a YAML file", true, false, Completes::words, machine_names()}};
+}
+
+std::vector<Option> question_options() {
+  return {{"--gpus", "N", "how many GPUs (default: one node)"},
+          {"--train", "", "plan a training step (the default)"},
+          {"--serve", "", "plan serving: not supported in this version"},
+          {"--sequence-length", "TOKENS", "tokens in a sequence"},
+          {"--global-batch", "SEQUENCES", "sequences in an optimizer step"},
+          {"--precision", "TYPE", "fp32, fp16, bf16 (default), fp8, mxfp8, nvfp4 or any", Completes::words,
+           {kPrecisions.begin(), kPrecisions.end()}}};
+}
+
+PlanRequest read_question(const Arguments& arguments) {
+  if (arguments.has("--serve")) throw InputError("--serve: serving is not supported in this version");
+  PlanRequest request;
+  // The cheap faults first: a wrong flag is told before a file is read.
+  const std::optional<std::string> gpus = arguments.find("--gpus");
+  if (gpus) request.gpus = whole_number("--gpus", *gpus, 1, kMostGpus);
+  request.workload.sequence_length =
+      required_number(arguments, "--sequence-length", "tokens in a sequence", 8192, kMostTokens);
+  request.workload.global_batch =
+      required_number(arguments, "--global-batch", "sequences in an optimizer step", 512, kMostSequences);
+  request.threads = read_threads(arguments);
+  request.model = find_model(arguments.positionals[0]);
+  request.machine = find_machine(arguments.positionals[1]);
+  if (!gpus) request.gpus = request.machine.gpus_per_node;
+  const std::string lacking = unsupported(request.model);
+  if (!lacking.empty()) {
+    throw InputError(fmt::format("{}: not supported in this version: {}", arguments.positionals[0], lacking));
+  }
+  read_precision(arguments, request);
+  request.workload.formats = formats_for(request.precision);
+  return request;
+}
+
+Option json_option() { return {"--json", "FILE", "write the answer as JSON; - is stdout, then without text", Completes::files}; }
+Option threads_option() { return {"--threads", "N", "threads to compute with (default: one for each core)"}; }
+
+int read_threads(const Arguments& arguments) {
+  const std::optional<std::string> text = arguments.find("--threads");
+  return text ? static_cast<int>(whole_number("--threads", *text, 1, 1024)) : 0;
+}
+
+}  // namespace shardwright

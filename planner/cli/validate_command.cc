@@ -1,0 +1,30 @@
+#include "planner/validate.h"
+
+#include "planner/cli/commands.h"
+#include "planner/cli/options.h"
+#include "planner/cli/output.h"
+#include "reports/json.h"
+#include "reports/validation_table.h"
+
+namespace shardwright {
+namespace {
+
+int run(const Arguments& arguments) {
+  const Validation validation = validate(arguments.positionals, read_threads(arguments));
+  write_answer(arguments, validation_table(validation, arguments.has("--verbose"), stdout_style()),
+               validation_json(validation));
+  return kDone;
+}
+
+}  // namespace
+
+Command validate_command() {
+  return {"validate",
+          "predict published measurements and show the errors",
+          {"validate training.yaml", "validate training.yaml --verbose --json errors.json"},
+          {{"ROWS.yaml", "files of schema shardwright.measured/1", true, true, Completes::files}},
+          {{"--verbose", "", "name each row that was skipped"}, json_option(), threads_option()},
+          run};
+}
+
+}  // namespace shardwright

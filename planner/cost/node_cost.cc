@@ -1,0 +1,163 @@
+#include "planner/cost/node_cost.h"
+
+#include <cassert>
+#include <cmath>
+
+#include "planner/cost/collective_cost.h"
+
+namespace shardwright {
+namespace {
+
+/// Dims of one tensor in an operator's names, with what one rank holds of each.
+struct Seen {
+  DimList dims;
+  const Placement* placement = nullptr;
+};
+
+class Shapes {
+ public:
+  Shapes(const CostContext& context, const ShardedGraph& sharded) : c_(context), s_(sharded) {}
+
+  std::int64_t local(const Seen& seen, int position) const {
+    return c_.extents[seen.dims[position]] / c_.mesh.size_of(seen.placement->dims[position]);
+  }
+  Seen seen(const Operand& operand, ValueId value) const { return {operand.dims, &s_.value(value).placement}; }
+
+ private:
+  const CostContext& c_;
+  const ShardedGraph& s_;
+};
+
+/// The three tensors of a product: a[..] * b[..] -> out[..]. A dimension in a and out is a row of the result, in b and out a
+/// column, in a and b the sum, in all three the batch.
+GemmSpec product(const Shapes& shapes, const Seen& a, const Seen& b, const Seen& out, DataType type) {
+  GemmSpec gemm;
+  gemm.type = type;
+  for (int i = 0; i < a.dims.size(); ++i) {
+    const DimId d = a.dims[i];
+    const bool in_b = b.dims.has(d), in_out = out.dims.has(d);
+    const std::int64_t n = shapes.local(a, i);
+    (in_b ? (in_out ? gemm.batch : gemm.k) : gemm.m) *= n;
+  }
+  for (int i = 0; i < b.dims.size(); ++i)
+    if (!a.dims.has(b.dims[i])) gemm.n *= shapes.local(b, i);
+  return gemm;
+}
+
+MemorySpec streaming(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
+  Bytes moved;
+  for (ValueId v : node.inputs) moved += bytes_of(context.graph, sharded.value(v), context.formats);
+  for (ValueId v : node.outputs) moved += bytes_of(context.graph, sharded.value(v), context.formats);
+  return {moved};
+}
+
+/// The rows that a gather reads are those it writes; its gradient reads the output's gradient and adds it to as many rows.
+MemorySpec gather_rows(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
+  const ValueId rows = node.gradient < 0 ? node.outputs[0] : node.inputs[0];
+  const std::int64_t passes = node.gradient < 0 ? 2 : 3;
+  return {passes * bytes_of(context.graph, sharded.value(rows), context.formats)};
+}
+
+AttentionSpec attention(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
+  const Operator& op = context.graph.op(node.op);
+  const Shapes shapes(context, sharded);
+  const bool backward = node.gradient >= 0;
+  const auto input = [&](int i) { return shapes.seen(op.inputs[static_cast<std::size_t>(i)], node.inputs[i + backward]); };
+  const Seen q = input(0), k = input(1), v = input(2);   // [batch, sequence, kv_head, query_in_group, head_dim], ...
+  AttentionSpec spec;
+  spec.batch = shapes.local(q, 0);
+  spec.query_length = shapes.local(q, 1);
+  spec.kv_heads = shapes.local(q, 2);
+  spec.heads = spec.kv_heads * shapes.local(q, 3);
+  spec.head_dim = shapes.local(q, 4);
+  spec.key_length = shapes.local(k, 1);
+  spec.value_dim = shapes.local(v, 3);
+  spec.window = op.window;
+  spec.backward = backward;
+  const DataType type = context.formats.compute;
+  spec.type = type == DataType::fp8 || type == DataType::mxfp8 || type == DataType::nvfp4 ? DataType::bf16 : type;
+  return spec;
+}
+
+GemmSpec contraction(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
+  const Operator& op = context.graph.op(node.op);
+  const Shapes shapes(context, sharded);
+  const DataType type = context.formats.compute;
+  if (node.gradient < 0)
+    return product(shapes, shapes.seen(op.inputs[0], node.inputs[0]), shapes.seen(op.inputs[1], node.inputs[1]),
+                   shapes.seen(op.outputs[0], node.outputs[0]), type);
+  const Gradient& gradient = op.gradients[static_cast<std::size_t>(node.gradient)];
+  const auto& of = op.inputs[static_cast<std::size_t>(gradient.of[0])];
+  const auto& read = op.inputs[static_cast<std::size_t>(gradient.reads[0])];
+  return product(shapes, shapes.seen(op.outputs[0], node.inputs[0]), shapes.seen(read, node.inputs[1]),
+                 shapes.seen(of, node.outputs[0]), type);
+}
+
+CollectiveKind collective_of(ReshardStep step) {
+  switch (step) {
+    case ReshardStep::reduce_scatter: return CollectiveKind::reduce_scatter;
+    case ReshardStep::all_to_all: return CollectiveKind::all_to_all;
+    case ReshardStep::all_reduce: return CollectiveKind::all_reduce;
+    case ReshardStep::all_gather: return CollectiveKind::all_gather;
+    case ReshardStep::slice: break;
+  }
+  assert(false && "a slice is no collective");
+  return CollectiveKind::all_reduce;
+}
+
+}  // namespace
+
+double bytes_per_element(const Tensor& tensor, const Value& value, const TrainingFormats& formats) {
+  if (tensor.role == TensorRole::index) return 8;   // int64, as frameworks keep token ids
+  if (tensor.role == TensorRole::weight) return bytes_per_element(value.gradient ? formats.gradient : formats.parameter);
+  switch (tensor.width) {
+    case Width::fp32: return 4;
+    case Width::byte: return 1;
+    case Width::compute: break;
+  }
+  // Between matrix products activations are 16 bits wide whatever the products' inputs are cast to.
+  return bytes_per_element(formats.compute) >= 4 ? 4 : 2;
+}
+
+Bytes bytes_of(const OpGraph& graph, const Value& value, const TrainingFormats& formats) {
+  const double bytes = static_cast<double>(value.elements) * bytes_per_element(graph.tensor(value.tensor), value, formats);
+  return {static_cast<std::int64_t>(std::ceil(bytes))};
+}
+
+std::variant<GemmSpec, AttentionSpec, MemorySpec> node_question(const CostContext& context, const ShardedGraph& sharded,
+                                                                const Node& node) {
+  if (node.kind == Node::Kind::compute) switch (context.graph.op(node.op).kind) {
+      case OpKind::contraction: return contraction(context, sharded, node);
+      case OpKind::attention: return attention(context, sharded, node);
+      case OpKind::gather: return gather_rows(context, sharded, node);
+      default: break;
+    }
+  return streaming(context, sharded, node);
+}
+
+NodeCost node_cost(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
+  NodeCost cost;
+  if (node.kind == Node::Kind::compute || node.kind == Node::Kind::sum) {
+    const KernelCost kernel = std::visit([&](const auto& spec) { return look_up(spec, context.machine); },
+                                         node_question(context, sharded, node));
+    cost.compute = kernel.time;
+    cost.error = kernel.time * kernel.relative_error;
+    return cost;
+  }
+  const Value& moved = sharded.value(node.inputs[0]);
+  const double width = node.kind == Node::Kind::gather_parameter
+                           ? bytes_per_element(context.formats.parameter_gather)
+                           : bytes_per_element(context.graph.tensor(moved.tensor), moved, context.formats);
+  for (int i = 0; i < node.steps.count; ++i) {
+    const ReshardSteps::Step& step = node.steps.steps[i];
+    if (step.kind == ReshardStep::slice) continue;
+    const auto held = static_cast<std::int64_t>(std::ceil(static_cast<double>(step.held_elements) * width));
+    const KernelCost c =
+        collective_cost({collective_of(step.kind), {held}, context.mesh.group(step.axes)}, context.machine);
+    cost.communication += c.time;
+    cost.error += c.time * c.relative_error;
+  }
+  return cost;
+}
+
+}  // namespace shardwright

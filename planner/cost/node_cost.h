@@ -1,0 +1,38 @@
+#pragma once
+
+#include <optional>
+#include <variant>
+
+#include "hardware/machine.h"
+#include "hardware/measurements.h"
+#include "planner/shard.h"
+#include "planner/workload.h"
+
+namespace shardwright {
+
+/// Everything that turns a node into questions and bytes.
+struct CostContext {
+  const OpGraph& graph;
+  const std::vector<std::int64_t>& extents;   // whole, by dim
+  const Mesh& mesh;
+  const Machine& machine;
+  TrainingFormats formats;
+};
+
+/// What a compute or sum node asks of a device; nothing for a node that only moves data between ranks.
+std::variant<GemmSpec, AttentionSpec, MemorySpec> node_question(const CostContext& context, const ShardedGraph& sharded,
+                                                                const Node& node);
+
+/// Time of one node, apart for compute and communication.
+struct NodeCost {
+  Seconds compute, communication;
+  Seconds error;   ///< one sigma, as if every part erred the same way
+};
+NodeCost node_cost(const CostContext& context, const ShardedGraph& sharded, const Node& node);
+
+/// Stored bytes of one element of a tensor's value.
+double bytes_per_element(const Tensor& tensor, const Value& value, const TrainingFormats& formats);
+/// Stored bytes of a value.
+Bytes bytes_of(const OpGraph& graph, const Value& value, const TrainingFormats& formats);
+
+}  // namespace shardwright

@@ -1,0 +1,88 @@
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace shardwright {
+
+enum class Schedule { gpipe, one_f_one_b, interleaved };
+enum class RecomputeModule { core_attn, layernorm, mlp };  // Megatron's --recompute-modules; a bit each, in this order
+enum class RankOrder { tp_cp_dp_pp, tp_cp_pp_dp };         // innermost first
+enum class ContextParallel { all_gather };
+
+/// "1f1b", "interleaved", "tp-cp-dp-pp", "core_attn", "allgather", ...
+std::string_view name_of(Schedule);
+std::string_view name_of(RecomputeModule);
+std::string_view name_of(RankOrder);
+std::string_view name_of(ContextParallel);
+
+/// What is run again in backward instead of being kept.
+struct Recompute {
+  bool full = false;         // every layer, from its input
+  std::uint8_t modules = 0;  // bits of RecomputeModule; 0 when full
+  bool has(RecomputeModule m) const { return modules >> static_cast<int>(m) & 1; }
+  auto operator<=>(const Recompute&) const = default;
+};
+
+/// How one model is split over the GPUs. gpus = tensor * pipeline * context * data.
+/// Canonical: a choice that makes no difference has its default (sequence_parallel without tensor parallelism is false,
+/// zero over one rank is 0, ...), so two layouts are equal exactly when they are the same run. Ordered member by
+/// member: the search breaks ties by that.
+struct Layout {
+  int tensor = 1;            // tp
+  int pipeline = 1;          // pp
+  int virtual_pipeline = 1;  // vpp: chunks a stage; above 1 exactly when the schedule is interleaved
+  int context = 1;           // cp
+  int data = 1;              // dp
+  bool sequence_parallel = false;
+  int zero = 0;  // 0 none, 1 optimizer, 2 and gradients, 3 and parameters
+  int shard_group =
+      1;  // fsdp_group: ranks of dp x cp that share one copy of what zero shards; 1 exactly when zero is 0
+  Recompute recompute;
+  int micro_batch = 1;  // sequences
+  Schedule schedule = Schedule::one_f_one_b;
+  ContextParallel context_kind = ContextParallel::all_gather;
+  RankOrder rank_order = RankOrder::tp_cp_dp_pp;
+  std::vector<int> layers_per_chunk;  // pp * vpp entries; chunk i is on stage i mod pp
+
+  auto operator<=>(const Layout&) const = default;
+
+  std::int64_t gpus() const { return std::int64_t{tensor} * pipeline * context * data; }
+  std::int64_t micro_batches(std::int64_t global_batch) const {
+    return global_batch / (std::int64_t{data} * micro_batch);
+  }
+};
+
+/// Layout keys given by a user; what is absent is free. Names of keys are those of the measured rows and of --layout.
+struct LayoutPins {
+  std::optional<int> tp, pp, vpp, cp, dp;
+  std::optional<bool> sequence_parallel;
+  std::optional<int> zero, fsdp_group;
+  std::optional<Recompute> recompute;
+  std::optional<int> micro_batch;
+  std::optional<Schedule> schedule;
+  std::optional<RankOrder> rank_order;
+  std::optional<std::vector<int>> layers_per_stage;  // pp entries, or pp * vpp: then chunk by chunk
+};
+
+/// Parses "tp=8,pp=16,recompute_modules=core_attn+layernorm,layers_per_stage=8+8". Throws InputError
+/// (`--layout:1:5: unknown key 'tpp' (did you mean 'tp'?)`) that shows the string with a caret under the fault; `what`
+/// names the flag ("--layout"). Keys: tp pp vpp cp dp sequence_parallel zero fsdp_group recompute (none|selective|full)
+/// recompute_modules micro_batch schedule rank_order layers_per_stage cp_kind; ep and etp when they are 1.
+/// `recompute=selective` alone means core_attn, Megatron's default; `recompute_modules` alone means selective. The
+/// empty string pins nothing.
+LayoutPins parse_layout(const std::string& text, const std::string& what);
+
+/// The same text back. Left out is only what the rest and the model's size fix for a canonical layout: vpp and cp of 1,
+/// sequence_parallel without tensor parallelism, zero over one rank, fsdp_group of zero 0, schedule of one stage, rank
+/// order where dp or pp is 1, layers of a single chunk. So parse_layout of it pins exactly this layout.
+std::string to_string(const Layout&);
+
+/// Entries summed by stage, as reports show them.
+std::vector<int> layers_per_stage(const Layout&);
+
+}  // namespace shardwright

@@ -1,0 +1,95 @@
+#include "planner/memory.h"
+
+#include <algorithm>
+
+namespace shardwright {
+namespace {
+
+/// Bytes alive while nodes run in order.
+class Lifetimes {
+ public:
+  Lifetimes(const OpGraph& graph, const ShardedGraph& sharded, const TrainingFormats& formats)
+      : graph_(graph), sharded_(sharded), formats_(formats), readers_(sharded.values.size(), 0),
+        alive_(sharded.values.size(), 0), kept_(sharded.values.size(), 0) {}
+
+  void will_read(ValueId v) { ++readers_[static_cast<std::size_t>(v)]; }
+  /// Never freed by its readers.
+  void keep(ValueId v) { kept_[static_cast<std::size_t>(v)] = 1; }
+  void begin(ValueId v) {
+    auto& alive = alive_[static_cast<std::size_t>(v)];
+    if (alive || !counts(v)) return;
+    alive = 1;
+    const Bytes b = bytes_of(graph_, sharded_.value(v), formats_);
+    now_ += b;
+    now_reserved_ += reserved_for(b);
+  }
+  void run(const Node& node) {
+    for (ValueId v : node.outputs) begin(v);
+    peak_ = std::max(peak_, now_);
+    peak_reserved_ = std::max(peak_reserved_, now_reserved_);
+    for (ValueId v : node.inputs)
+      if (--readers_[static_cast<std::size_t>(v)] <= 0) end(v);
+    for (ValueId v : node.outputs)
+      if (readers_[static_cast<std::size_t>(v)] <= 0) end(v);
+  }
+  Bytes peak() const { return peak_; }
+  Bytes peak_reserved() const { return peak_reserved_; }
+
+ private:
+  bool counts(ValueId v) const { return graph_.tensor(sharded_.value(v).tensor).role == TensorRole::activation; }
+  void end(ValueId v) {
+    auto& alive = alive_[static_cast<std::size_t>(v)];
+    if (!alive || kept_[static_cast<std::size_t>(v)]) return;
+    alive = 0;
+    const Bytes b = bytes_of(graph_, sharded_.value(v), formats_);
+    now_ -= b;
+    now_reserved_ -= reserved_for(b);
+  }
+
+  const OpGraph& graph_;
+  const ShardedGraph& sharded_;
+  const TrainingFormats& formats_;
+  std::vector<int> readers_;
+  std::vector<char> alive_, kept_;
+  Bytes now_, now_reserved_, peak_, peak_reserved_;
+};
+
+}  // namespace
+
+Bytes reserved_for(Bytes tensor) {
+  const std::int64_t unit = tensor > 1_MiB ? (2_MiB).value : 512;
+  return {(tensor.value + unit - 1) / unit * unit};
+}
+
+ActivationNeed activation_need(const OpGraph& graph, const ShardedGraph& sharded, const BackwardPlan& plan,
+                               const TrainingFormats& formats) {
+  ActivationNeed need;
+  for (ValueId v : plan.saved) {
+    const Bytes b = bytes_of(graph, sharded.value(v), formats);
+    need.saved += b;
+    need.saved_reserved += reserved_for(b);
+  }
+
+  Lifetimes forward(graph, sharded, formats);
+  for (std::size_t i = 0; i < sharded.forward_nodes; ++i)
+    for (ValueId v : sharded.nodes[i].inputs) forward.will_read(v);
+  for (ValueId v : plan.saved) forward.keep(v);
+  if (sharded.stream_in >= 0) forward.begin(sharded.stream_in);
+  if (sharded.stream_out >= 0) forward.keep(sharded.stream_out);
+  for (std::size_t i = 0; i < sharded.forward_nodes; ++i) forward.run(sharded.nodes[i]);
+
+  Lifetimes backward(graph, sharded, formats);
+  for (NodeId n : plan.order)
+    for (ValueId v : sharded.nodes[static_cast<std::size_t>(n)].inputs) backward.will_read(v);
+  for (ValueId v : plan.saved) backward.begin(v);
+  backward.begin(sharded.seed);
+  if (sharded.stream_in_gradient >= 0) backward.keep(sharded.stream_in_gradient);
+  for (NodeId n : plan.order) backward.run(sharded.nodes[static_cast<std::size_t>(n)]);
+
+  need.transient = std::max(Bytes{0}, std::max(forward.peak(), backward.peak()) - need.saved);
+  need.transient_reserved =
+      std::max(Bytes{0}, std::max(forward.peak_reserved(), backward.peak_reserved()) - need.saved_reserved);
+  return need;
+}
+
+}  // namespace shardwright

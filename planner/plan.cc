@@ -1,0 +1,203 @@
+#include "planner/plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "planner/search.h"
+
+namespace shardwright {
+namespace {
+
+/// Pins that no layout of the request can hold are the user's mistake, not a rejection.
+void check(const PlanRequest& request, const Space& space) {
+  const LayoutPins& pins = request.pins;
+  if (space.degrees().empty()) {
+    std::string given;
+    for (const auto& [name, pin] : {std::pair{"tp", pins.tp}, {"pp", pins.pp}, {"cp", pins.cp}, {"dp", pins.dp}})
+      if (pin) given += fmt::format("{}{} {}", given.empty() ? "" : ", ", name, *pin);
+    throw InputError(fmt::format("{} cannot fill {} GPUs", given.empty() ? "no layout" : given, request.gpus));
+  }
+  for (const Space::Degrees& d : space.degrees()) {
+    if (pins.vpp && *pins.vpp > 1 && d.pipeline == 1)
+      throw InputError(fmt::format("vpp {} needs a pipeline: pp is 1", *pins.vpp));
+    if (!pins.layers_per_stage) continue;
+    const auto entries = static_cast<int>(pins.layers_per_stage->size());
+    for (int v : space.virtual_pipelines(d))
+      if (entries != d.pipeline && entries != d.pipeline * v)
+        throw InputError(fmt::format("layers_per_stage has {} entries: pp {} needs {}{}", entries, d.pipeline, d.pipeline,
+                                     v > 1 ? fmt::format(", or {} for its chunks", d.pipeline * v) : ""));
+  }
+  if (pins.layers_per_stage) {
+    const int sum = std::accumulate(pins.layers_per_stage->begin(), pins.layers_per_stage->end(), 0);
+    if (sum != request.model.num_hidden_layers)
+      throw InputError(fmt::format("layers_per_stage adds up to {} layers: {} has {}", sum, request.model.name,
+                                   request.model.num_hidden_layers));
+  }
+  if (const std::string what = unsupported(request.model); !what.empty())
+    throw InputError(fmt::format("{} has {}, which this version does not describe", request.model.name, what));
+}
+
+/// Keys that the request left to the planner, in the order of to_string(Layout).
+std::vector<std::string> assumed(const LayoutPins& pins) {
+  std::vector<std::string> keys;
+  const auto note = [&](const char* key, bool pinned) {
+    if (!pinned) keys.push_back(key);
+  };
+  note("tp", pins.tp.has_value());
+  note("sequence_parallel", pins.sequence_parallel.has_value());
+  note("cp", pins.cp.has_value());
+  note("pp", pins.pp.has_value());
+  note("vpp", pins.vpp.has_value());
+  note("dp", pins.dp.has_value());
+  note("zero", pins.zero.has_value());
+  note("fsdp_group", pins.fsdp_group.has_value());
+  note("recompute", pins.recompute.has_value());
+  note("micro_batch", pins.micro_batch.has_value());
+  note("schedule", pins.schedule.has_value());
+  note("rank_order", pins.rank_order.has_value());
+  note("layers_per_stage", pins.layers_per_stage.has_value());
+  return keys;
+}
+
+PlanResult empty_result(const PlanRequest& request) {
+  PlanResult r;
+  r.model = request.model.name;
+  r.machine = request.machine.name;
+  r.gpus = request.gpus;
+  r.workload = request.workload;
+  r.precision = request.precision;
+  return r;
+}
+
+/// The precisions of a request with the formats that go with them.
+std::vector<PlanRequest> by_precision(const PlanRequest& request) {
+  if (!request.any_precision) return {request};
+  std::vector<PlanRequest> all;
+  for (DataType p : {DataType::bf16, DataType::fp16, DataType::fp8, DataType::mxfp8, DataType::nvfp4}) {
+    if (!supports(request.machine, p)) continue;
+    all.push_back(request);
+    all.back().precision = p;
+    all.back().workload.formats = formats_for(p);
+  }
+  return all;
+}
+
+bool faster(const PricedLayout& a, const PricedLayout& b) {
+  return std::tie(a.prediction->step, a.layout, a.precision) < std::tie(b.prediction->step, b.layout, b.precision);
+}
+
+/// Of layouts sorted by time, those that need less memory than every faster one.
+std::vector<PricedLayout> front_of(std::vector<PricedLayout> all) {
+  std::sort(all.begin(), all.end(), faster);
+  std::vector<PricedLayout> front;
+  for (PricedLayout& p : all)
+    if (front.empty() || p.prediction->worst().reserved < front.back().prediction->worst().reserved)
+      front.push_back(std::move(p));
+  return front;
+}
+
+SearchAnswer search_all(const PlanRequest& request) {
+  SearchAnswer all;
+  all.summary.proven_best = true;
+  bool any_fits = false;
+  for (const PlanRequest& one : by_precision(request)) {
+    Pricer pricer(one.model, one.machine, one.workload);
+    SearchAnswer a = search(one, pricer);
+    all.summary.considered += a.summary.considered;
+    all.summary.priced += a.summary.priced;
+    all.summary.pruned += a.summary.pruned;
+    for (const auto& [reason, n] : a.summary.rejected) all.summary.rejected[reason] += n;
+    if (!a.top.empty()) {
+      any_fits = true;
+      all.summary.proven_best = all.summary.proven_best && a.summary.proven_best;
+    }
+    for (auto [from, to] : {std::pair{&a.top, &all.top}, {&a.pareto, &all.pareto}, {&a.nearest, &all.nearest}})
+      to->insert(to->end(), std::make_move_iterator(from->begin()), std::make_move_iterator(from->end()));
+  }
+  all.summary.proven_best = all.summary.proven_best && any_fits;
+  std::sort(all.top.begin(), all.top.end(), faster);
+  if (all.top.size() > static_cast<std::size_t>(request.top)) all.top.resize(static_cast<std::size_t>(request.top));
+  all.pareto = front_of(std::move(all.pareto));
+  if (any_fits) all.nearest.clear();
+  std::sort(all.nearest.begin(), all.nearest.end(), [](const PricedLayout& a, const PricedLayout& b) {
+    return a.prediction->worst().reserved < b.prediction->worst().reserved;
+  });
+  for (auto* list : {&all.top, &all.pareto, &all.nearest})
+    for (PricedLayout& p : *list) p.assumed = assumed(request.pins);
+  return all;
+}
+
+/// The layout of a request of which every layout is impossible: its first, with the reason.
+PricedLayout first_impossible(const PlanRequest& request, const Space& space) {
+  PricedLayout p;
+  const Space::Degrees d = space.degrees().front();
+  Layout& l = p.layout;
+  l.tensor = d.tensor;
+  l.pipeline = d.pipeline;
+  l.context = d.context;
+  l.data = d.data;
+  l.virtual_pipeline = space.virtual_pipelines(d).empty() ? 1 : space.virtual_pipelines(d).front();
+  l.micro_batch = space.micro_batches(d).front();
+  l.sequence_parallel = space.sequence_parallel(d).front();
+  l.schedule = space.schedule(l.virtual_pipeline);
+  l.recompute = space.recomputes().front();
+  l.rank_order = space.rank_order();
+  l.zero = space.shardings(d).front().zero;
+  l.shard_group = space.shardings(d).front().group;
+  p.precision = request.precision;
+  p.assumed = assumed(request.pins);
+  p.rejection = impossible(request.model, request.machine, request.workload, l);
+  return p;
+}
+
+}  // namespace
+
+Rejection too_large(const Machine& machine, const Prediction& prediction) {
+  const double gib = static_cast<double>((1_GiB).value);
+  return {"memory", fmt::format("stage {} needs {:.1f} GiB of {:.1f} GiB", prediction.worst_stage,
+                                static_cast<double>(prediction.worst().reserved.value) / gib,
+                                static_cast<double>(machine.usable_memory().value) / gib)};
+}
+
+PlanResult plan(const PlanRequest& request) {
+  check(request, Space(request));
+  SearchAnswer a = search_all(request);
+  PlanResult r = empty_result(request);
+  r.search = std::move(a.summary);
+  r.plans = std::move(a.top);
+  r.pareto = std::move(a.pareto);
+  r.nearest = std::move(a.nearest);
+  return r;
+}
+
+PlanResult estimate(const PlanRequest& request) {
+  PlanRequest one = request;
+  LayoutPins& pins = one.pins;
+  for (std::optional<int>* degree : {&pins.tp, &pins.pp, &pins.cp})
+    if (!*degree) *degree = 1;
+  if (!pins.vpp && pins.schedule != Schedule::interleaved) pins.vpp = 1;
+  one.top = 1;
+  const Space space(one);
+  check(one, space);
+  SearchAnswer a = search_all(one);
+  PlanResult r = empty_result(request);
+  r.is_estimate = true;
+  r.search = std::move(a.summary);
+  if (!a.top.empty()) {
+    r.plans = std::move(a.top);
+  } else if (!a.nearest.empty()) {
+    r.plans.push_back(std::move(a.nearest.front()));
+  } else {
+    r.plans.push_back(first_impossible(one, space));
+  }
+  for (PricedLayout& p : r.plans) p.assumed = assumed(request.pins);
+  return r;
+}
+
+std::vector<MemoryItem> memory_items(const PlanRequest& request, const Layout& layout, int stage) {
+  return Pricer(request.model, request.machine, request.workload).memory_items(layout, stage);
+}
+
+}  // namespace shardwright

@@ -1,0 +1,375 @@
+#include "planner/pricer.h"
+
+#include <algorithm>
+#include <cassert>
+#include <numeric>
+
+#include "planner/cost/collective_cost.h"
+#include "planner/declare.h"
+#include "planner/split.h"
+
+namespace shardwright {
+namespace {
+
+std::string text(std::int64_t n) { return std::to_string(n); }
+
+/// Forward work of one token through a graph, whole.
+double forward_flops_per_token(const OpGraph& graph, const Model& model, const Machine& machine, const Workload& workload) {
+  const Layout one;
+  const auto refined = stage_mesh(one, model);
+  const Mesh& mesh = std::get<Mesh>(refined);
+  const auto extents = layout_extents(graph, one, workload.sequence_length);
+  const ShardedGraph whole = shard(graph, extents, mesh, declare(graph, one, mesh));
+  const CostContext context{graph, extents, mesh, machine, workload.formats};
+  double flops = 0;
+  for (std::size_t i = 0; i < whole.forward_nodes; ++i) {
+    const Node& n = whole.nodes[i];
+    if (n.kind != Node::Kind::compute) continue;
+    const auto question = node_question(context, whole, n);
+    if (const auto* gemm = std::get_if<GemmSpec>(&question))
+      flops += 2.0 * static_cast<double>(gemm->batch * gemm->m) * static_cast<double>(gemm->n * gemm->k);
+    if (const auto* attention = std::get_if<AttentionSpec>(&question)) flops += attention->work().value;
+  }
+  return flops / static_cast<double>(workload.sequence_length);
+}
+
+}  // namespace
+
+std::optional<Rejection> impossible(const Model& model, const Machine& machine, const Workload& workload,
+                                    const Layout& l) {
+  if (!supports(machine, workload.formats.compute))
+    return Rejection{"precision", machine.name + " does not compute in " + std::string(name_of(workload.formats.compute))};
+  const std::int64_t kv = model.num_key_value_heads, group = model.num_attention_heads / kv, tp = l.tensor;
+  const std::int64_t shared = tp > kv ? tp / std::gcd(tp, kv) : 1;
+  if (kv % (tp / shared) != 0 || group % shared != 0)
+    return Rejection{"heads", "tp " + text(tp) + " does not cut " + text(kv) + " KV heads with " + text(group) +
+                                  " query heads each into equal parts"};
+  if (model.intermediate_size % tp != 0)
+    return Rejection{"ffn", "tp " + text(tp) + " does not divide intermediate_size " + text(model.intermediate_size)};
+  const std::int64_t cut = std::int64_t{l.context} * (l.sequence_parallel ? tp : 1);
+  if (workload.sequence_length % cut != 0)
+    return Rejection{"sequence", (l.sequence_parallel ? "cp * tp " : "cp ") + text(cut) +
+                                     " does not divide sequence_length " + text(workload.sequence_length)};
+  const std::int64_t chunks = std::int64_t{l.pipeline} * l.virtual_pipeline;
+  if (chunks - 2 > model.num_hidden_layers)
+    return Rejection{"layers", text(chunks) + " chunks are too many for " + text(model.num_hidden_layers) +
+                                   " layers: only the first and the last may be without one"};
+  const std::int64_t together = std::int64_t{l.data} * l.micro_batch;
+  if (workload.global_batch % together != 0)
+    return Rejection{"batch", "dp * micro_batch " + text(together) + " does not divide global_batch " +
+                                  text(workload.global_batch)};
+  if (l.schedule == Schedule::interleaved && l.micro_batches(workload.global_batch) % l.pipeline != 0)
+    return Rejection{"interleaving", text(l.micro_batches(workload.global_batch)) +
+                                         " micro-batches are no multiple of pp " + text(l.pipeline)};
+  const std::int64_t data = std::int64_t{l.data} * l.context;
+  if (l.zero > 0 && (data % l.shard_group != 0 || l.shard_group % l.context != 0))
+    return Rejection{"shard_group", "fsdp_group " + text(l.shard_group) + " must divide dp * cp " + text(data) +
+                                        " and be a multiple of cp " + text(l.context)};
+  return std::nullopt;
+}
+
+Pricer::Pricer(const Model& model, const Machine& machine, const Workload& workload)
+    : model_(model), machine_(machine), workload_(workload),
+      graphs_(model_graphs(model, {workload.fused_attention, workload.dropout})) {
+  const std::size_t layers = graphs_.class_of_layer.size();
+  class_layers_until_.assign(graphs_.layer_classes.size(), std::vector<int>(layers + 1, 0));
+  for (std::size_t c = 0; c < graphs_.layer_classes.size(); ++c)
+    for (std::size_t i = 0; i < layers; ++i)
+      class_layers_until_[c][i + 1] = class_layers_until_[c][i] + (graphs_.class_of_layer[i] == static_cast<int>(c));
+
+  const ModelGraphs fused = model_graphs(model, {true, false});
+  double forward = forward_flops_per_token(fused.head, model, machine, workload);
+  std::vector<double> by_class;
+  for (const OpGraph& g : fused.layer_classes) by_class.push_back(forward_flops_per_token(g, model, machine, workload));
+  for (int c : fused.class_of_layer) forward += by_class[static_cast<std::size_t>(c)];
+  model_flops_per_token_ = {3 * forward};
+}
+
+const ShapePrice& Pricer::shape(const Shape& shape) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (auto known = shapes_.find(shape); known != shapes_.end()) return *known->second;
+  }
+  std::vector<int> all(recompute_choices().size());
+  std::iota(all.begin(), all.end(), 0);
+  auto price = std::make_unique<ShapePrice>(price_shape(graphs_, model_, machine_, workload_, shape, all));
+  const std::lock_guard lock(mutex_);
+  return *shapes_.try_emplace(shape, std::move(price)).first->second;
+}
+
+std::vector<int> Pricer::balanced_layers(const ShapePrice& shape, const Recompute& recompute, int chunks) const {
+  const auto none = static_cast<std::size_t>(index_of({})), chosen = static_cast<std::size_t>(index_of(recompute));
+  const auto both = [](const PassPrice& p) { return p.forward().value + p.backward().value; };
+  const double first = both(shape.embedding.passes[none]), last = both(shape.head.passes[none]);
+  if (shape.layers.size() == 1)
+    return balanced_split(static_cast<int>(graphs_.class_of_layer.size()), both(shape.layers[0].passes[chosen]), first, last,
+                          chunks);
+  std::vector<double> seconds;
+  for (int c : graphs_.class_of_layer) seconds.push_back(both(shape.layers[static_cast<std::size_t>(c)].passes[chosen]));
+  return balanced_split(seconds, first, last, chunks);
+}
+
+Prediction Pricer::price(const Layout& layout) {
+  const PipelineShape pipeline(*this, shape(shape_of(layout)), layout);
+  return pipeline.predict(pipeline.data_of(layout));
+}
+
+Seconds Pricer::lower_bound(const Layout& layout) {
+  const PipelineShape pipeline(*this, shape(shape_of(layout)), layout);
+  return pipeline.lower_bound(pipeline.data_of(layout));
+}
+
+Bytes Pricer::worst_reserved(const Layout& layout) {
+  const PipelineShape pipeline(*this, shape(shape_of(layout)), layout);
+  return pipeline.worst_reserved(pipeline.data_of(layout));
+}
+
+// ---- PipelineShape ----
+
+PipelineShape::PipelineShape(const Pricer& pricer, const ShapePrice& shape, const Layout& layout)
+    : pricer_(pricer), shape_(shape), layout_(layout), recompute_(index_of(layout.recompute)),
+      micro_batches_(static_cast<int>(layout.micro_batches(pricer.workload_.global_batch))) {
+  const int stages = layout.pipeline, chunks = layout.virtual_pipeline;
+  const auto none = static_cast<std::size_t>(index_of({}));
+  const std::size_t classes = shape.layers.size();
+  assert(layout.layers_per_chunk.size() == static_cast<std::size_t>(stages * chunks));
+
+  base_.stages = stages;
+  base_.chunks = chunks;
+  base_.forward.resize(layout.layers_per_chunk.size());
+  base_.backward.resize(layout.layers_per_chunk.size());
+  chunk_layers_.assign(layout.layers_per_chunk.size(), std::vector<int>(classes, 0));
+  stages_.assign(static_cast<std::size_t>(stages), Stage{std::vector<int>(classes, 0), false, false});
+  stages_.front().first = true;
+  stages_.back().last = true;
+  std::size_t at = 0;
+  for (std::size_t g = 0; g < layout.layers_per_chunk.size(); ++g) {
+    const std::size_t next = at + static_cast<std::size_t>(layout.layers_per_chunk[g]);
+    Stage& stage = stages_[g % static_cast<std::size_t>(stages)];
+    for (std::size_t c = 0; c < classes; ++c) {
+      const int n = pricer.class_layers_until_[c][next] - pricer.class_layers_until_[c][at];
+      const PassPrice& pass = shape.layers[c].passes[static_cast<std::size_t>(recompute_)];
+      chunk_layers_[g][c] = n;
+      stage.layers[c] += n;
+      base_.forward[g] += n * pass.forward();
+      base_.backward[g] += n * pass.backward();
+    }
+    at = next;
+  }
+  base_.forward.front() += shape.embedding.passes[none].forward();
+  base_.backward.front() += shape.embedding.passes[none].backward();
+  base_.forward.back() += shape.head.passes[none].forward();
+  base_.backward.back() += shape.head.passes[none].backward();
+  if (stages > 1) {
+    RankGroup pair;
+    const std::int64_t dense = std::int64_t{layout.tensor} * layout.context;
+    pair.add(2, layout.rank_order == RankOrder::tp_cp_pp_dp ? dense : dense * layout.data);
+    send_ = collective_cost({CollectiveKind::send_recv, shape.stream, pair}, pricer.machine_).time;
+  }
+  base_.send = send_;
+  in_flight_.resize(static_cast<std::size_t>(stages));
+}
+
+PipelineShape::Data PipelineShape::data_of(const Layout& layout) const {
+  const Machine& machine = pricer_.machine_;
+  const TrainingFormats& formats = pricer_.workload_.formats;
+  const bool tied = pricer_.model_.tie_word_embeddings;
+  Data data;
+  for (const GraphPrice& g : shape_.layers) data.layers.push_back(data_cost(g, layout, machine, formats));
+  data.embedding = data_cost(shape_.embedding, layout, machine, formats);
+  data.head = data_cost(shape_.head, layout, machine, formats, tied && layout.pipeline == 1);
+  if (tied && layout.pipeline > 1) {
+    const std::int64_t dense = std::int64_t{layout.tensor} * layout.context;
+    RankGroup ends;
+    ends.add(2, (layout.rank_order == RankOrder::tp_cp_pp_dp ? dense : dense * layout.data) * (layout.pipeline - 1));
+    const double bytes =
+        static_cast<double>(shape_.embedding.tied_elements) * bytes_per_element(formats.gradient_reduce);
+    data.tied.reduction =
+        collective_cost({CollectiveKind::all_reduce, {static_cast<std::int64_t>(bytes)}, ends}, machine).time;
+  }
+  return data;
+}
+
+PipelineTimes PipelineShape::times(const Data& data) const {
+  PipelineTimes t = base_;
+  for (std::size_t g = 0; g < chunk_layers_.size(); ++g)
+    for (std::size_t c = 0; c < data.layers.size(); ++c) {
+      t.forward[g] += chunk_layers_[g][c] * data.layers[c].forward;
+      t.backward[g] += chunk_layers_[g][c] * data.layers[c].backward;
+    }
+  t.forward.front() += data.embedding.forward;
+  t.backward.front() += data.embedding.backward;
+  t.forward.back() += data.head.forward;
+  t.backward.back() += data.head.backward;
+  return t;
+}
+
+PipelineShape::Tail PipelineShape::tail(const Data& data, int stage) const {
+  const Stage& s = stages_[static_cast<std::size_t>(stage)];
+  Tail t;
+  const auto add = [&](const DataCost& d, double times) {
+    t.reduction += times * d.reduction;
+    t.optimizer += times * d.optimizer;
+    t.gather += times * d.gather;
+  };
+  for (std::size_t c = 0; c < data.layers.size(); ++c) add(data.layers[c], s.layers[c]);
+  if (s.first) add(data.embedding, 1);
+  if (s.last) add(data.head, 1);
+  if (s.first || s.last) add(data.tied, 1);
+  return t;
+}
+
+Seconds PipelineShape::lower_bound(const Data& data) const {
+  const PipelineTimes t = times(data);
+  // The last task of every schedule is the first chunk's last backward, on stage 0.
+  Seconds bound = pipeline_lower_bound(t, micro_batches_) + tail(data, 0).total();
+  Seconds arrives;   // when a stage's first forward can start
+  for (int s = 0; s < t.stages; ++s) {
+    Seconds work;
+    for (int c = 0; c < t.chunks; ++c) {
+      const auto g = static_cast<std::size_t>(c * t.stages + s);
+      work += t.forward[g] + t.backward[g];
+    }
+    // A hair below, so that the rounding of a play never falls under the bound.
+    bound = std::max(bound, (1 - 1e-11) * (arrives + micro_batches_ * work) + tail(data, s).total());
+    arrives += t.forward[static_cast<std::size_t>(s)] + t.send;
+  }
+  return (1 - 1e-12) * bound;
+}
+
+/// Bytes of a stage that do not depend on the micro-batches in flight.
+Bytes PipelineShape::unchanging(const Data& data, int stage, MemoryParts* parts) const {
+  const Stage& s = stages_[static_cast<std::size_t>(stage)];
+  const auto none = static_cast<std::size_t>(index_of({}));
+  MemoryParts p;
+  Bytes transient_reserved;
+  const auto add = [&](const DataCost& d, const PassPrice& pass, std::int64_t count) {
+    if (count == 0) return;
+    p.weights += count * d.weights;
+    p.gradients += count * d.gradients;
+    p.optimizer += count * d.optimizer_state;
+    p.buffers = std::max(p.buffers, d.buffer);
+    p.transient = std::max(p.transient, pass.need.transient);
+    transient_reserved = std::max(transient_reserved, pass.need.transient_reserved);
+  };
+  for (std::size_t c = 0; c < data.layers.size(); ++c)
+    add(data.layers[c], shape_.layers[c].passes[static_cast<std::size_t>(recompute_)], s.layers[c]);
+  if (s.first) add(data.embedding, shape_.embedding.passes[none], 1);
+  if (s.last) add(data.head, shape_.head.passes[none], 1);
+  if (layout_.pipeline > 1) p.buffers += 2 * shape_.stream;   // one activation and one gradient on their way in
+  if (parts) *parts = p;
+  return p.total() - p.transient + transient_reserved;
+}
+
+const std::vector<int>& PipelineShape::in_flight_counts(int stage) const {
+  std::vector<int>& known = in_flight_[static_cast<std::size_t>(stage)];
+  if (!known.empty()) return known;
+  const auto none = static_cast<std::size_t>(index_of({}));
+  std::vector<double> weight;
+  for (int c = 0; c < base_.chunks; ++c) {
+    const auto g = static_cast<std::size_t>(c * base_.stages + stage);
+    Bytes saved;
+    for (std::size_t k = 0; k < shape_.layers.size(); ++k)
+      saved += chunk_layers_[g][k] * shape_.layers[k].passes[static_cast<std::size_t>(recompute_)].need.saved_reserved;
+    if (g == 0) saved += shape_.embedding.passes[none].need.saved_reserved;
+    if (g + 1 == chunk_layers_.size()) saved += shape_.head.passes[none].need.saved_reserved;
+    weight.push_back(static_cast<double>(saved.value));
+  }
+  known = in_flight(layout_.schedule, base_.stages, base_.chunks, micro_batches_, stage, weight);
+  return known;
+}
+
+StageMemory PipelineShape::memory(const Data& data, int stage) const {
+  StageMemory m;
+  m.reserved = unchanging(data, stage, &m.parts);
+  const auto none = static_cast<std::size_t>(index_of({}));
+  const std::vector<int>& counts = in_flight_counts(stage);
+  const auto keep = [&](const PassPrice& pass, std::int64_t copies) {
+    m.parts.activations += copies * pass.need.saved;
+    m.reserved += copies * pass.need.saved_reserved;
+  };
+  for (int c = 0; c < base_.chunks; ++c) {
+    const auto g = static_cast<std::size_t>(c * base_.stages + stage);
+    const std::int64_t alive = counts[static_cast<std::size_t>(c)];
+    for (std::size_t k = 0; k < shape_.layers.size(); ++k)
+      keep(shape_.layers[k].passes[static_cast<std::size_t>(recompute_)], alive * chunk_layers_[g][k]);
+    if (g == 0) keep(shape_.embedding.passes[none], alive);
+    if (g + 1 == chunk_layers_.size()) keep(shape_.head.passes[none], alive);
+  }
+  m.allocated = m.parts.total();
+  return m;
+}
+
+Bytes PipelineShape::worst_reserved(const Data& data) const {
+  Bytes worst;
+  for (int s = 0; s < base_.stages; ++s) worst = std::max(worst, memory(data, s).reserved);
+  return worst;
+}
+
+bool PipelineShape::fits(const Data& data) const {
+  const Bytes usable = pricer_.machine_.usable_memory();
+  for (int s = 0; s < base_.stages; ++s)
+    if (unchanging(data, s, nullptr) > usable) return false;
+  for (int s = 0; s < base_.stages; ++s)
+    if (memory(data, s).reserved > usable) return false;
+  return true;
+}
+
+Prediction PipelineShape::predict(const Data& data) const {
+  const Machine& machine = pricer_.machine_;
+  const Workload& workload = pricer_.workload_;
+  const PipelineTimes t = times(data);
+  const Played played = play(layout_.schedule, t, micro_batches_);
+
+  Prediction p;
+  int slowest = 0;
+  Seconds busiest{-1};
+  for (int s = 0; s < t.stages; ++s) {
+    const auto i = static_cast<std::size_t>(s);
+    const Seconds after = tail(data, s).total();
+    p.step = std::max(p.step, played.stage_end[i] + after);
+    if (played.stage_busy[i] + after > busiest) {
+      busiest = played.stage_busy[i] + after;
+      slowest = s;
+    }
+    p.stages.push_back(memory(data, s));
+    if (p.stages.back().reserved > p.stages[static_cast<std::size_t>(p.worst_stage)].reserved) p.worst_stage = s;
+  }
+
+  // The slowest stage's time, part by part.
+  const Stage& stage = stages_[static_cast<std::size_t>(slowest)];
+  const auto none = static_cast<std::size_t>(index_of({}));
+  Seconds error;
+  const auto add = [&](const PassPrice& pass, const DataCost& d, int count) {
+    const double times_run = static_cast<double>(count) * micro_batches_;
+    p.compute += times_run * (pass.forward_compute + pass.backward_compute);
+    p.communication += times_run * (pass.forward_communication + pass.backward_communication + d.forward + d.backward);
+    error += times_run * (pass.error + machine.efficiency.relative_error * (d.forward + d.backward));
+  };
+  for (std::size_t c = 0; c < data.layers.size(); ++c)
+    add(shape_.layers[c].passes[static_cast<std::size_t>(recompute_)], data.layers[c], stage.layers[c]);
+  if (stage.first) add(shape_.embedding.passes[none], data.embedding, 1);
+  if (stage.last) add(shape_.head.passes[none], data.head, 1);
+  const Tail after = tail(data, slowest);
+  p.communication += after.reduction + after.gather;
+  p.exposed_communication = p.communication;
+  p.optimizer = after.optimizer;
+  p.bubble = std::max(Seconds{0}, p.step - p.compute - p.communication - p.optimizer);
+  error += machine.efficiency.relative_error * after.total();
+  const double relative = busiest.value > 0 ? error / busiest : 0;
+  p.step_low = p.step * (1 - relative);
+  p.step_high = p.step * (1 + relative);
+
+  const double tokens = static_cast<double>(workload.global_batch) * static_cast<double>(workload.sequence_length);
+  const auto gpus = static_cast<double>(layout_.gpus());
+  p.tokens_per_second = tokens / p.step.value;
+  p.tokens_per_second_per_gpu = p.tokens_per_second / gpus;
+  p.model_flops_per_gpu = {pricer_.model_flops_per_token_.value * p.tokens_per_second_per_gpu};
+  p.mfu = p.model_flops_per_gpu.value / machine.peak[workload.formats.compute].value;
+  p.source_share[static_cast<std::size_t>(CostSource::datasheet)] = 1;
+  p.gpu_hours_per_trillion_tokens = 1e12 / p.tokens_per_second_per_gpu / 3600;
+  if (machine.price_per_gpu_hour) p.cost_per_trillion_tokens = p.gpu_hours_per_trillion_tokens * *machine.price_per_gpu_hour;
+  return p;
+}
+
+}  // namespace shardwright

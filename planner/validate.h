@@ -1,0 +1,56 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace shardwright {
+
+/// One published number and its prediction.
+struct ValidationRow {
+  std::string id, source, family, kind, trust;
+  bool suspect = false;                       ///< carried, but no summary counts it
+  std::string metric;                         ///< the measured key's name; "oom" where only that was published
+  std::optional<double> measured;
+  double predicted = 0, predicted_low = 0, predicted_high = 0;
+  std::optional<double> relative_error;       ///< predicted / measured - 1
+  bool layout_fits = false;
+  std::vector<std::string> layout_assumed;    ///< layout keys that the planner filled in
+};
+
+/// A row without a prediction. `reason` starts with a phrase of a documented list; after ": " stands the detail.
+struct SkippedRow {
+  std::string id, reason;
+};
+
+/// Relative errors of one metric of one kind of row, of one source or of all ("").
+struct ErrorSummary {
+  std::string kind, metric, source;
+  int n = 0;
+  double mean_absolute = 0, median_absolute = 0, p90_absolute = 0, signed_median = 0;
+};
+
+/// Positive: out of memory. A true positive ran out and was predicted to.
+struct OutOfMemory {
+  int true_positive = 0, false_positive = 0, true_negative = 0, false_negative = 0;
+};
+
+/// How well layouts are ranked inside families of rows that differ in nothing else.
+struct RankingSummary {
+  int families = 0;
+  double kendall_tau_mean = 0;
+  double top_regret_mean = 0;                 ///< time lost by taking the predicted best instead of the measured best
+};
+
+struct Validation {
+  std::vector<ValidationRow> rows;
+  std::vector<SkippedRow> skipped;
+  std::vector<ErrorSummary> summary;
+  std::optional<RankingSummary> ranking;      ///< absent without a family to rank
+  OutOfMemory out_of_memory;
+};
+
+/// Predicts the rows of `files` (schema shardwright.measured/1). Every row id is in `rows` or in `skipped`. Throws InputError.
+Validation validate(const std::vector<std::string>& files, int threads);
+
+}  // namespace shardwright

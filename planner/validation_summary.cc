@@ -1,0 +1,159 @@
+#include "planner/validation_summary.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <map>
+#include <string_view>
+#include <tuple>
+#include <utility>
+
+namespace shardwright {
+namespace {
+
+constexpr double kTie = 0.02;  // measured closer than this is the noise of a run
+
+/// Published speeds by which layouts can be ranked, the best to use first.
+struct SpeedMetric {
+  std::string_view name;
+  bool is_time;
+};
+constexpr std::array<SpeedMetric, 8> kSpeedMetrics = {{{"iteration_seconds", true},
+                                                       {"tokens_per_second_per_gpu", false},
+                                                       {"tokens_per_second", false},
+                                                       {"samples_per_second_per_gpu", false},
+                                                       {"tflops_per_gpu", false},
+                                                       {"mfu", false},
+                                                       {"hfu", false},
+                                                       {"time_seconds", true}}};
+
+// ---- Errors ----
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const std::size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
+double p90(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[(values.size() * 9 + 9) / 10 - 1];
+}
+
+std::vector<ErrorSummary> error_summaries(const std::vector<ValidationRow>& rows) {
+  std::map<std::tuple<std::string, std::string, std::string>, std::vector<double>> errors;
+  for (const ValidationRow& row : rows) {
+    if (row.suspect || !row.relative_error) continue;
+    errors[{row.kind, row.metric, ""}].push_back(*row.relative_error);
+    errors[{row.kind, row.metric, row.source}].push_back(*row.relative_error);
+  }
+  std::vector<ErrorSummary> result;
+  for (const auto& [key, signed_errors] : errors) {
+    std::vector<double> sizes;
+    double sum = 0;
+    for (const double error : signed_errors) {
+      sizes.push_back(std::fabs(error));
+      sum += std::fabs(error);
+    }
+    const auto& [kind, metric, source] = key;
+    result.push_back({kind, metric, source, static_cast<int>(sizes.size()), sum / static_cast<double>(sizes.size()),
+                      median(sizes), p90(sizes), median(signed_errors)});
+  }
+  return result;
+}
+
+// ---- Ranking ----
+
+/// Times of one layout; from rates as 1 / rate.
+struct Times {
+  double measured, predicted;
+};
+
+/// The family's rows by the speed that most of them have.
+std::vector<Times> times_of_family(const std::vector<const ValidationRow*>& rows) {
+  std::vector<Times> best;
+  for (const SpeedMetric& metric : kSpeedMetrics) {
+    std::vector<Times> times;
+    for (const ValidationRow* row : rows) {
+      if (row->metric != metric.name || !row->measured || !(*row->measured > 0) || !(row->predicted > 0)) continue;
+      times.push_back(metric.is_time ? Times{*row->measured, row->predicted}
+                                     : Times{1 / *row->measured, 1 / row->predicted});
+    }
+    if (times.size() > best.size()) best = times;
+  }
+  return best;
+}
+
+std::optional<double> kendall_tau(const std::vector<Times>& times) {
+  int pairs = 0, balance = 0;
+  for (std::size_t i = 0; i < times.size(); ++i) {
+    for (std::size_t j = i + 1; j < times.size(); ++j) {
+      const auto [faster, slower] = times[i].measured < times[j].measured ? std::pair(times[i], times[j])
+                                                                          : std::pair(times[j], times[i]);
+      if (slower.measured < faster.measured * (1 + kTie)) continue;
+      ++pairs;
+      balance += (faster.predicted < slower.predicted) - (faster.predicted > slower.predicted);
+    }
+  }
+  if (pairs == 0) return std::nullopt;
+  return static_cast<double>(balance) / pairs;
+}
+
+double top_regret(const std::vector<Times>& times) {
+  const auto chosen = std::min_element(times.begin(), times.end(),
+                                       [](const Times& a, const Times& b) { return a.predicted < b.predicted; });
+  const auto best = std::min_element(times.begin(), times.end(),
+                                     [](const Times& a, const Times& b) { return a.measured < b.measured; });
+  return chosen->measured / best->measured - 1;
+}
+
+std::optional<RankingSummary> ranking(const std::vector<ValidationRow>& rows) {
+  std::map<std::pair<std::string, std::string>, std::vector<const ValidationRow*>> families;
+  for (const ValidationRow& row : rows) {
+    if (!row.suspect && !row.family.empty()) families[{row.kind, row.family}].push_back(&row);
+  }
+  RankingSummary result;
+  for (const auto& [name, members] : families) {
+    const std::vector<Times> times = times_of_family(members);
+    const std::optional<double> tau = kendall_tau(times);
+    if (!tau) continue;
+    ++result.families;
+    result.kendall_tau_mean += *tau;
+    result.top_regret_mean += top_regret(times);
+  }
+  if (result.families == 0) return std::nullopt;
+  result.kendall_tau_mean /= result.families;
+  result.top_regret_mean /= result.families;
+  return result;
+}
+
+// ---- Out of memory ----
+
+OutOfMemory out_of_memory(const std::vector<ValidationRow>& rows) {
+  struct Outcome {
+    bool ran_out = false, fits = false;
+  };
+  std::map<std::string, Outcome> outcomes;
+  for (const ValidationRow& row : rows) {
+    if (row.suspect || (row.kind != "training" && row.kind != "inference")) continue;
+    Outcome& outcome = outcomes[row.id];
+    outcome.ran_out |= row.metric == "oom";
+    outcome.fits = row.layout_fits;
+  }
+  OutOfMemory counts;
+  for (const auto& [id, outcome] : outcomes) {
+    if (outcome.ran_out) ++(outcome.fits ? counts.false_negative : counts.true_positive);
+    if (!outcome.ran_out) ++(outcome.fits ? counts.true_negative : counts.false_positive);
+  }
+  return counts;
+}
+
+}  // namespace
+
+void summarise(Validation& validation) {
+  validation.summary = error_summaries(validation.rows);
+  validation.ranking = ranking(validation.rows);
+  validation.out_of_memory = out_of_memory(validation.rows);
+}
+
+}  // namespace shardwright

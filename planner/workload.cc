@@ -1,0 +1,33 @@
+#include "planner/workload.h"
+
+#include <cassert>
+
+namespace shardwright {
+
+TrainingFormats formats_for(DataType precision) {
+  TrainingFormats formats;
+  formats.compute = precision;
+  switch (precision) {
+    case DataType::fp32:
+    case DataType::tf32:
+      formats.parameter = formats.parameter_gather = DataType::fp32;
+      return formats;
+    // Megatron-Core accumulates gradients in the parameters' type, and forces fp32 for bf16 only
+    // (megatron/training/arguments.py, accumulate_allreduce_grads_in_fp32).
+    case DataType::fp16:
+      formats.parameter = formats.parameter_gather = DataType::fp16;
+      formats.gradient = formats.gradient_reduce = DataType::fp16;
+      return formats;
+    // Below bf16 only the products change: weights are kept, gathered and read in bf16 and cast on the way
+    // (Transformer Engine without fp8_param_gather).
+    case DataType::bf16:
+    case DataType::fp8:
+    case DataType::mxfp8:
+    case DataType::nvfp4:
+      return formats;
+  }
+  assert(false && "a data type without training formats");
+  return formats;
+}
+
+}  // namespace shardwright

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+
+#include "hardware/data_type.h"
+
+namespace shardwright {
+
+/// Number formats of a training run. Which of them an engine uses is a fact of the engine; these are Megatron-Core's
+/// with bf16 (gradients accumulated in fp32).
+struct TrainingFormats {
+  DataType compute = DataType::bf16;    // of the matrix products (fp8 and below: activations between them stay bf16)
+  DataType parameter = DataType::bf16;  // the weights that the products read
+  DataType parameter_gather = DataType::bf16;  // of a ZeRO parameter gather on the wire
+  DataType gradient = DataType::fp32;          // the accumulated gradient
+  DataType gradient_reduce = DataType::fp32;   // on the wire
+  DataType main_parameter = DataType::fp32;    // the optimizer's copy
+  DataType optimizer_state = DataType::fp32;   // each of Adam's two moments
+  bool operator==(const TrainingFormats&) const = default;
+};
+
+/// What is to be trained, apart from the model: one optimizer step over `global_batch` sequences.
+struct Workload {
+  std::int64_t sequence_length = 0;  // tokens
+  std::int64_t global_batch = 0;     // sequences a step
+  TrainingFormats formats;
+  bool fused_attention = true;  // flash attention: no scores in memory
+  bool dropout = false;         // hidden and attention dropout masks are kept
+  bool operator==(const Workload&) const = default;
+};
+
+/// The formats that `--precision` stands for. tf32 and fp32 keep everything in fp32.
+TrainingFormats formats_for(DataType precision);
+
+}  // namespace shardwright

@@ -1,0 +1,136 @@
+#include "reports/estimate_text.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "reports/prediction_text.h"
+
+namespace shardwright {
+namespace {
+
+constexpr std::size_t kMostStages = 8, kMostTensors = 12;
+
+/// A layout's text may break after a comma or a '+'.
+std::string layout_lines(const Layout& layout, const TableStyle& style) {
+  std::string spaced;
+  for (const char c : to_string(layout)) {
+    spaced += c;
+    if (c == ',') spaced += ' ';
+  }
+  std::string rest = "layout: " + spaced, text;
+  const auto width = static_cast<std::size_t>(style.width);
+  while (rest.size() > width) {
+    const std::size_t cut = rest.find_last_of(" +", width - 1);
+    if (cut == std::string::npos || cut < 8) break;
+    text += rest.substr(0, rest[cut] == ' ' ? cut : cut + 1) + "\n";
+    rest = "        " + rest.substr(cut + 1);
+  }
+  return text + rest + "\n";
+}
+
+std::string rates_text(const Prediction& p) {
+  std::string text;
+  const auto add = [&](std::string_view name, const std::string& value) { text += fmt::format("  {:<31}{}\n", name, value); };
+  add("tokens per second", grouped(static_cast<std::int64_t>(p.tokens_per_second)));
+  add("tokens per second and GPU", fmt::format("{:.1f}", p.tokens_per_second_per_gpu));
+  add("model FLOP/s of a GPU", fmt::format("{} (MFU {})", with_unit(p.model_flops_per_gpu), percent(p.mfu)));
+  add("GPU-hours per 10^12 tokens", grouped(static_cast<std::int64_t>(p.gpu_hours_per_trillion_tokens)));
+  if (p.cost_per_trillion_tokens) {
+    add("cost per 10^12 tokens", grouped(static_cast<std::int64_t>(*p.cost_per_trillion_tokens)));
+  }
+  return text;
+}
+
+/// Neighbouring stages with equal memory, as one row.
+struct StageRun {
+  std::size_t first = 0, last = 0;
+  StageMemory memory;
+};
+
+std::vector<StageRun> stage_runs(const std::vector<StageMemory>& stages) {
+  std::vector<StageRun> runs;
+  for (std::size_t i = 0; i < stages.size(); ++i) {
+    if (!runs.empty() && runs.back().memory == stages[i]) {
+      runs.back().last = i;
+    } else {
+      runs.push_back({i, i, stages[i]});
+    }
+  }
+  return runs;
+}
+
+std::string stages_text(const Prediction& p, const TableStyle& style) {
+  std::vector<StageRun> runs = stage_runs(p.stages);
+  std::stable_sort(runs.begin(), runs.end(),
+                   [](const StageRun& a, const StageRun& b) { return a.memory.reserved > b.memory.reserved; });
+  TextTable table({{"stage"},
+                   {"weights"},
+                   {"grads"},
+                   {"optimizer"},
+                   {"activations"},
+                   {"transient"},
+                   {"buffers"},
+                   {"allocated"},
+                   {"reserved"}});
+  for (std::size_t i = 0; i < runs.size() && i < kMostStages; ++i) {
+    const StageMemory& memory = runs[i].memory;
+    const MemoryParts& parts = memory.parts;
+    const std::string stages = runs[i].first == runs[i].last ? std::to_string(runs[i].first)
+                                                             : fmt::format("{}-{}", runs[i].first, runs[i].last);
+    table.add_row({stages, in_gib(parts.weights, 2), in_gib(parts.gradients, 2), in_gib(parts.optimizer, 2),
+                   in_gib(parts.activations, 2), in_gib(parts.transient, 2), in_gib(parts.buffers, 2),
+                   in_gib(memory.allocated, 2), in_gib(memory.reserved, 2)});
+  }
+  std::string text = bold("GiB of a GPU by stage, fullest first", style) + "\n";
+  for (const std::string& line : table.lines(1)) text += line + "\n";
+  if (runs.size() > kMostStages) text += fmt::format("and {} more that need less\n", runs.size() - kMostStages);
+  return text;
+}
+
+std::string tensors_text(const std::vector<MemoryItem>& tensors, int stage, const TableStyle& style) {
+  TextTable table({{"GiB"}, {"copies"}, {"part", TextTable::Align::left}, {"tensor", TextTable::Align::left}});
+  Bytes rest;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const MemoryItem& item = tensors[i];
+    if (i < kMostTensors) {
+      table.add_row({in_gib(item.bytes, 2), grouped(item.copies), item.part, item.tensor});
+    } else {
+      rest += item.bytes;
+    }
+  }
+  std::string text = bold(fmt::format("Largest tensors of stage {}", stage), style) + "\n";
+  for (const std::string& line : table.lines(2)) text += line + "\n";
+  if (tensors.size() > kMostTensors) {
+    text += fmt::format("and {} more with {} GiB together\n", tensors.size() - kMostTensors, in_gib(rest, 2));
+  }
+  return text;
+}
+
+std::string verdict_text(const PricedLayout& plan, const TableStyle& style) {
+  if (plan.fits) return green("It fits.", style) + "\n";
+  if (!plan.rejection) return red("It does not fit.", style) + "\n";
+  return red(plan.prediction ? "It does not fit." : "It cannot be run.", style) + "\n" +
+         wrapped(fmt::format("{}: {}", plan.rejection->reason, plan.rejection->detail), style.width);
+}
+
+}  // namespace
+
+std::string estimate_text(const PlanRequest& request, const PlanResult& result, const std::vector<MemoryItem>& tensors,
+                          const TableStyle& style) {
+  const PricedLayout& plan = result.plans.at(0);
+  std::string text = question_text(request, result, style) + layout_lines(plan.layout, style);
+  if (!plan.assumed.empty()) {
+    text += wrapped(fmt::format("filled in by the planner: {}", fmt::join(plan.assumed, ", ")), style.width);
+  }
+  text += "\n" + verdict_text(plan, style);
+  if (!plan.prediction) return text;
+  const Prediction& p = *plan.prediction;
+  text += "\n" + step_text(p, "Where a step goes", style) + rates_text(p);
+  text += "\n" + worst_stage_text(p, request.machine, style);
+  if (p.stages.size() > 1) text += "\n" + stages_text(p, style);
+  if (!tensors.empty()) text += "\n" + tensors_text(tensors, p.worst_stage, style);
+  return text + "\n" + source_text(p, style);
+}
+
+}  // namespace shardwright

@@ -1,0 +1,303 @@
+#include "reports/json.h"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "models/transformer.h"
+
+namespace shardwright {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json top(std::string_view kind) {
+  Json json;
+  json["schema"] = "shardwright." + std::string(kind) + "/1";
+  json["shardwright_version"] = version();
+  return json;
+}
+
+/// Names and paths are the user's and may not be UTF-8: such bytes become U+FFFD.
+std::string text_of(const Json& json) { return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n"; }
+
+/// JSON has no infinity and no NaN; a key without a number would become null.
+void put(Json& json, const char* key, double value) {
+  if (std::isfinite(value)) json[key] = value;
+}
+void put(Json& json, const char* key, const std::optional<double>& value) {
+  if (value) put(json, key, *value);
+}
+
+// ---- plan_result ----
+
+Json workload_json(const PlanResult& result) {
+  Json json;
+  json["kind"] = "training";
+  json["sequence_length"] = result.workload.sequence_length;
+  json["global_batch"] = result.workload.global_batch;
+  json["precision"] = name_of(result.precision);
+  return json;
+}
+
+Json search_json(const SearchSummary& search) {
+  Json json;
+  json["considered"] = search.considered;
+  json["priced"] = search.priced;
+  json["pruned"] = search.pruned;
+  json["rejected"] = Json::object();
+  for (const auto& [reason, count] : search.rejected) json["rejected"][reason] = count;
+  put(json, "seconds", search.seconds);
+  json["proven_best"] = search.proven_best;
+  return json;
+}
+
+Json modules_json(const Recompute& recompute) {
+  Json modules = Json::array();
+  for (const RecomputeModule module : {RecomputeModule::core_attn, RecomputeModule::layernorm, RecomputeModule::mlp}) {
+    if (recompute.has(module)) modules.push_back(name_of(module));
+  }
+  return modules;
+}
+
+Json layout_json(const Layout& layout, std::int64_t global_batch) {
+  Json json;
+  json["tp"] = layout.tensor;
+  json["sequence_parallel"] = layout.sequence_parallel;
+  json["cp"] = layout.context;
+  json["cp_kind"] = name_of(layout.context_kind);
+  json["pp"] = layout.pipeline;
+  json["vpp"] = layout.virtual_pipeline;
+  json["schedule"] = name_of(layout.schedule);
+  json["layers_per_stage"] = layers_per_stage(layout);
+  if (layout.virtual_pipeline > 1) json["layers_per_chunk"] = layout.layers_per_chunk;
+  json["ep"] = 1;
+  json["etp"] = 1;
+  json["dp"] = layout.data;
+  json["zero"] = layout.zero;
+  json["fsdp_group"] = layout.shard_group;
+  json["recompute"] = layout.recompute.full ? "full" : layout.recompute.modules != 0 ? "selective" : "none";
+  json["recompute_modules"] = modules_json(layout.recompute);
+  json["micro_batch"] = layout.micro_batch;
+  json["micro_batches"] = layout.micro_batches(global_batch);
+  json["rank_order"] = name_of(layout.rank_order);
+  return json;
+}
+
+Json stage_json(const StageMemory& stage) {
+  Json json;
+  json["allocated_bytes"] = stage.allocated.value;
+  json["reserved_bytes"] = stage.reserved.value;
+  Json& parts = json["parts"];
+  parts["weights"] = stage.parts.weights.value;
+  parts["gradients"] = stage.parts.gradients.value;
+  parts["optimizer"] = stage.parts.optimizer.value;
+  parts["activations"] = stage.parts.activations.value;
+  parts["transient"] = stage.parts.transient.value;
+  parts["buffers"] = stage.parts.buffers.value;
+  return json;
+}
+
+Json prediction_json(const Prediction& p) {
+  Json json = Json::object();
+  put(json, "step_seconds", p.step.value);
+  put(json, "step_seconds_low", p.step_low.value);
+  put(json, "step_seconds_high", p.step_high.value);
+  put(json, "tokens_per_second", p.tokens_per_second);
+  put(json, "tokens_per_second_per_gpu", p.tokens_per_second_per_gpu);
+  put(json, "model_flops_per_second_per_gpu", p.model_flops_per_gpu.value);
+  put(json, "mfu", p.mfu);
+  put(json, "bubble_seconds", p.bubble.value);
+  put(json, "compute_seconds", p.compute.value);
+  put(json, "communication_seconds", p.communication.value);
+  put(json, "exposed_communication_seconds", p.exposed_communication.value);
+  put(json, "optimizer_seconds", p.optimizer.value);
+  if (!p.stages.empty()) {
+    const StageMemory& worst = p.stages[static_cast<std::size_t>(p.worst_stage)];
+    json["memory_allocated_bytes"] = worst.allocated.value;
+    json["memory_reserved_bytes"] = worst.reserved.value;
+    json["memory_worst_stage"] = p.worst_stage;
+    for (const StageMemory& stage : p.stages) json["memory_per_stage"].push_back(stage_json(stage));
+  }
+  put(json, "gpu_hours_per_trillion_tokens", p.gpu_hours_per_trillion_tokens);
+  if (p.cost_per_trillion_tokens) json["cost"]["per_trillion_tokens"] = *p.cost_per_trillion_tokens;
+  return json;
+}
+
+/// `rank` counts from 1; 0 for layouts outside the ranking.
+Json priced_json(const PricedLayout& plan, std::int64_t global_batch, std::size_t rank) {
+  Json json;
+  if (rank > 0) json["rank"] = rank;
+  json["fits"] = plan.fits;
+  if (plan.rejection) json["rejection"] = {{"reason", plan.rejection->reason}, {"detail", plan.rejection->detail}};
+  json["layout"] = layout_json(plan.layout, global_batch);
+  json["layout_text"] = to_string(plan.layout);
+  json["layout_assumed"] = plan.assumed;
+  if (!plan.prediction) return json;
+  json["predicted"] = prediction_json(*plan.prediction);
+  Json& sources = json["sources"];
+  for (std::size_t i = 0; i < plan.prediction->source_share.size(); ++i) {
+    sources[std::string(name_of(static_cast<CostSource>(i)))] = plan.prediction->source_share[i];
+  }
+  return json;
+}
+
+Json list_json(const std::vector<PricedLayout>& plans, std::int64_t global_batch, bool ranked) {
+  Json list = Json::array();
+  for (std::size_t i = 0; i < plans.size(); ++i) list.push_back(priced_json(plans[i], global_batch, ranked ? i + 1 : 0));
+  return list;
+}
+
+// ---- validation ----
+
+Json row_json(const ValidationRow& row) {
+  Json json;
+  json["id"] = row.id;
+  json["source"] = row.source;
+  if (!row.family.empty()) json["family"] = row.family;
+  json["kind"] = row.kind;
+  json["trust"] = row.trust;
+  json["suspect"] = row.suspect;
+  json["metric"] = row.metric;
+  put(json, "measured", row.measured);
+  put(json, "predicted", row.predicted);
+  put(json, "predicted_low", row.predicted_low);
+  put(json, "predicted_high", row.predicted_high);
+  put(json, "relative_error", row.relative_error);
+  if (row.kind == "training" || row.kind == "inference") json["layout_fits"] = row.layout_fits;
+  json["layout_assumed"] = row.layout_assumed;
+  return json;
+}
+
+Json error_json(const ErrorSummary& summary) {
+  Json json;
+  json["n"] = summary.n;
+  put(json, "mean_absolute", summary.mean_absolute);
+  put(json, "median_absolute", summary.median_absolute);
+  put(json, "p90_absolute", summary.p90_absolute);
+  put(json, "signed_median", summary.signed_median);
+  return json;
+}
+
+Json out_of_memory_json(const OutOfMemory& oom) {
+  Json json;
+  const int ran_out = oom.true_positive + oom.false_negative, ran = oom.true_negative + oom.false_positive;
+  if (ran_out > 0) json["recall"] = static_cast<double>(oom.true_positive) / ran_out;
+  if (ran > 0) json["false_alarm_rate"] = static_cast<double>(oom.false_positive) / ran;
+  json["true_positive"] = oom.true_positive;
+  json["false_positive"] = oom.false_positive;
+  json["true_negative"] = oom.true_negative;
+  json["false_negative"] = oom.false_negative;
+  return json;
+}
+
+// ---- models and machines ----
+
+Json model_json(const Model& model) {
+  Json json;
+  json["name"] = model.name;
+  const std::string lacking = unsupported(model);
+  if (lacking.empty()) {
+    const std::int64_t total = parameters(model);
+    json["parameters"] = total;
+    json["parameters_with_mtp"] = total;
+    json["active_parameters"] = total;
+    json["active_parameters_without_embedding"] = parameters_without_embedding(model);
+    json["kv_bytes_per_token"] = kv_bytes_per_token(model);
+  } else {
+    json["unsupported"] = lacking;
+  }
+  if (model.published_parameters) json["published_parameters"] = *model.published_parameters;
+  json["num_hidden_layers"] = model.num_hidden_layers;
+  json["hidden_size"] = model.hidden_size;
+  json["num_attention_heads"] = model.num_attention_heads;
+  json["num_key_value_heads"] = model.num_key_value_heads;
+  json["head_dim"] = model.head_dim;
+  if (model.intermediate_size > 0) json["intermediate_size"] = model.intermediate_size;
+  json["vocab_size"] = model.vocab_size;
+  return json;
+}
+
+Json link_json(const LinkLevel& level) {
+  Json json;
+  json["name"] = level.name;
+  if (level.gpus > 0) json["gpus"] = level.gpus;
+  json["bytes_per_second_per_gpu"] = level.bandwidth.value;
+  json["latency_seconds"] = level.latency.value;
+  return json;
+}
+
+Json machine_json(const Machine& machine) {
+  Json json;
+  json["name"] = machine.name;
+  json["memory_bytes"] = machine.memory.value;
+  json["usable_memory_bytes"] = machine.usable_memory().value;
+  json["peak_flops_per_second"] = Json::object();
+  for (const DataType type : kDataTypes) {
+    if (supports(machine, type)) json["peak_flops_per_second"][std::string(name_of(type))] = machine.peak[type].value;
+  }
+  json["memory_bytes_per_second"] = machine.memory_bandwidth.value;
+  json["l2_bytes"] = machine.l2.value;
+  json["multiprocessors"] = machine.multiprocessors;
+  json["gpus_per_node"] = machine.gpus_per_node;
+  json["nics_per_node"] = machine.nics_per_node;
+  for (const LinkLevel& level : machine.links) json["links"].push_back(link_json(level));
+  put(json, "price_per_gpu_hour", machine.price_per_gpu_hour);
+  json["measured"] = false;
+  return json;
+}
+
+}  // namespace
+
+std::string_view version() { return SHARDWRIGHT_VERSION; }
+
+std::string plan_result_json(const PlanResult& result) {
+  Json json = top("plan_result");
+  json["model"] = result.model;
+  json["machine"] = result.machine;
+  json["gpus"] = result.gpus;
+  json["workload"] = workload_json(result);
+  if (!result.is_estimate) json["search"] = search_json(result.search);
+  const std::int64_t global_batch = result.workload.global_batch;
+  json["plans"] = list_json(result.plans, global_batch, true);
+  if (!result.is_estimate) json["pareto"] = list_json(result.pareto, global_batch, false);
+  if (!result.nearest.empty()) json["nearest"] = list_json(result.nearest, global_batch, false);
+  return text_of(json);
+}
+
+std::string models_json(const std::vector<Model>& models) {
+  Json json = top("models");
+  json["models"] = Json::array();
+  for (const Model& model : models) json["models"].push_back(model_json(model));
+  return text_of(json);
+}
+
+std::string machines_json(const std::vector<Machine>& machines) {
+  Json json = top("machines");
+  json["machines"] = Json::array();
+  for (const Machine& machine : machines) json["machines"].push_back(machine_json(machine));
+  return text_of(json);
+}
+
+std::string validation_json(const Validation& validation) {
+  Json json = top("validation");
+  json["rows"] = Json::array();
+  for (const ValidationRow& row : validation.rows) json["rows"].push_back(row_json(row));
+  json["skipped"] = Json::array();
+  for (const SkippedRow& row : validation.skipped) json["skipped"].push_back({{"id", row.id}, {"reason", row.reason}});
+  json["summary"] = Json::object();
+  json["summary_by_source"] = Json::object();
+  for (const ErrorSummary& summary : validation.summary) {
+    Json& place = summary.source.empty() ? json["summary"] : json["summary_by_source"][summary.source];
+    place[summary.kind][summary.metric] = error_json(summary);
+  }
+  if (validation.ranking) {
+    json["ranking"]["families"] = validation.ranking->families;
+    put(json["ranking"], "kendall_tau_mean", validation.ranking->kendall_tau_mean);
+    put(json["ranking"], "top_regret_mean", validation.ranking->top_regret_mean);
+  }
+  json["out_of_memory"] = out_of_memory_json(validation.out_of_memory);
+  return text_of(json);
+}
+
+}  // namespace shardwright

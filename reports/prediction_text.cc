@@ -1,0 +1,229 @@
+#include "reports/prediction_text.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <string_view>
+#include <utility>
+
+#include "models/transformer.h"
+
+namespace shardwright {
+namespace {
+
+std::string yes_no(bool value) { return value ? "true" : "false"; }
+
+/// Every choice of a layout by its key, in the order of the keys of --layout.
+std::vector<std::pair<std::string, std::string>> choices(const Layout& layout) {
+  return {{"tp", std::to_string(layout.tensor)},
+          {"pp", std::to_string(layout.pipeline)},
+          {"vpp", std::to_string(layout.virtual_pipeline)},
+          {"cp", std::to_string(layout.context)},
+          {"dp", std::to_string(layout.data)},
+          {"sequence_parallel", yes_no(layout.sequence_parallel)},
+          {"zero", std::to_string(layout.zero)},
+          {"fsdp_group", std::to_string(layout.shard_group)},
+          {"recompute", recompute_text(layout.recompute)},
+          {"micro_batch", std::to_string(layout.micro_batch)},
+          {"schedule", std::string(name_of(layout.schedule))},
+          {"rank_order", std::string(name_of(layout.rank_order))},
+          {"layers_per_stage", layers_text(layout)}};
+}
+
+std::string pins_text(const LayoutPins& pins) {
+  std::vector<std::string> parts;
+  const auto add = [&](std::string_view key, const auto& pin) {
+    if (pin) parts.push_back(fmt::format("{}={}", key, *pin));
+  };
+  add("tp", pins.tp);
+  add("pp", pins.pp);
+  add("vpp", pins.vpp);
+  add("cp", pins.cp);
+  add("dp", pins.dp);
+  add("sequence_parallel", pins.sequence_parallel);
+  add("zero", pins.zero);
+  add("fsdp_group", pins.fsdp_group);
+  if (pins.recompute) parts.push_back("recompute=" + recompute_text(*pins.recompute));
+  add("micro_batch", pins.micro_batch);
+  if (pins.schedule) parts.push_back(fmt::format("schedule={}", name_of(*pins.schedule)));
+  if (pins.rank_order) parts.push_back(fmt::format("rank_order={}", name_of(*pins.rank_order)));
+  if (pins.layers_per_stage) {
+    parts.push_back(fmt::format("layers_per_stage={}", fmt::join(*pins.layers_per_stage, "+")));
+  }
+  return fmt::format("{}", fmt::join(parts, ", "));
+}
+
+/// `word` as a shell reads it back.
+std::string quoted(const std::string& word) {
+  const auto plain = [](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
+           std::string_view("-_./=+,:@%").find(c) != std::string_view::npos;
+  };
+  if (!word.empty() && std::all_of(word.begin(), word.end(), plain)) return word;
+  std::string result = "'";
+  for (const char c : word) result += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return result + "'";
+}
+
+std::string bar(double share, int width) {
+  const double length = std::round(std::clamp(share, 0.0, 1.0) * width);
+  return std::string(static_cast<std::size_t>(length), '#');
+}
+
+}  // namespace
+
+std::string recompute_text(const Recompute& recompute) {
+  if (recompute.full) return "full";
+  std::string text;
+  for (const RecomputeModule module : {RecomputeModule::core_attn, RecomputeModule::layernorm, RecomputeModule::mlp}) {
+    if (!recompute.has(module)) continue;
+    if (!text.empty()) text += "+";
+    text += name_of(module);
+  }
+  return text.empty() ? "none" : text;
+}
+
+std::string layers_text(const Layout& layout) {
+  const std::vector<int> layers = layers_per_stage(layout);
+  std::vector<std::string> runs;
+  for (std::size_t begin = 0; begin < layers.size();) {
+    std::size_t end = begin;
+    while (end < layers.size() && layers[end] == layers[begin]) ++end;
+    const bool alone = end - begin == 1;
+    runs.push_back(alone ? std::to_string(layers[begin]) : fmt::format("{} x {}", end - begin, layers[begin]));
+    begin = end;
+  }
+  return fmt::format("{}", fmt::join(runs, " + "));
+}
+
+std::string layout_differences(const Layout& other, const Layout& layout) {
+  const auto theirs = choices(other), ours = choices(layout);
+  std::vector<std::string> parts;
+  for (std::size_t i = 0; i < ours.size(); ++i) {
+    if (theirs[i].second != ours[i].second) {
+      parts.push_back(fmt::format("{} {} instead of {}", ours[i].first, theirs[i].second, ours[i].second));
+    }
+  }
+  // Sums by stage can be equal where the chunks are not.
+  if (parts.empty() && other.layers_per_chunk != layout.layers_per_chunk) parts.push_back("other layers in its chunks");
+  return fmt::format("{}", fmt::join(parts, ", "));
+}
+
+std::string question_text(const PlanRequest& request, const PlanResult& result, const TableStyle& style) {
+  const std::string parameter_count =
+      unsupported(request.model).empty() ? fmt::format(" ({} parameters)", short_count(parameters(request.model))) : "";
+  std::string text =
+      bold(fmt::format("{}{} on {} x {}", result.model, parameter_count, grouped(result.gpus), result.machine), style);
+  text += "\n";
+  const Workload& work = result.workload;
+  text += wrapped(fmt::format("training, {} sequences of {} tokens = {} tokens a step, {}", grouped(work.global_batch),
+                              grouped(work.sequence_length), grouped(work.global_batch * work.sequence_length),
+                              name_of(result.precision)),
+                  style.width);
+  const std::string pins = pins_text(request.pins);
+  if (!result.is_estimate && !pins.empty()) text += wrapped("pinned: " + pins, style.width);
+  return text;
+}
+
+std::string step_text(const Prediction& p, const std::string& title, const TableStyle& style) {
+  struct Part {
+    std::string_view name;
+    Seconds time;
+  };
+  const std::vector<Part> parts = {{"compute", p.compute},
+                                   {"communication", p.exposed_communication},
+                                   {"bubble", p.bubble},
+                                   {"optimizer", p.optimizer}};
+  std::string text = bold(title, style) + "\n";
+  const int bar_width = std::max(10, style.width - 38);
+  for (const Part& part : parts) {
+    const double share = p.step.value > 0 ? part.time / p.step : 0;
+    const std::string line =
+        fmt::format("  {:<14}{:>10}{:>9}  {}", part.name, with_unit(part.time), percent(share), bar(share, bar_width));
+    text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
+  }
+  text += fmt::format("  {:<14}{:>10}           {} to {} is one sigma\n", "step", with_unit(p.step),
+                      with_unit(p.step_low), with_unit(p.step_high));
+  if (p.communication > p.exposed_communication) {
+    text += fmt::format("  of {} communication, {} runs under compute\n", with_unit(p.communication),
+                        with_unit(p.communication - p.exposed_communication));
+  }
+  return text;
+}
+
+std::string worst_stage_text(const Prediction& p, const Machine& machine, const TableStyle& style) {
+  const auto worst = static_cast<std::size_t>(p.worst_stage);
+  const StageMemory& stage = p.stages[worst];
+  const MemoryParts& parts = stage.parts;
+  std::string text = bold(fmt::format("What fills a GPU of the fullest stage ({} of 0 to {}), in GiB", worst,
+                                      p.stages.size() - 1),
+                          style) +
+                     "\n";
+  const int bar_width = std::max(10, style.width - 42);
+  const auto add = [&](std::string_view name, Bytes amount) {
+    const double share = static_cast<double>(amount.value) / static_cast<double>(machine.memory.value);
+    const std::string line = fmt::format("  {:<31}{:>7}  {}", name, in_gib(amount), bar(share, bar_width));
+    text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
+  };
+  add("weights", parts.weights);
+  add("gradients", parts.gradients);
+  add("optimizer", parts.optimizer);
+  add("activations", parts.activations);
+  add("transient", parts.transient);
+  add("buffers", parts.buffers);
+  add("rounding, driver and libraries", stage.reserved - stage.allocated);
+  const bool over = stage.reserved > machine.memory;
+  const Bytes gap = over ? stage.reserved - machine.memory : machine.memory - stage.reserved;
+  text += fmt::format("  {:<31}{:>7}  of {}: {} {}\n", "reserved", in_gib(stage.reserved), in_gib(machine.memory),
+                      in_gib(gap), over ? "too much" : "to spare");
+  return text;
+}
+
+std::string source_text(const Prediction& p, const TableStyle& style) {
+  std::vector<std::string> shares;
+  for (std::size_t i = 0; i < p.source_share.size(); ++i) {
+    if (p.source_share[i] < 0.0005) continue;
+    shares.push_back(fmt::format("{} {}", percent(p.source_share[i], 0), name_of(static_cast<CostSource>(i))));
+  }
+  const double error = p.step.value > 0 ? (p.step_high - p.step_low) / p.step / 2 : 0;
+  const bool nothing_measured = p.source_share[static_cast<std::size_t>(CostSource::datasheet)] > 0.9995;
+  const std::string sources =
+      nothing_measured
+          ? std::string("all times from the datasheet and efficiency curves; no kernel of this machine was measured")
+          : fmt::format("times are {}", fmt::join(shares, ", "));
+  return wrapped(fmt::format("Source: {}. One sigma of the step: {}.", sources, percent(error, 0)), style.width);
+}
+
+std::string estimate_command(const PlanRequest& request, const PlanResult& result, const AskedAs& asked,
+                             const Layout& layout, const TableStyle& style) {
+  std::vector<std::string> words = {"shardwright", "estimate", quoted(asked.model), quoted(asked.machine)};
+  const auto add = [&](std::string_view flag, const auto& value) { words.push_back(fmt::format("{} {}", flag, value)); };
+  add("--gpus", request.gpus);
+  add("--sequence-length", result.workload.sequence_length);
+  add("--global-batch", result.workload.global_batch);
+  if (result.precision != DataType::bf16) add("--precision", name_of(result.precision));
+  const auto width = static_cast<std::size_t>(style.width);
+  std::string text = "  ", line;
+  for (const std::string& word : words) {
+    if (!line.empty() && line.size() + word.size() + 5 > width) {
+      text += line + " \\\n    ";
+      line.clear();
+    }
+    line += (line.empty() ? "" : " ") + word;
+  }
+  text += line + " \\\n    --layout ";
+  // A backslash at a line's end joins a word only with what starts the next line, so the rest stands at the margin.
+  std::string rest = to_string(layout);
+  std::size_t room = width - 14;
+  while (rest.size() > room) {
+    const std::size_t cut = rest.find_last_of(",+", room - 1);
+    if (cut == std::string::npos || cut == 0) break;
+    text += rest.substr(0, cut + 1) + "\\\n";
+    rest.erase(0, cut + 1);
+    room = width - 1;
+  }
+  return text + rest + "\n";
+}
+
+}  // namespace shardwright

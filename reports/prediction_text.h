@@ -1,0 +1,43 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "planner/plan.h"
+#include "reports/format.h"
+
+namespace shardwright {
+
+/// The question as it was typed: MODEL and MACHINE may be files, which a PlanRequest does not know.
+struct AskedAs {
+  std::string model, machine;
+};
+
+// Paragraphs that the reports of `plan` and `estimate` share. Each ends with a newline; stages count from 0.
+
+/// Model, machine, tokens a step, precision, pins.
+std::string question_text(const PlanRequest& request, const PlanResult& result, const TableStyle& style);
+
+/// Where the step goes: its parts with shares and bars.
+std::string step_text(const Prediction& prediction, const std::string& title, const TableStyle& style);
+
+/// What fills a GPU of the fullest stage, against the machine's memory.
+std::string worst_stage_text(const Prediction& prediction, const Machine& machine, const TableStyle& style);
+
+/// Where the numbers come from and how wrong they may be.
+std::string source_text(const Prediction& prediction, const TableStyle& style);
+
+/// "7 + 14 x 8 + 7": layers of each stage, from the first.
+std::string layers_text(const Layout& layout);
+
+/// "none", "full", "core_attn+mlp".
+std::string recompute_text(const Recompute& recompute);
+
+/// "pp 16 instead of 8, micro_batch 2 instead of 1": what of `other` is not as in `layout`.
+std::string layout_differences(const Layout& other, const Layout& layout);
+
+/// The command that prices `layout` again, broken with backslashes so that it can be pasted.
+std::string estimate_command(const PlanRequest& request, const PlanResult& result, const AskedAs& asked,
+                             const Layout& layout, const TableStyle& style);
+
+}  // namespace shardwright

@@ -1,0 +1,94 @@
+#include "reports/validation_table.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <utility>
+#include <vector>
+
+namespace shardwright {
+namespace {
+
+/// The phrase of the documented list that a reason starts with.
+std::string phrase_of(const std::string& reason) { return reason.substr(0, reason.find(": ")); }
+
+std::string first_line(const Validation& validation, const TableStyle& style) {
+  std::set<std::string> rows, suspects;
+  for (const ValidationRow& row : validation.rows) {
+    rows.insert(row.id);
+    if (row.suspect) suspects.insert(row.id);
+  }
+  return wrapped(fmt::format("{} rows predicted ({} of them suspect and not scored), {} skipped; {} published numbers.",
+                             grouped(static_cast<std::int64_t>(rows.size())),
+                             grouped(static_cast<std::int64_t>(suspects.size())),
+                             grouped(static_cast<std::int64_t>(validation.skipped.size())),
+                             grouped(static_cast<std::int64_t>(validation.rows.size()))),
+                 style.width);
+}
+
+/// One table for a kind and metric: all sources, then each.
+std::string errors_text(const Validation& validation, const TableStyle& style) {
+  std::string text;
+  const std::vector<ErrorSummary>& all = validation.summary;
+  for (std::size_t begin = 0; begin < all.size();) {
+    TextTable table({{"source", TextTable::Align::left}, {"n"}, {"mean"}, {"median"}, {"90th"}, {"signed median"}});
+    std::size_t end = begin;
+    for (; end < all.size() && all[end].kind == all[begin].kind && all[end].metric == all[begin].metric; ++end) {
+      const ErrorSummary& e = all[end];
+      table.add_row({e.source.empty() ? "all" : "  " + e.source, std::to_string(e.n), percent(e.mean_absolute),
+                     percent(e.median_absolute), percent(e.p90_absolute), signed_percent(e.signed_median)});
+    }
+    text += "\n" + bold(fmt::format("{}: {}, relative error", all[begin].kind, all[begin].metric), style) + "\n";
+    for (const std::string& line : table.lines(2)) text += line + "\n";
+    begin = end;
+  }
+  return text;
+}
+
+std::string share_text(int part, int whole) {
+  return whole == 0 ? "none to count" : fmt::format("{} of {} ({})", part, whole, percent(static_cast<double>(part) / whole));
+}
+
+std::string skipped_text(const Validation& validation, bool verbose, const TableStyle& style) {
+  if (validation.skipped.empty()) return "";
+  std::map<std::string, std::vector<const SkippedRow*>> by_phrase;
+  for (const SkippedRow& row : validation.skipped) by_phrase[phrase_of(row.reason)].push_back(&row);
+  std::vector<std::pair<std::string, std::vector<const SkippedRow*>>> groups(by_phrase.begin(), by_phrase.end());
+  std::stable_sort(groups.begin(), groups.end(),
+                   [](const auto& a, const auto& b) { return a.second.size() > b.second.size(); });
+  std::string text = "\n" + bold("Skipped", style) + "\n";
+  for (const auto& [phrase, rows] : groups) {
+    text += fmt::format("{:>7}  {}\n", grouped(static_cast<std::int64_t>(rows.size())), phrase);
+    if (!verbose) continue;
+    for (const SkippedRow* row : rows) {
+      const std::string detail = row->reason.size() > phrase.size() ? row->reason.substr(phrase.size()) : "";
+      text += wrapped(row->id + detail, style.width, 11);
+    }
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string validation_table(const Validation& validation, bool verbose, const TableStyle& style) {
+  std::string text = first_line(validation, style) + errors_text(validation, style) + "\n";
+  if (validation.ranking) {
+    const RankingSummary& ranking = *validation.ranking;
+    text += wrapped(fmt::format("Ranking inside {} families: Kendall tau {:.2f}; the predicted best is {} slower than the "
+                                "measured best (means).",
+                                ranking.families, ranking.kendall_tau_mean, percent(ranking.top_regret_mean)),
+                    style.width);
+  } else {
+    text += "Ranking: no family with layouts to tell apart.\n";
+  }
+  const OutOfMemory& oom = validation.out_of_memory;
+  text += wrapped(fmt::format("Out of memory: foreseen {}; false alarms {}.",
+                              share_text(oom.true_positive, oom.true_positive + oom.false_negative),
+                              share_text(oom.false_positive, oom.false_positive + oom.true_negative)),
+                  style.width);
+  return text + skipped_text(validation, verbose, style);
+}
+
+}  // namespace shardwright

@@ -1,0 +1,13 @@
+#pragma once
+
+#include <string>
+
+#include "planner/validate.h"
+#include "reports/format.h"
+
+namespace shardwright {
+
+/// Errors by metric and source, ranking, out of memory, and what was skipped why; `verbose` names each skipped row.
+std::string validation_table(const Validation& validation, bool verbose, const TableStyle& style = {});
+
+}  // namespace shardwright

@@ -1,0 +1,214 @@
+#include "hardware/machine.h"
+
+#include <doctest/doctest.h>
+
+#include "tests/support/message_of.h"
+
+using namespace shardwright;
+
+namespace {
+
+const std::string kSmall =
+    "name: small\n"                                         // line 1
+    "memory_bytes: 1000\n"                                  // 2
+    "unusable_memory_bytes: 100\n"                          // 3
+    "peak_flops_per_second: {bf16: 100e12, fp8: 200e12}\n"  // 4
+    "memory_bytes_per_second: 1e12\n"                       // 5
+    "l2_bytes: 50\n"                                        // 6
+    "multiprocessors: 10\n"                                 // 7
+    "gpus_per_node: 8\n"                                    // 8
+    "nics_per_node: 4\n"                                    // 9
+    "links:\n"                                              // 10
+    "  - {name: node, gpus: 8, bytes_per_second_per_gpu: 400e9, latency_seconds: 1e-6, efficiency: 0.5, source: a "
+    "test}\n"
+    "  - {name: rail, gpus: 64, bytes_per_second_per_nic: 50e9, latency_seconds: 2e-6, efficiency: 1}\n"
+    "  - {name: spine, gpus: 0, bytes_per_second_per_nic: 50e9, oversubscription: 5, latency_seconds: 3e-6, "
+    "efficiency: 1}\n"
+    "price_per_gpu_hour: 2.5\n"  // 14
+    "efficiency:\n"              // 15
+    "  gemm_peak_fraction: {bf16: 0.8, fp8: 0.5}\n"
+    "  gemm_k_half: 100\n"
+    "  gemm_tile_m: 128\n"
+    "  gemm_tile_n: 256\n"
+    "  gemm_half_tile_rate: 0.9\n"
+    "  gemm_wave_step: 0.5\n"
+    "  attention_forward_fraction: 0.6\n"
+    "  attention_backward_fraction: 0.4\n"
+    "  attention_keys_half: 300\n"
+    "  attention_softmax_width: 64\n"
+    "  memory_fraction: 0.75\n"
+    "  kernel_latency_seconds: 3e-6\n"
+    "  relative_error: 0.1\n"
+    "  source: a test\n";
+
+/// kSmall with its first `from` replaced.
+std::string changed(const std::string& from, const std::string& to) {
+  std::string text = kSmall;
+  const std::size_t at = text.find(from);
+  REQUIRE(at != std::string::npos);
+  return text.replace(at, from.size(), to);
+}
+
+Machine machine_of(const std::string& text) { return read_machine(YamlCursor::parse(text, "m.yaml")); }
+
+/// The first line of the complaint.
+std::string complaint(const std::string& from, const std::string& to) {
+  const std::string message = message_of([&] { machine_of(changed(from, to)); });
+  return message.substr(0, message.find('\n'));
+}
+
+}  // namespace
+
+TEST_CASE("a machine is read whole") {
+  const Machine machine = machine_of(kSmall);
+  CHECK(machine.name == "small");
+  CHECK(machine.memory == Bytes{1000});
+  CHECK(machine.usable_memory() == Bytes{900});
+  CHECK(machine.peak[DataType::bf16] == FlopsPerSecond{100e12});
+  CHECK(machine.memory_bandwidth == BytesPerSecond{1e12});
+  CHECK(machine.l2 == Bytes{50});
+  CHECK(machine.multiprocessors == 10);
+  CHECK(machine.gpus_per_node == 8);
+  CHECK(machine.nics_per_node == 4);
+  CHECK(machine.price_per_gpu_hour == 2.5);
+  REQUIRE(machine.links.size() == 3);
+  CHECK(machine.links[0].name == "node");
+  CHECK(machine.links[0].gpus == 8);
+  CHECK(machine.links[0].bandwidth == BytesPerSecond{400e9});
+  CHECK(machine.links[0].latency == Seconds{1e-6});
+  CHECK(machine.links[0].efficiency == 0.5);
+  CHECK(machine.efficiency.gemm_k_half == 100);
+  CHECK(machine.efficiency.gemm_tile_m == 128);
+  CHECK(machine.efficiency.gemm_tile_n == 256);
+  CHECK(machine.efficiency.gemm_half_tile_rate == 0.9);
+  CHECK(machine.efficiency.gemm_wave_step == 0.5);
+  CHECK(machine.efficiency.attention_forward_fraction == 0.6);
+  CHECK(machine.efficiency.attention_backward_fraction == 0.4);
+  CHECK(machine.efficiency.attention_keys_half == 300);
+  CHECK(machine.efficiency.attention_softmax_width == 64);
+  CHECK(machine.efficiency.memory_fraction == 0.75);
+  CHECK(machine.efficiency.kernel_latency == Seconds{3e-6});
+  CHECK(machine.efficiency.relative_error == 0.1);
+}
+
+TEST_CASE("GPUs share the node's NICs, and levels may be oversubscribed") {
+  const Machine machine = machine_of(kSmall);
+  CHECK(machine.links[1].bandwidth.value == doctest::Approx(25e9));  // 4 NICs of 50 GB/s for 8 GPUs
+  CHECK(machine.links[2].bandwidth.value == doctest::Approx(5e9));   // a fifth of that
+}
+
+TEST_CASE("a type without a rate is not supported, one without a fraction takes bf16's") {
+  const Machine machine = machine_of(kSmall);
+  CHECK(supports(machine, DataType::bf16));
+  CHECK(supports(machine, DataType::fp8));
+  CHECK_FALSE(supports(machine, DataType::nvfp4));
+  CHECK(machine.efficiency.gemm_peak_fraction[DataType::fp8] == 0.5);
+  CHECK(machine.efficiency.gemm_peak_fraction[DataType::fp32] == 0.8);
+}
+
+TEST_CASE("a machine may have no price") {
+  CHECK_FALSE(machine_of(changed("price_per_gpu_hour: 2.5\n", "")).price_per_gpu_hour.has_value());
+}
+
+TEST_CASE("a wrong machine is refused with the place") {
+  CHECK(
+      message_of([&] { machine_of(changed("memory_bytes: 1000", "memory_bytes: 1000000000000000000000000000000")); }) ==
+      "m.yaml:2:15: 'memory_bytes' must be between 1 and 1125899906842624, got 1000000000000000000000000000000\n"
+      "memory_bytes: 1000000000000000000000000000000\n"
+      "              ^");
+  CHECK(complaint("unusable_memory_bytes: 100", "unusable_memory_bytes: 1000") ==
+        "m.yaml:3:24: 'unusable_memory_bytes' must be between 0 and 999, got 1000");
+  CHECK(complaint("bf16: 100e12", "bf16: -1") ==
+        "m.yaml:4:31: 'peak_flops_per_second.bf16' must be between 1000000 and 1e+19, got -1");
+  CHECK(complaint("bf16: 100e12", "bf61: 100e12") == "m.yaml:4:25: unknown key 'bf61' (did you mean 'bf16'?)");
+  CHECK(complaint("{bf16: 100e12, fp8: 200e12}", "{}") ==
+        "m.yaml:4:24: 'peak_flops_per_second' must name at least one data type");
+  CHECK(complaint("memory_bytes_per_second: 1e12", "memory_bytes_per_second: 1e30") ==
+        "m.yaml:5:26: 'memory_bytes_per_second' must be between 1000000 and 1e+16, got 1e30");
+  CHECK(complaint("gpus_per_node: 8", "gpus_per_node: 0") ==
+        "m.yaml:8:16: 'gpus_per_node' must be between 1 and 1024, got 0");
+  CHECK(complaint("multiprocessors: 10\n", "") == "m.yaml:1:1: 'multiprocessors' is missing");
+  CHECK(complaint("multiprocessors", "multiprocesors") ==
+        "m.yaml:7:1: unknown key 'multiprocesors' (did you mean 'multiprocessors'?)");
+  CHECK(complaint("price_per_gpu_hour: 2.5", "price_per_gpu_hour: -1") ==
+        "m.yaml:14:21: 'price_per_gpu_hour' must be between 0 and 1000000, got -1");
+}
+
+TEST_CASE("wrong links are refused") {
+  CHECK(complaint("gpus: 64", "gpus: 12") ==
+        "m.yaml:12:24: 'links[1].gpus' must be a multiple of the 8 of the level inside it, got 12");
+  CHECK(complaint("gpus: 64", "gpus: 8") ==
+        "m.yaml:12:24: 'links[1].gpus' must be a multiple of the 8 of the level inside it, got 8");
+  CHECK(complaint("gpus: 64", "gpus: 0") ==
+        "m.yaml:12:24: 'links[1].gpus' can be 0 (without limit) only in the last level");
+  CHECK(complaint("bytes_per_second_per_nic: 50e9", "bytes_per_second_per_nic: 900e9") ==
+        "m.yaml:12:5: 'links[1]' must not be faster than the level inside it");
+  CHECK(complaint("bytes_per_second_per_nic: 50e9", "bytes_per_second_per_nic: 50e9, bytes_per_second_per_gpu: 50e9") ==
+        "m.yaml:12:28: 'links[1].bytes_per_second_per_nic' cannot stand beside 'bytes_per_second_per_gpu'");
+  CHECK(complaint("nics_per_node: 4", "nics_per_node: 0") ==
+        "m.yaml:12:28: 'links[1].bytes_per_second_per_nic' needs 'nics_per_node' above 0");
+  CHECK(complaint("oversubscription: 5", "oversubscription: 0.5") ==
+        "m.yaml:13:78: 'links[2].oversubscription' must be between 1 and 1000, got 0.5");
+  CHECK(message_of([&] {
+          machine_of(kSmall.substr(0, kSmall.find("  - {name")) + "  []\n" + kSmall.substr(kSmall.find("price")));
+        }) ==
+        "m.yaml:11:3: 'links' must have at least one level\n"
+        "  []\n"
+        "  ^");
+}
+
+TEST_CASE("wrong efficiencies are refused") {
+  CHECK(complaint("{bf16: 0.8, fp8: 0.5}", "{fp8: 0.5}") ==
+        "m.yaml:16:23: 'efficiency.gemm_peak_fraction.bf16' is missing");
+  CHECK(complaint("memory_fraction: 0.75", "memory_fraction: 75") ==
+        "m.yaml:26:20: 'efficiency.memory_fraction' must be between 1e-06 and 1, got 75");
+  CHECK(complaint("memory_fraction: 0.75", "memory_fraction: 0") ==
+        "m.yaml:26:20: 'efficiency.memory_fraction' must be between 1e-06 and 1, got 0");
+  CHECK(complaint("gemm_k_half", "gemm_khalf") ==
+        "m.yaml:17:3: unknown key 'gemm_khalf' (did you mean 'gemm_k_half'?)");
+}
+
+TEST_CASE("the catalog's machines") {
+  CHECK(machine_names() ==
+        std::vector<std::string>{"a100-sxm-40gb", "a100-sxm-80gb", "h100-sxm-80gb", "h800-sxm-80gb"});
+  for (const std::string& name : machine_names()) {
+    const Machine machine = find_machine(name);
+    CAPTURE(name);
+    CHECK(machine.name == name);
+    CHECK(machine.links.size() == 3);
+    CHECK(machine.links[0].gpus == machine.gpus_per_node);
+    CHECK(machine.links.back().gpus == 0);
+    CHECK(supports(machine, DataType::bf16));
+    CHECK(supports(machine, DataType::fp8) == (name[0] == 'h'));
+    CHECK_FALSE(supports(machine, DataType::nvfp4));
+    CHECK_FALSE(machine.price_per_gpu_hour.has_value());
+  }
+}
+
+TEST_CASE("the catalog has the datasheets' numbers") {
+  const Machine a100 = find_machine("a100-sxm-80gb");
+  CHECK(a100.memory == Bytes{81920} * (std::int64_t{1} << 20));
+  CHECK(a100.peak[DataType::bf16].value == 312e12);
+  CHECK(a100.peak[DataType::tf32].value == 156e12);
+  CHECK(a100.memory_bandwidth.value == 2.039e12);
+  CHECK(a100.multiprocessors == 108);
+  CHECK(a100.links[0].bandwidth.value == 300e9);
+  CHECK(a100.links[1].bandwidth.value == doctest::Approx(25e9));
+  CHECK(find_machine("a100-sxm-40gb").memory == Bytes{40960} * (std::int64_t{1} << 20));
+  CHECK(find_machine("a100-sxm-40gb").memory_bandwidth.value == 1.555e12);
+
+  const Machine h100 = find_machine("h100-sxm-80gb");
+  CHECK(h100.memory == Bytes{81559} * (std::int64_t{1} << 20));
+  CHECK(h100.peak[DataType::bf16].value == 989.4e12);
+  CHECK(h100.peak[DataType::fp8].value == 1978.9e12);
+  CHECK(h100.multiprocessors == 132);
+  CHECK(h100.links[0].bandwidth.value == 450e9);
+  CHECK(h100.links[1].bandwidth.value == doctest::Approx(50e9));
+  CHECK(find_machine("h800-sxm-80gb").links[0].bandwidth.value == 200e9);
+}
+
+TEST_CASE("an unknown machine is answered with the nearest") {
+  CHECK(message_of([] { find_machine("h10-sxm"); }) ==
+        "unknown machine 'h10-sxm': neither a file nor in the catalog (did you mean 'h100-sxm-80gb'?)");
+  CHECK(message_of([] { find_machine("x.yaml"); }) == "cannot read 'x.yaml': No such file or directory");
+}

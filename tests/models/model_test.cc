@@ -1,0 +1,256 @@
+#include "models/model.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <string>
+
+using namespace shardwright;
+
+namespace {
+
+/// A model file in which each test changes a line or two.
+const std::string kSmall =
+    "num_hidden_layers: 4\n"
+    "hidden_size: 64\n"
+    "num_attention_heads: 8\n"
+    "num_key_value_heads: 2\n"
+    "head_dim: 8\n"
+    "intermediate_size: 96\n"
+    "vocab_size: 100\n"
+    "gated_mlp: true\n"
+    "tie_word_embeddings: false\n"
+    "position: rope\n"
+    "norm: rmsnorm\n";
+
+std::string replaced(std::string text, const std::string& old, const std::string& with) {
+  const std::size_t at = text.find(old);
+  REQUIRE(at != std::string::npos);
+  return text.replace(at, old.size(), with);
+}
+
+Model read(const std::string& text) { return read_model(YamlCursor::parse(text, "m.yaml"), "small"); }
+
+std::string fault_of(const std::string& text) {
+  try {
+    read(text);
+  } catch (const InputError& error) { return error.what(); }
+  return "no fault";
+}
+
+/// Written apart from the graph, from the table of keys: every matrix, bias and norm counted by hand.
+std::int64_t counted_parameters(const Model& m) {
+  const std::int64_t h = m.hidden_size, f = m.intermediate_size;
+  const std::int64_t q = m.num_attention_heads * m.head_dim, kv = m.num_key_value_heads * m.head_dim;
+  const std::int64_t norm = m.norm == Norm::layernorm ? 2 * h : h;
+  std::int64_t layer = h * q + 2 * h * kv + q * h + (m.gated_mlp ? 3 : 2) * h * f + 2 * norm;
+  if (m.attention_bias) layer += q + 2 * kv;
+  if (m.attention_output_bias) layer += h;
+  if (m.mlp_bias) layer += (m.gated_mlp ? 2 : 1) * f + h;
+  if (m.qk_norm == QkNorm::head) layer += 2 * m.head_dim;
+  if (m.qk_norm == QkNorm::full) layer += q + kv;
+  const std::int64_t tables = (m.tie_word_embeddings ? 1 : 2) * m.vocab_size * h;
+  const std::int64_t positions = m.position == Position::learned ? m.max_position_embeddings * h : 0;
+  return m.num_hidden_layers * layer + tables + positions + norm;
+}
+
+}  // namespace
+
+TEST_CASE("every model of the catalog has its exact number of parameters") {
+  const std::vector<std::pair<std::string, std::int64_t>> totals = {
+      {"deepseek-llm-67b", 67'425'001'472}, {"deepseek-llm-7b", 6'910'365'696}, {"gpt3-175b", 174'615'846'912},
+      {"llama-3.1-405b", 405'853'388'800},  {"llama-3.1-70b", 70'553'706'496},  {"llama-3.1-8b", 8'030'261'248},
+      {"megatron-1t", 1'008'038'758'400},   {"megatron-22b", 22'074'273'792},   {"megatron-530b", 529'600'819'200},
+      {"qwen3-32b", 32'762'123'264},
+  };
+  std::vector<std::string> names;
+  for (const auto& entry : totals) {
+    const std::string& name = entry.first;
+    const std::int64_t total = entry.second;
+    CAPTURE(name);
+    names.push_back(name);
+    const Model model = find_model(name);
+    CHECK(model.name == name);
+    CHECK(counted_parameters(model) == total);
+    CHECK(model.published_parameters.value_or(total) == total);
+    CHECK(unsupported(model) == "");
+  }
+  CHECK(model_names() == names);
+}
+
+TEST_CASE("a model file is read key by key") {
+  const Model model = read(kSmall +
+                           "attention_bias: true\n"
+                           "qk_norm: full\n"
+                           "max_position_embeddings: 512\n"
+                           "sliding_window: 16\n"
+                           "published_parameters: 12345\n");
+  Model expected;
+  expected.name = "small";
+  expected.num_hidden_layers = 4;
+  expected.hidden_size = 64;
+  expected.num_attention_heads = 8;
+  expected.num_key_value_heads = 2;
+  expected.head_dim = 8;
+  expected.intermediate_size = 96;
+  expected.vocab_size = 100;
+  expected.gated_mlp = true;
+  expected.tie_word_embeddings = false;
+  expected.position = Position::rope;
+  expected.norm = Norm::rmsnorm;
+  expected.attention_bias = true;
+  expected.qk_norm = QkNorm::full;
+  expected.max_position_embeddings = 512;
+  expected.sliding_window = 16;
+  expected.published_parameters = 12345;
+  CHECK(model == expected);
+}
+
+TEST_CASE("the first layer of every pattern is windowed") {
+  Model model = read(kSmall);
+  const auto windowed = [&] {
+    std::string layers;
+    for (std::int64_t i = 0; i < model.num_hidden_layers; ++i) layers += model.is_windowed(i) ? 'w' : '.';
+    return layers;
+  };
+  CHECK(windowed() == "....");
+  model.sliding_window = 128;
+  CHECK(windowed() == "wwww");
+  model.sliding_window_pattern = 2;
+  CHECK(windowed() == "w.w.");
+  model.sliding_window_pattern = 3;
+  CHECK(windowed() == "w..w");
+}
+
+TEST_CASE("what no graph is built for is named in words") {
+  Model model = read(kSmall);
+  CHECK(unsupported(model) == "");
+  model.attention_sinks = true;
+  CHECK(unsupported(model) == "attention sinks");
+  model.attention_chunk_size = 8192;
+  CHECK(unsupported(model) == "attention sinks, chunked attention");
+
+  // DeepSeek-V3's keys.
+  const Model deepseek = read(
+      "{num_hidden_layers: 61, hidden_size: 7168, num_attention_heads: 128, num_key_value_heads: 128, head_dim: 192,\n"
+      " intermediate_size: 18432, vocab_size: 129280, gated_mlp: true, tie_word_embeddings: false, position: rope,\n"
+      " norm: rmsnorm, n_routed_experts: 256, num_experts_per_tok: 8, moe_intermediate_size: 2048, n_shared_experts: "
+      "1,\n"
+      " first_k_dense_replace: 3, kv_lora_rank: 512, qk_nope_head_dim: 128, qk_rope_head_dim: 64, v_head_dim: 128,\n"
+      " router_bias: true, num_nextn_predict_layers: 1, q_lora_rank: 1536}\n");
+  CHECK(unsupported(deepseek) == "mixture of experts, multi-head latent attention, multi-token prediction");
+}
+
+TEST_CASE("overrides change single keys, and the total is then no longer the published one") {
+  const Model llama = find_model("llama-3.1-8b");
+  const auto overridden = [&](const std::string& keys) {
+    return override_model(llama, YamlCursor::parse(keys, "m.yaml"));
+  };
+  const Model cut = overridden("{num_hidden_layers: 4}");
+  CHECK(cut.num_hidden_layers == 4);
+  CHECK(cut.hidden_size == 4096);
+  CHECK_FALSE(cut.published_parameters.has_value());
+  CHECK(overridden("{}") == llama);
+  CHECK_THROWS_WITH_AS(overridden("{num_key_value_heads: 5}"),
+                       "m.yaml:1:1: the file is wrong together with the model's keys: num_attention_heads 32 is not a "
+                       "multiple of num_key_value_heads 5\n{num_key_value_heads: 5}\n^",
+                       InputError);
+  CHECK_THROWS_WITH_AS(overridden("{layers: 5}"), "m.yaml:1:2: unknown key 'layers'\n{layers: 5}\n ^", InputError);
+}
+
+TEST_CASE("a model may be a file") {
+  const Model model = find_model(std::string(SHARDWRIGHT_SOURCE_DIR) + "/models/catalog/qwen3-32b.yaml");
+  CHECK(model == find_model("qwen3-32b"));
+}
+
+TEST_CASE("a model that is not there is refused") {
+  CHECK_THROWS_WITH_AS(find_model("lama-3.1-8b"),
+                       "unknown model 'lama-3.1-8b': neither a file nor in the catalog (did you mean 'llama-3.1-8b'?)",
+                       InputError);
+  CHECK_THROWS_WITH_AS(find_model("no/such.yaml"), "cannot read 'no/such.yaml': No such file or directory", InputError);
+}
+
+TEST_CASE("keys of a model are checked one by one") {
+  CHECK(fault_of(kSmall) == "no fault");
+  SUBCASE("unknown keys suggest") {
+    CHECK(fault_of(replaced(kSmall, "hidden_size", "hiden_size")) ==
+          "m.yaml:2:1: unknown key 'hiden_size' (did you mean 'hidden_size'?)\nhiden_size: 64\n^");
+  }
+  SUBCASE("what has no safe default is required") {
+    CHECK(fault_of(replaced(kSmall, "gated_mlp: true\n", "")) ==
+          "m.yaml:1:1: 'gated_mlp' is missing\nnum_hidden_layers: 4\n^");
+  }
+  SUBCASE("layers") {
+    CHECK(fault_of(replaced(kSmall, "layers: 4", "layers: -4")) ==
+          "m.yaml:1:20: 'num_hidden_layers' must be between 1 and 10000, got -4\nnum_hidden_layers: -4\n"
+          "                   ^");
+    CHECK(fault_of(replaced(kSmall, "layers: 4", "layers: 10001")) ==
+          "m.yaml:1:20: 'num_hidden_layers' must be between 1 and 10000, got 10001\nnum_hidden_layers: 10001\n"
+          "                   ^");
+  }
+  SUBCASE("10^30 is too wide") {
+    CHECK(fault_of(replaced(kSmall, "size: 64", "size: 1000000000000000000000000000000")) ==
+          "m.yaml:2:14: 'hidden_size' must be between 1 and 1048576, got 1000000000000000000000000000000\n"
+          "hidden_size: 1000000000000000000000000000000\n             ^");
+  }
+  SUBCASE("words") {
+    CHECK(fault_of(replaced(kSmall, "hidden_size: 64", "hidden_size: twelve")) ==
+          "m.yaml:2:14: 'hidden_size' must be a whole number, got 'twelve'\nhidden_size: twelve\n             ^");
+    CHECK(fault_of(replaced(kSmall, "rmsnorm", "layer_norm")) ==
+          "m.yaml:11:7: 'norm' must be one of rmsnorm, layernorm, got 'layer_norm' (did you mean 'layernorm'?)\n"
+          "norm: layer_norm\n      ^");
+  }
+}
+
+TEST_CASE("keys of a model must agree with each other") {
+  SUBCASE("heads that do not divide") {
+    CHECK(fault_of(replaced(kSmall, "value_heads: 2", "value_heads: 3")) ==
+          "m.yaml:3:22: 'num_attention_heads' 8 is not a multiple of num_key_value_heads 3\nnum_attention_heads: 8\n"
+          "                     ^");
+  }
+  SUBCASE("heads too wide together") {
+    CHECK(fault_of(replaced(replaced(kSmall, "attention_heads: 8", "attention_heads: 65536"), "head_dim: 8",
+                            "head_dim: 65536")) ==
+          "m.yaml:3:22: 'num_attention_heads' 65536 of head_dim 65536 make 4294967296, more than 4194304\n"
+          "num_attention_heads: 65536\n                     ^");
+  }
+  SUBCASE("learned positions without a table") {
+    CHECK(fault_of(replaced(kSmall, "position: rope", "position: learned")) ==
+          "m.yaml:1:1: the file needs 'max_position_embeddings': the table of learned positions has that many rows\n"
+          "num_hidden_layers: 4\n^");
+  }
+  SUBCASE("dense layers without a width") {
+    CHECK(fault_of(replaced(kSmall, "intermediate_size: 96\n", "")) ==
+          "m.yaml:1:1: the file needs 'intermediate_size': 4 of its 4 layers are dense\nnum_hidden_layers: 4\n^");
+    // Layers 0 and 2 are dense: layer i is MoE when i + 1 divides by 2.
+    CHECK(fault_of(replaced(kSmall, "intermediate_size: 96\n",
+                            "n_routed_experts: 8\nnum_experts_per_tok: 2\nmoe_intermediate_size: 32\n"
+                            "moe_layer_freq: 2\n")) ==
+          "m.yaml:1:1: the file needs 'intermediate_size': 2 of its 4 layers are dense\nnum_hidden_layers: 4\n^");
+  }
+  SUBCASE("no width where every layer is MoE") {
+    CHECK(fault_of(replaced(kSmall, "intermediate_size: 96\n",
+                            "n_routed_experts: 8\nnum_experts_per_tok: 2\nmoe_intermediate_size: 32\n")) == "no fault");
+  }
+  SUBCASE("experts") {
+    CHECK(fault_of(kSmall + "num_experts_per_tok: 2\n") ==
+          "m.yaml:12:1: 'num_experts_per_tok' needs 'n_routed_experts'\nnum_experts_per_tok: 2\n^");
+    CHECK(fault_of(kSmall + "n_routed_experts: 8\nnum_experts_per_tok: 2\n") ==
+          "m.yaml:12:1: 'n_routed_experts' needs 'moe_intermediate_size'\nn_routed_experts: 8\n^");
+    CHECK(fault_of(kSmall + "n_routed_experts: 8\nnum_experts_per_tok: 9\nmoe_intermediate_size: 32\n") ==
+          "m.yaml:13:22: 'num_experts_per_tok' 9 is more than n_routed_experts 8\nnum_experts_per_tok: 9\n"
+          "                     ^");
+    CHECK(fault_of(kSmall + "shared_expert_gate: true\n") ==
+          "m.yaml:12:1: 'shared_expert_gate' needs 'n_shared_experts'\nshared_expert_gate: true\n^");
+  }
+  SUBCASE("latent attention") {
+    CHECK(fault_of(kSmall + "kv_lora_rank: 512\n") ==
+          "m.yaml:12:1: 'kv_lora_rank' needs 'qk_nope_head_dim'\nkv_lora_rank: 512\n^");
+    CHECK(fault_of(kSmall + "q_lora_rank: 1536\n") ==
+          "m.yaml:12:1: 'q_lora_rank' needs 'kv_lora_rank'\nq_lora_rank: 1536\n^");
+  }
+  SUBCASE("a pattern of no window") {
+    CHECK(fault_of(kSmall + "sliding_window_pattern: 2\n") ==
+          "m.yaml:12:1: 'sliding_window_pattern' needs 'sliding_window'\nsliding_window_pattern: 2\n^");
+  }
+}

@@ -1,0 +1,827 @@
+#include "tests/support/rank_simulator.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <random>
+#include <sstream>
+
+#include "kernels/reference/reference.h"
+
+namespace shardwright {
+namespace {
+
+using reference::Array;
+using reference::In;
+
+constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();
+constexpr double kDropout = 0.25;
+
+std::int64_t product(const std::vector<std::int64_t>& factors) {
+  std::int64_t n = 1;
+  for (std::int64_t f : factors) n *= f;
+  return n;
+}
+
+/// Missing numbers stay missing.
+double combined(double a, double b, bool largest) {
+  if (!largest) return a + b;
+  if (std::isnan(a) || std::isnan(b)) return kMissing;
+  return std::max(a, b);
+}
+
+bool moves_data(ReshardStep kind) { return kind != ReshardStep::slice; }
+
+bool adds(ReshardStep kind) { return kind == ReshardStep::reduce_scatter || kind == ReshardStep::all_reduce; }
+
+/// A pseudo-random number for an element of an operator's output, the same on every rank.
+double dropout_mask(OpId op, std::int64_t element) {
+  std::uint64_t x = static_cast<std::uint64_t>(element) * 0x9E3779B97F4A7C15u + static_cast<std::uint64_t>(op) * 0xBF58476D1CE4E5B9u;
+  x ^= x >> 31;
+  x *= 0x94D049BB133111EBu;
+  x ^= x >> 29;
+  return x % 1024 < static_cast<std::uint64_t>(kDropout * 1024) ? 0.0 : 1.0;
+}
+
+std::string shown(const AxisTuple& tuple) {
+  std::string s;
+  for (AxisId a : tuple) s += (s.empty() ? "" : ",") + std::to_string(a);
+  return s;
+}
+
+std::string shown(const OpGraph& graph, const DimList& dims, const Placement& p) {
+  std::string s = "[";
+  for (int i = 0; i < dims.size(); ++i) {
+    s += (i ? " " : "") + graph.dims()[dims[i]].name;
+    if (p.dims[i].size() > 0) s += ".(" + shown(p.dims[i]) + ")";
+  }
+  s += "]";
+  for (int a = 0; a < 16; ++a)
+    if (p.partial >> a & 1) s += " +" + std::to_string(a);
+  return s;
+}
+
+std::string shown(AxisSet set) {
+  std::string s;
+  for (int a = 0; a < 16; ++a)
+    if (set >> a & 1) s += (s.empty() ? "" : ",") + std::to_string(a);
+  return s;
+}
+
+}  // namespace
+
+WholeData random_data(const OpGraph& graph, const std::vector<std::int64_t>& extents, std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::normal_distribution<double> normal;
+  WholeData data;
+  data.tensors.resize(graph.tensors().size());
+  const auto elements = [&](const DimList& dims) {
+    std::size_t n = 1;
+    for (DimId d : dims) n *= static_cast<std::size_t>(extents[d]);
+    return n;
+  };
+  for (std::size_t i = 0; i < data.tensors.size(); ++i) {
+    const Tensor& t = graph.tensors()[i];
+    const bool given = t.role != TensorRole::activation || static_cast<TensorId>(i) == graph.stream_in;
+    if (!given || t.role == TensorRole::index) continue;
+    data.tensors[i].resize(elements(t.dims));
+    // Weights of norms and biases have one dimension or hang on the last ones; a product keeps its size under 1 / sqrt(rows).
+    double scale = 1.0;
+    for (const Operator& op : graph.ops())
+      if (op.kind == OpKind::contraction && op.inputs[1].tensor == static_cast<TensorId>(i)) {
+        double rows = 1.0;
+        for (DimId d : op.inputs[1].dims)
+          if (!op.outputs[0].dims.has(d)) rows *= static_cast<double>(extents[d]);
+        scale = 1.0 / std::sqrt(rows);
+      }
+    for (double& x : data.tensors[i]) x = scale * normal(random);
+  }
+  for (const Operator& op : graph.ops()) {
+    if (op.kind != OpKind::gather && op.kind != OpKind::vocabulary_pick) continue;
+    const Operand& index = op.inputs[op.kind == OpKind::gather ? 0 : 1];
+    const Operand& table = op.inputs[op.kind == OpKind::gather ? 1 : 0];
+    const DimId rows = op.kind == OpKind::gather ? table.dims[0] : table.dims[table.dims.size() - 1];
+    auto& ids = data.tensors[static_cast<std::size_t>(index.tensor)];
+    ids.resize(elements(index.dims));
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      const bool counts = graph.tensor(index.tensor).name.starts_with("position_ids");
+      ids[i] = static_cast<double>((counts ? i : random()) % static_cast<std::size_t>(extents[rows]));
+    }
+  }
+  const TensorId last = graph.stream_out >= 0 ? graph.stream_out : graph.ops().back().outputs[0].tensor;
+  data.seed.resize(elements(graph.tensor(last).dims));
+  for (double& x : data.seed) x = normal(random);
+  return data;
+}
+
+std::vector<Mutation> mutations(const ShardedGraph& sharded, const Mesh& mesh) {
+  std::vector<Mutation> result;
+  const auto add = [&](int node, int weight, const ReshardSteps& steps) {
+    for (int k = 0; k < steps.count; ++k) {
+      const auto& step = steps.steps[k];
+      if (!moves_data(step.kind)) continue;
+      Mutation m = {Mutation::Kind::drop, node, weight, k, step.axes};
+      result.push_back(m);
+      for (std::size_t a = 0; a < mesh.axes().size(); ++a) {
+        m.axes = bit(static_cast<AxisId>(a));
+        if ((step.axes & m.axes) && step.axes != m.axes) result.push_back(m);
+      }
+      m.axes = step.axes;
+      m.kind = Mutation::Kind::operation;
+      if (adds(step.kind)) result.push_back(m);
+      m.kind = Mutation::Kind::reverse;
+      // Reduced weights are added up whole here, so there is no piece to reverse.
+      if (step.kind != ReshardStep::all_reduce && weight < 0) result.push_back(m);
+    }
+  };
+  for (std::size_t i = 0; i < sharded.nodes.size(); ++i) add(static_cast<int>(i), -1, sharded.nodes[i].steps);
+  for (std::size_t i = 0; i < sharded.weights.size(); ++i) add(-1, static_cast<int>(i), sharded.weights[i].reduction);
+  return result;
+}
+
+std::string describe(const Mutation& m, const OpGraph& graph, const ShardedGraph& sharded) {
+  static const char* const kKinds[] = {"nothing", "drop", "wrong operation", "reverse"};
+  std::ostringstream out;
+  const bool of_node = m.node >= 0;
+  const ReshardSteps& steps = of_node ? sharded.nodes[static_cast<std::size_t>(m.node)].steps
+                                      : sharded.weights[static_cast<std::size_t>(m.weight)].reduction;
+  const ValueId v = of_node ? sharded.nodes[static_cast<std::size_t>(m.node)].outputs[0]
+                            : sharded.weights[static_cast<std::size_t>(m.weight)].gradient;
+  out << kKinds[static_cast<int>(m.kind)] << " " << name_of(steps.steps[m.step].kind) << " over " << shown(m.axes) << " of "
+      << shown(steps.steps[m.step].axes) << (of_node ? ", node " + std::to_string(m.node) : std::string(", weight reduction"))
+      << ", " << (sharded.value(v).gradient ? "d " : "") << graph.tensor(sharded.value(v).tensor).name;
+  return out.str();
+}
+
+std::string describe(const OpGraph& graph, const std::vector<std::int64_t>& extents, const Mesh& mesh,
+                     const Declarations& says, const ShardedGraph& sharded) {
+  std::ostringstream out;
+  out << "mesh:";
+  for (const Mesh::Axis& a : mesh.axes()) out << " " << a.size;
+  out << "\ndims:";
+  for (std::size_t i = 0; i < graph.dims().size(); ++i) {
+    out << " " << graph.dims()[i].name << "=" << extents[i] << " home(" << shown(says.home[i]) << ") stream("
+        << shown(says.stream[i]) << ")";
+  }
+  out << "\ngather_again " << says.gather_again << " merge_sums " << says.merge_sums << " zero " << says.zero << " over "
+      << shown(says.shard_axes) << " keep_parameters " << says.keep_parameters << "\n";
+  for (const auto& pin : says.pins)
+    out << "pin " << graph.op(pin.op).name << " " << graph.dims()[pin.dim].name << " (" << shown(pin.axes) << ")\n";
+  for (std::size_t i = 0; i < sharded.values.size(); ++i) {
+    if (sharded.values[i].maker >= 0) continue;
+    const Value& v = sharded.values[i];
+    out << "given " << i << " " << graph.tensor(v.tensor).name << " "
+        << shown(graph, graph.tensor(v.tensor).dims, v.placement) << "\n";
+  }
+  for (std::size_t i = 0; i < sharded.nodes.size(); ++i) {
+    static const char* const kKinds[] = {"compute", "sum", "reshard", "gather_parameter"};
+    const Node& n = sharded.nodes[i];
+    out << (i == sharded.forward_nodes ? "-- backward\n" : "") << i << " " << kKinds[static_cast<int>(n.kind)];
+    if (n.op >= 0) {
+      out << " " << name_of(graph.op(n.op).kind) << (graph.op(n.op).on_stream ? " on_stream" : "")
+          << (graph.op(n.op).passes_partial ? " passes_partial" : "");
+    }
+    if (n.gradient >= 0) out << " gradient " << static_cast<int>(n.gradient);
+    for (int k = 0; k < n.steps.count; ++k) out << " " << name_of(n.steps.steps[k].kind) << "(" << shown(n.steps.steps[k].axes) << ")";
+    out << ":";
+    for (ValueId v : n.inputs) out << " " << v;
+    out << " ->";
+    for (ValueId v : n.outputs) {
+      const Value& value = sharded.value(v);
+      out << " " << v << " " << (value.gradient ? "d " : "") << graph.tensor(value.tensor).name
+          << shown(graph, graph.tensor(value.tensor).dims, value.placement);
+    }
+    out << "\n";
+  }
+  return out.str();
+}
+
+RankSimulator::RankSimulator(const OpGraph& graph, const std::vector<std::int64_t>& extents, const Mesh& mesh,
+                             const Declarations& says, const ShardedGraph& sharded, const WholeData& data)
+    : graph_(graph), extents_(extents), mesh_(mesh), says_(says), sharded_(sharded), data_(data) {
+  std::int64_t at = 1;
+  for (const Mesh::Axis& a : mesh.axes()) {
+    line_.push_back(at);
+    at *= a.size;
+  }
+  blocks_.resize(sharded.values.size());
+  altered_.resize(sharded.values.size());
+  is_altered_.assign(sharded.values.size(), false);
+  weight_gradients_.resize(sharded.weights.size());
+}
+
+void RankSimulator::complain(const std::string& what) {
+  if (fault_.empty() && !mutating_) fault_ = what;
+}
+
+std::vector<std::int64_t> RankSimulator::local_extents(const DimList& dims, const Placement& p) const {
+  std::vector<std::int64_t> result;
+  for (int i = 0; i < dims.size(); ++i) result.push_back(extents_[dims[i]] / mesh_.size_of(p.dims[i]));
+  return result;
+}
+
+/// Where the rank's block begins in each dimension: the outer axis counts most.
+std::vector<std::int64_t> RankSimulator::offsets(std::int64_t rank, const DimList& dims, const Placement& p) const {
+  std::vector<std::int64_t> result;
+  for (int i = 0; i < dims.size(); ++i) {
+    std::int64_t length = extents_[dims[i]], begin = 0;
+    for (AxisId a : p.dims[i]) {
+      length /= mesh_.axes()[a].size;
+      begin += coordinate(rank, a) * length;
+    }
+    result.push_back(begin);
+  }
+  return result;
+}
+
+RankSimulator::Blocks RankSimulator::blocks_of(const std::vector<double>& whole, const DimList& dims,
+                                               const Placement& placement) const {
+  Blocks result(static_cast<std::size_t>(mesh_.ranks()));
+  const auto n = local_extents(dims, placement);
+  for (std::int64_t rank = 0; rank < mesh_.ranks(); ++rank) {
+    const auto begin = offsets(rank, dims, placement);
+    auto& block = result[static_cast<std::size_t>(rank)];
+    block.resize(static_cast<std::size_t>(product(n)));
+    for (std::size_t e = 0; e < block.size(); ++e) {
+      std::int64_t rest = static_cast<std::int64_t>(e), stride = 1, index = 0;
+      for (int i = dims.size(); i-- > 0;) {
+        const auto k = static_cast<std::size_t>(i);
+        index += (begin[k] + rest % n[k]) * stride;
+        rest /= n[k];
+        stride *= extents_[dims[i]];
+      }
+      block[e] = whole[static_cast<std::size_t>(index)];
+    }
+  }
+  return result;
+}
+
+const RankSimulator::Blocks& RankSimulator::at(ValueId v) const {
+  const auto i = static_cast<std::size_t>(v);
+  return is_altered_[i] ? altered_[i] : blocks_[i];
+}
+
+void RankSimulator::store(ValueId v, Blocks blocks) {
+  const auto i = static_cast<std::size_t>(v);
+  if (mutating_) is_altered_[i] = true;
+  (mutating_ ? altered_ : blocks_)[i] = std::move(blocks);
+}
+
+/// Piece of the flattened block that a rank stores under ZeRO-3.
+struct FlatCut {
+  std::int64_t parts = 1, length = 1;
+};
+
+namespace {
+
+AxisSet stored_axes(const Declarations& says, const Value& weight) {
+  return says.zero == 3 ? static_cast<AxisSet>(says.shard_axes & ~weight.placement.sharded()) : AxisSet{0};
+}
+
+}  // namespace
+
+/// Each rank keeps its piece only.
+void RankSimulator::give_stored_weight(ValueId v, Blocks& blocks) const {
+  const AxisSet cut = stored_axes(says_, sharded_.value(v));
+  const std::int64_t parts = mesh_.size_of(cut);
+  for (std::int64_t rank = 0; rank < mesh_.ranks(); ++rank) {
+    std::int64_t piece = 0;
+    for (std::size_t a = mesh_.axes().size(); a-- > 0;)
+      if (cut >> a & 1) piece = piece * mesh_.axes()[a].size + coordinate(rank, static_cast<AxisId>(a));
+    auto& block = blocks[static_cast<std::size_t>(rank)];
+    const auto length = (block.size() + static_cast<std::size_t>(parts) - 1) / static_cast<std::size_t>(parts);
+    for (std::size_t e = 0; e < block.size(); ++e)
+      if (e / length != static_cast<std::size_t>(piece)) block[e] = kMissing;
+  }
+}
+
+RankSimulator::Blocks RankSimulator::gather_parameter(const Node& node, const Mutation* mutation) {
+  const Blocks& stored = at(node.inputs[0]);
+  const AxisSet cut = node.steps.steps[0].axes;
+  const std::int64_t parts = mesh_.size_of(cut);
+  Blocks result = stored;
+  for (std::int64_t rank = 0; rank < mesh_.ranks(); ++rank) {
+    auto& block = result[static_cast<std::size_t>(rank)];
+    const auto length = (block.size() + static_cast<std::size_t>(parts) - 1) / static_cast<std::size_t>(parts);
+    for (std::size_t e = 0; e < block.size(); ++e) {
+      auto piece = static_cast<std::int64_t>(e / length);
+      std::size_t element = e;
+      if (mutation && mutation->kind == Mutation::Kind::reverse) {
+        piece = parts - 1 - piece;
+        element = static_cast<std::size_t>(piece) * length + e % length;
+      }
+      std::int64_t from = rank;
+      bool missing = element >= block.size();
+      for (std::size_t a = 0; a < mesh_.axes().size(); ++a) {
+        if (!(cut >> a & 1)) continue;
+        const std::int64_t wanted = piece % mesh_.axes()[a].size, own = coordinate(rank, static_cast<AxisId>(a));
+        piece /= mesh_.axes()[a].size;
+        if (mutation && mutation->kind == Mutation::Kind::drop && (mutation->axes >> a & 1) && wanted != own) missing = true;
+        from += (wanted - own) * line_[a];
+      }
+      block[e] = missing ? kMissing : stored[static_cast<std::size_t>(from)][element];
+    }
+  }
+  return result;
+}
+
+RankSimulator::Blocks RankSimulator::move(const Move& what, const Blocks& from, const Mutation* mutation) {
+  AxisSet moved = 0, scattered = 0, reversed = 0;
+  for (int k = 0; k < what.steps.count; ++k) {
+    const auto& step = what.steps.steps[k];
+    if (moves_data(step.kind)) moved = static_cast<AxisSet>(moved | step.axes);
+    if (!mutation || mutation->step != k || mutation->kind != Mutation::Kind::reverse) continue;
+    (step.kind == ReshardStep::reduce_scatter ? scattered : reversed) = step.axes;
+  }
+  const AxisSet dropped = mutation && mutation->kind == Mutation::Kind::drop ? mutation->axes : AxisSet{0};
+  const bool largest = (what.combine == Combine::max) != (mutation && mutation->kind == Mutation::Kind::operation);
+  const auto resolved = static_cast<AxisSet>(what.from.partial & ~what.to.partial);
+  if (resolved & ~moved) complain("a partial axis is resolved by no step");
+
+  // How far the ranks lie whose partial values are added: all coordinates of the resolved axes.
+  std::vector<std::vector<std::int64_t>> terms(static_cast<std::size_t>(mesh_.ranks()));
+  for (std::int64_t rank = 0; rank < mesh_.ranks(); ++rank) {
+    auto& of = terms[static_cast<std::size_t>(rank)] = {0};
+    for (std::size_t a = 0; a < mesh_.axes().size(); ++a) {
+      if (!((resolved & moved & ~dropped) >> a & 1)) continue;
+      std::vector<std::int64_t> longer;
+      for (std::int64_t before : of)
+        for (int c = 0; c < mesh_.axes()[a].size; ++c)
+          longer.push_back(before + (c - coordinate(rank, static_cast<AxisId>(a))) * line_[a]);
+      of = std::move(longer);
+    }
+  }
+
+  const int rank_count = static_cast<int>(mesh_.ranks());
+  const auto n = local_extents(what.dims, what.to), m = local_extents(what.dims, what.from);
+  Blocks result(static_cast<std::size_t>(rank_count));
+  struct Source {
+    std::int64_t ranks, element;
+    bool missing;
+  };
+  for (std::int64_t rank = 0; rank < rank_count; ++rank) {
+    const auto begin = offsets(rank, what.dims, what.to);
+    // By dimension and local index: which rank has it, relative to this one, and where.
+    std::vector<std::vector<Source>> sources(n.size());
+    std::int64_t stride = 1;
+    for (std::size_t i = n.size(); i-- > 0;) {
+      const AxisTuple& cut = what.from.dims[i];
+      for (std::int64_t t = 0; t < n[i]; ++t) {
+        const std::int64_t whole = begin[i] + t;
+        Source s = {0, whole % m[i] * stride, false};
+        std::int64_t piece = whole / m[i];
+        for (int k = cut.size(); k-- > 0;) {
+          const AxisId a = cut[k];
+          const std::int64_t size = mesh_.axes()[a].size, own = coordinate(rank, a);
+          std::int64_t wanted = piece % size;
+          piece /= size;
+          if (wanted != own && !(moved & bit(a))) {
+            complain("no rank of the group holds an element");
+            s.missing = true;
+          }
+          if (reversed & bit(a)) wanted = size - 1 - wanted;
+          if (wanted != own && (dropped & bit(a))) s.missing = true;
+          s.ranks += (wanted - own) * line_[a];
+        }
+        sources[i].push_back(s);
+      }
+      stride *= m[i];
+    }
+    auto& block = result[static_cast<std::size_t>(rank)];
+    block.resize(static_cast<std::size_t>(product(n)));
+    std::vector<std::size_t> index(n.size(), 0);
+    for (double& x : block) {
+      std::int64_t holder = rank, element = 0;
+      bool missing = false;
+      for (std::size_t i = 0; i < n.size(); ++i) {
+        const Source& s = sources[i][index[i]];
+        holder += s.ranks;
+        element += s.element;
+        missing = missing || s.missing;
+      }
+      if (missing) {
+        x = kMissing;
+      } else {
+        bool first = true;
+        for (std::int64_t term : terms[static_cast<std::size_t>(rank)]) {
+          const double part = from[static_cast<std::size_t>(holder + term)][static_cast<std::size_t>(element)];
+          x = first ? part : combined(x, part, largest);
+          first = false;
+        }
+      }
+      for (std::size_t i = n.size(); i-- > 0;) {
+        if (++index[i] < static_cast<std::size_t>(n[i])) break;
+        index[i] = 0;
+      }
+    }
+  }
+  if (!scattered) return result;
+  Blocks swapped(result.size());
+  for (std::int64_t rank = 0; rank < rank_count; ++rank) {
+    std::int64_t other = rank;
+    for (std::size_t a = 0; a < mesh_.axes().size(); ++a)
+      if (scattered >> a & 1)
+        other += (mesh_.axes()[a].size - 1 - 2 * coordinate(rank, static_cast<AxisId>(a))) * line_[a];
+    swapped[static_cast<std::size_t>(rank)] = result[static_cast<std::size_t>(other)];
+  }
+  return swapped;
+}
+
+RankSimulator::Blocks RankSimulator::reshard(const Node& node, const Mutation* mutation) {
+  const Value &from = sharded_.value(node.inputs[0]), &to = sharded_.value(node.outputs[0]);
+  const Tensor& t = graph_.tensor(to.tensor);
+  Blocks result = move({dims_of(node.outputs[0]), from.placement, to.placement, node.steps,
+                        to.gradient ? Combine::sum : t.combine},
+                       at(node.inputs[0]), mutation);
+  if (t.role == TensorRole::index)   // an id that never came is an id outside every table
+    for (auto& block : result)
+      for (double& x : block)
+        if (std::isnan(x)) x = -1.0;
+  return result;
+}
+
+/// A term that is not partial over an axis of the result enters on coordinate 0 of it.
+RankSimulator::Blocks RankSimulator::sum(const Node& node) {
+  const Value& to = sharded_.value(node.outputs[0]);
+  const int dims = dims_of(node.outputs[0]).size();
+  Blocks result(static_cast<std::size_t>(mesh_.ranks()));
+  for (std::int64_t rank = 0; rank < mesh_.ranks(); ++rank) {
+    auto& block = result[static_cast<std::size_t>(rank)];
+    block.assign(at(node.inputs[0])[static_cast<std::size_t>(rank)].size(), 0.0);
+    for (ValueId v : node.inputs) {
+      const Placement& p = sharded_.value(v).placement;
+      if (!p.same_dims(to.placement, dims)) complain("terms of a sum lie in different places");
+      if (p.partial & ~to.placement.partial) complain("a sum forgets a partial axis of a term");
+      bool enters = true;
+      for (std::size_t a = 0; a < mesh_.axes().size(); ++a)
+        if ((to.placement.partial & ~p.partial) >> a & 1) enters = enters && coordinate(rank, static_cast<AxisId>(a)) == 0;
+      const auto& term = at(v)[static_cast<std::size_t>(rank)];
+      for (std::size_t e = 0; enters && e < block.size(); ++e) block[e] += term[e];
+    }
+  }
+  return result;
+}
+
+/// What one rank's kernel is given.
+struct RankSimulator::Arguments {
+  const Operator& op;
+  std::vector<In> operands;                    // by forward operand: inputs, then outputs; empty when not read
+  In dy;
+  std::vector<std::int64_t> extent, begin;     // by dim
+  const OpGraph& graph;
+  const std::vector<std::int64_t>& whole;
+
+  std::vector<std::int64_t> extents(const DimList& dims) const {
+    std::vector<std::int64_t> result;
+    for (DimId d : dims) result.push_back(extent[d]);
+    return result;
+  }
+  std::int64_t elements(const DimList& dims) const { return product(extents(dims)); }
+  reference::Labelled labelled(In data, const DimList& dims) const {
+    return {data, std::vector<int>(dims.begin(), dims.end()), extents(dims)};
+  }
+  const DimList& dims(std::size_t i) const {
+    return i < op.inputs.size() ? op.inputs[i].dims : op.outputs[i - op.inputs.size()].dims;
+  }
+
+  reference::RotaryShape rotary() const {
+    reference::RotaryShape s = {1, 1, 1, 1, 0};
+    const DimList& x = dims(0);
+    bool behind = false;
+    for (int i = 0; i + 1 < x.size(); ++i) {
+      if (graph.dims()[x[i]].name == "sequence") {
+        s.sequence = extent[x[i]];
+        s.first_position = begin[x[i]];
+        behind = true;
+      } else {
+        (behind ? s.inner : s.outer) *= extent[x[i]];
+      }
+    }
+    s.width = extent[x[x.size() - 1]];
+    return s;
+  }
+  std::vector<reference::KeyRange> keys_seen() const {
+    const DimList& x = dims(0);
+    const int sequence = graph.find_dim("sequence");
+    const std::int64_t keys = extent[x[x.size() - 1]];
+    std::vector<reference::KeyRange> seen(static_cast<std::size_t>(elements(x) / keys), {0, keys});
+    if (sequence < 0 || !x.has(static_cast<DimId>(sequence)) || graph.dims()[x[x.size() - 1]].name != "key_sequence") return seen;
+    std::int64_t behind = 1;
+    for (int i = x.find(static_cast<DimId>(sequence)) + 1; i + 1 < x.size(); ++i) behind *= extent[x[i]];
+    const auto d = static_cast<std::size_t>(sequence);
+    for (std::size_t row = 0; row < seen.size(); ++row)
+      seen[row] = reference::causal_range(begin[d] + static_cast<std::int64_t>(row) / behind % extent[d], op.window);
+    return seen;
+  }
+  reference::AttentionShape attention() const {
+    const DimList &q = dims(0), &v = dims(2);
+    return {extent[q[0]], extent[q[1]], extent[v[1]], extent[q[2]], extent[q[3]], extent[q[4]], extent[v[3]], begin[q[1]], op.window};
+  }
+  Array mask() const {
+    const DimList& x = dims(0);
+    Array result(static_cast<std::size_t>(elements(x)));
+    const auto id = static_cast<OpId>(&op - graph.ops().data());
+    for (std::size_t e = 0; e < result.size(); ++e) {
+      std::int64_t rest = static_cast<std::int64_t>(e), stride = 1, index = 0;
+      for (int i = x.size(); i-- > 0;) {
+        index += (begin[x[i]] + rest % extent[x[i]]) * stride;
+        rest /= extent[x[i]];
+        stride *= whole[x[i]];
+      }
+      result[e] = dropout_mask(id, index);
+    }
+    return result;
+  }
+  std::int64_t all_tokens() const {
+    std::int64_t n = 1;
+    for (DimId d : op.inputs[1].dims) n *= whole[d];
+    return n;
+  }
+  std::int64_t columns() const { return extent[last(0)]; }
+  DimId last(std::size_t i) const { return dims(i)[dims(i).size() - 1]; }
+
+  std::vector<Array> forward() const {
+    const auto& in = operands;
+    switch (op.kind) {
+      case OpKind::contraction: {
+        const DimList& out = op.outputs[0].dims;
+        return {reference::contraction(labelled(in[0], dims(0)), labelled(in[1], dims(1)), {out.begin(), out.end()})};
+      }
+      case OpKind::gather:
+        return {reference::gather(in[0], in[1], elements(dims(1)) / extent[dims(1)[0]], begin[dims(1)[0]])};
+      case OpKind::add_bias: return {reference::add_bias(in[0], in[1])};
+      case OpKind::rotary: return {reference::rotary(in[0], rotary())};
+      case OpKind::gelu: return {reference::gelu(in[0])};
+      case OpKind::gated_silu: return {reference::gated_silu(in[0], in[1])};
+      case OpKind::dropout: {
+        Array m = mask();
+        Array y = reference::dropout(in[0], m, kDropout);
+        return {std::move(y), std::move(m)};
+      }
+      case OpKind::rms_norm: return {reference::rms_norm(in[0], in[1])};
+      case OpKind::layer_norm: return {reference::layer_norm(in[0], in[1], in[2])};
+      case OpKind::softmax: return {reference::softmax(in[0], extent[last(0)], keys_seen())};
+      case OpKind::attention: {
+        auto out = reference::attention(in[0], in[1], in[2], attention());
+        return {std::move(out.o), std::move(out.log_sum_exp)};
+      }
+      case OpKind::residual_sum: return {};
+      case OpKind::vocabulary_max: return {reference::vocabulary_max(in[0], columns())};
+      case OpKind::vocabulary_exp_sum: return {reference::vocabulary_exp_sum(in[0], in[1], columns())};
+      case OpKind::vocabulary_pick: return {reference::vocabulary_pick(in[0], in[1], columns(), begin[last(0)])};
+      case OpKind::cross_entropy: return {{reference::cross_entropy(in[0], in[1], in[2], all_tokens())}};
+    }
+    return {};
+  }
+  /// Of every input, in order; those that Gradient::of does not name may be empty.
+  std::vector<Array> backward(const Gradient& gradient) const {
+    const auto& in = operands;
+    switch (op.kind) {
+      case OpKind::contraction: {
+        const auto of = static_cast<std::size_t>(gradient.of[0]), other = 1 - of;
+        std::vector<Array> result(2);
+        result[of] = reference::contraction(labelled(dy, op.outputs[0].dims), labelled(in[other], dims(other)),
+                                            {dims(of).begin(), dims(of).end()});
+        return result;
+      }
+      case OpKind::gather:
+        return {{}, reference::gather_gradient(in[0], dy, elements(dims(1)) / extent[dims(1)[0]], begin[dims(1)[0]], extent[dims(1)[0]])};
+      case OpKind::add_bias: return {{}, reference::add_bias_gradient(dy, elements(dims(1)))};
+      case OpKind::rotary: return {reference::rotary_gradient(dy, rotary())};
+      case OpKind::gelu: return {reference::gelu_gradient(in[0], dy)};
+      case OpKind::gated_silu: {
+        auto d = reference::gated_silu_gradient(in[0], in[1], dy);
+        return {std::move(d.gate), std::move(d.up)};
+      }
+      case OpKind::dropout: return {reference::dropout(dy, in[2], kDropout)};
+      case OpKind::rms_norm:
+      case OpKind::layer_norm: {
+        auto d = op.kind == OpKind::rms_norm ? reference::rms_norm_gradient(in[0], in[1], dy)
+                                             : reference::layer_norm_gradient(in[0], in[1], dy);
+        return {std::move(d.x), std::move(d.weight), std::move(d.bias)};
+      }
+      case OpKind::softmax: return {reference::softmax_gradient(in[1], dy, extent[last(0)])};
+      case OpKind::attention: {
+        auto d = reference::attention_gradient(in[0], in[1], in[2], in[3], in[4], dy, attention());
+        return {std::move(d.q), std::move(d.k), std::move(d.v)};
+      }
+      case OpKind::residual_sum:
+      case OpKind::vocabulary_max: return {};
+      case OpKind::vocabulary_exp_sum: return {reference::vocabulary_exp_sum_gradient(in[0], in[1], dy, columns())};
+      case OpKind::vocabulary_pick: return {reference::vocabulary_pick_gradient(in[1], dy, columns(), begin[last(0)])};
+      case OpKind::cross_entropy:
+        if (gradient.of[0] == 1) return {{}, reference::cross_entropy_gradient_exp_sum(in[1], dy[0], all_tokens())};
+        return {{}, {}, reference::cross_entropy_gradient_picked(elements(dims(2)), dy[0], all_tokens())};
+    }
+    return {};
+  }
+};
+
+/// A dimension lies in one place in one operator, whole where the operator needs it whole; over one axis one input may be
+/// partial; an axis is used once.
+void RankSimulator::check_together(const Node& node) {
+  const Operator& op = graph_.op(node.op);
+  std::vector<const AxisTuple*> places(graph_.dims().size(), nullptr);
+  AxisSet partial = 0;
+  const auto look = [&](ValueId v, const DimList& dims, bool input) {
+    const Placement& p = sharded_.value(v).placement;
+    AxisSet used = p.partial;
+    for (int i = 0; i < dims.size(); ++i) {
+      const AxisTuple*& known = places[dims[i]];
+      if (known && !(*known == p.dims[i])) complain("operands of '" + op.name + "' do not lie together");
+      known = &p.dims[i];
+      if (op.whole.has(dims[i]) && p.dims[i].size() > 0) complain("'" + op.name + "' needs a dimension whole");
+      if (used & set_of(p.dims[i])) complain("an axis is used twice by an operand of '" + op.name + "'");
+      used = static_cast<AxisSet>(used | set_of(p.dims[i]));
+    }
+    if (input && (partial & p.partial)) complain("a product of two partial sums in '" + op.name + "'");
+    if (input && p.partial && !op.passes_partial) complain("a partial value enters '" + op.name + "'");
+    if (input) partial = static_cast<AxisSet>(partial | p.partial);
+  };
+  const auto dims = [&](std::size_t i) -> const DimList& {
+    return i < op.inputs.size() ? op.inputs[i].dims : op.outputs[i - op.inputs.size()].dims;
+  };
+  if (node.gradient < 0) {
+    for (std::size_t i = 0; i < node.inputs.size(); ++i) look(node.inputs[i], dims(i), true);
+    for (std::size_t i = 0; i < node.outputs.size(); ++i) look(node.outputs[i], op.outputs[i].dims, false);
+  } else {
+    const Gradient& g = op.gradients[static_cast<std::size_t>(node.gradient)];
+    look(node.inputs[0], op.outputs[0].dims, true);
+    for (std::size_t i = 0; i < g.reads.size(); ++i) look(node.inputs[i + 1], dims(static_cast<std::size_t>(g.reads[i])), true);
+    for (std::size_t i = 0; i < g.of.size(); ++i) look(node.outputs[i], dims(static_cast<std::size_t>(g.of[i])), false);
+  }
+}
+
+void RankSimulator::compute(const Node& node) {
+  const Operator& op = graph_.op(node.op);
+  if (!mutating_) check_together(node);
+  const bool backward = node.gradient >= 0;
+  const Gradient* gradient = backward ? &op.gradients[static_cast<std::size_t>(node.gradient)] : nullptr;
+  std::vector<Blocks> outputs(node.outputs.size(), Blocks(static_cast<std::size_t>(mesh_.ranks())));
+  for (std::int64_t rank = 0; rank < mesh_.ranks(); ++rank) {
+    const auto r = static_cast<std::size_t>(rank);
+    Arguments a = {op, std::vector<In>(op.inputs.size() + op.outputs.size()), {}, extents_,
+                   std::vector<std::int64_t>(extents_.size(), 0), graph_, extents_};
+    const auto place = [&](ValueId v, const DimList& dims) {
+      const auto n = local_extents(dims, sharded_.value(v).placement), begin = offsets(rank, dims, sharded_.value(v).placement);
+      for (int i = 0; i < dims.size(); ++i) {
+        a.extent[dims[i]] = n[static_cast<std::size_t>(i)];
+        a.begin[dims[i]] = begin[static_cast<std::size_t>(i)];
+      }
+    };
+    for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+      if (backward && i == 0) {
+        a.dy = at(node.inputs[0])[r];
+        place(node.inputs[0], op.outputs[0].dims);
+        continue;
+      }
+      const std::size_t operand = backward ? static_cast<std::size_t>(gradient->reads[i - 1]) : i;
+      a.operands[operand] = at(node.inputs[i])[r];
+      place(node.inputs[i], a.dims(operand));
+    }
+    for (std::size_t i = 0; i < node.outputs.size(); ++i)
+      place(node.outputs[i], backward ? a.dims(static_cast<std::size_t>(gradient->of[i])) : op.outputs[i].dims);
+    std::vector<Array> made = backward ? a.backward(*gradient) : a.forward();
+    for (std::size_t i = 0; i < node.outputs.size(); ++i) {
+      const std::size_t from = backward ? static_cast<std::size_t>(gradient->of[i]) : i;
+      outputs[i][r] = std::move(made[from]);
+      const auto expected = product(local_extents(dims_of(node.outputs[i]), sharded_.value(node.outputs[i]).placement));
+      if (static_cast<std::int64_t>(outputs[i][r].size()) != expected) complain("'" + op.name + "' made a block of another size");
+    }
+  }
+  for (std::size_t i = 0; i < node.outputs.size(); ++i) store(node.outputs[i], std::move(outputs[i]));
+}
+
+void RankSimulator::run_node(std::size_t index, const Mutation& mutation) {
+  const Node& node = sharded_.nodes[index];
+  const Mutation* here = mutation.node == static_cast<int>(index) ? &mutation : nullptr;
+  switch (node.kind) {
+    case Node::Kind::compute: return compute(node);
+    case Node::Kind::sum: return store(node.outputs[0], sum(node));
+    case Node::Kind::reshard: return store(node.outputs[0], reshard(node, here));
+    case Node::Kind::gather_parameter: return store(node.outputs[0], gather_parameter(node, here));
+  }
+}
+
+/// reduce_scatter over `flat` is run as all-reduce, which leaves every rank the piece that it keeps and the others' too.
+void RankSimulator::reduce_weights(const Mutation& mutation) {
+  for (std::size_t i = 0; i < sharded_.weights.size(); ++i) {
+    const WeightState& w = sharded_.weights[i];
+    if (w.gradient < 0) continue;
+    Placement p = sharded_.value(w.gradient).placement;
+    Blocks blocks = at(w.gradient);
+    for (int k = 0; k < w.reduction.count; ++k) {
+      const bool here = mutation.weight == static_cast<int>(i) && mutation.step == k;
+      ReshardSteps one;
+      one.count = 1;
+      one.steps[0] = w.reduction.steps[k];
+      one.steps[0].kind = ReshardStep::all_reduce;
+      Mutation alone = mutation;
+      alone.step = 0;
+      Placement to = p;
+      to.partial = static_cast<AxisSet>(p.partial & ~one.steps[0].axes);
+      blocks = move({dims_of(w.gradient), p, to, one, Combine::sum}, blocks, here ? &alone : nullptr);
+      p = to;
+    }
+    if (p.partial) complain("the gradient of '" + graph_.tensor(w.tensor).name + "' stays partial");
+    weight_gradients_[i] = std::move(blocks);
+  }
+}
+
+void RankSimulator::run() {
+  mutating_ = false;
+  std::fill(is_altered_.begin(), is_altered_.end(), false);
+  for (std::size_t i = 0; i < sharded_.values.size(); ++i) {
+    const Value& v = sharded_.values[i];
+    if (v.maker >= 0) continue;
+    const bool seed = static_cast<ValueId>(i) == sharded_.seed;
+    const auto& whole = seed ? data_.seed : data_.tensors[static_cast<std::size_t>(v.tensor)];
+    blocks_[i] = blocks_of(whole, dims_of(static_cast<ValueId>(i)), v.placement);
+    if (graph_.tensor(v.tensor).role == TensorRole::weight) give_stored_weight(static_cast<ValueId>(i), blocks_[i]);
+  }
+  for (std::size_t i = 0; i < sharded_.nodes.size(); ++i) run_node(i, {});
+  reduce_weights({});
+}
+
+void RankSimulator::run(const Mutation& mutation) {
+  mutating_ = true;
+  std::fill(is_altered_.begin(), is_altered_.end(), false);
+  for (std::size_t i = 0; i < sharded_.nodes.size(); ++i) {
+    bool touched = mutation.node == static_cast<int>(i);
+    for (ValueId v : sharded_.nodes[i].inputs) touched = touched || is_altered_[static_cast<std::size_t>(v)];
+    if (touched) run_node(i, mutation);
+  }
+  reduce_weights(mutation);
+}
+
+std::vector<std::pair<std::string, RankSimulator::Blocks>> RankSimulator::results() const {
+  std::vector<std::pair<std::string, Blocks>> result;
+  ValueId output = sharded_.stream_out;
+  for (const Node& n : sharded_.nodes)
+    if (sharded_.stream_out < 0 && n.kind == Node::Kind::compute && n.gradient < 0) output = n.outputs[0];
+  Placement p = sharded_.value(output).placement;
+  ReshardSteps all;
+  all.count = 1;
+  all.steps[0] = {ReshardStep::all_reduce, p.partial, 0};
+  Placement whole = p;
+  whole.partial = 0;
+  result.emplace_back("output", const_cast<RankSimulator*>(this)->move({dims_of(output), p, whole, all}, at(output)));
+  if (sharded_.stream_in_gradient >= 0) result.emplace_back("gradient of the stream", at(sharded_.stream_in_gradient));
+  for (std::size_t i = 0; i < sharded_.weights.size(); ++i) {
+    const WeightState& w = sharded_.weights[i];
+    if (w.gradient >= 0) result.emplace_back("gradient of " + graph_.tensor(w.tensor).name, weight_gradients_[i]);
+  }
+  return result;
+}
+
+double RankSimulator::output_along_seed() const {
+  const Blocks output = results()[0].second;
+  double sum = 0.0;
+  for (std::size_t i = 0; i < output[0].size(); ++i) sum += output[0][i] * data_.seed[i];
+  return sum;
+}
+
+RankSimulator::Difference RankSimulator::difference(const RankSimulator& one_rank) const {
+  const auto ours = results(), theirs = one_rank.results();
+  if (ours.size() != theirs.size()) return {std::numeric_limits<double>::infinity(), "another number of results"};
+  double largest_gradient = 0.0;
+  for (std::size_t k = 1; k < theirs.size(); ++k)
+    for (double x : theirs[k].second[0]) largest_gradient = std::max(largest_gradient, std::abs(x));
+  Difference worst;
+  for (std::size_t k = 0; k < ours.size(); ++k) {
+    if (ours[k].first != theirs[k].first) return {std::numeric_limits<double>::infinity(), ours[k].first};
+    // A gradient that is zero but for rounding has the others' scale.
+    double scale = k > 0 ? 1e-5 * largest_gradient : 0.0;
+    for (double x : theirs[k].second[0]) scale = std::max(scale, std::abs(x));
+    DimList dims;
+    Placement p;
+    const auto of = [&](ValueId v) {
+      dims = dims_of(v);
+      p = sharded_.value(v).placement;
+      p.partial = 0;
+    };
+    if (k == 0) {
+      for (const Node& n : sharded_.nodes)
+        if (sharded_.stream_out < 0 && n.kind == Node::Kind::compute && n.gradient < 0) of(n.outputs[0]);
+      if (sharded_.stream_out >= 0) of(sharded_.stream_out);
+    } else if (k == 1 && sharded_.stream_in_gradient >= 0) {
+      of(sharded_.stream_in_gradient);
+    } else {
+      std::size_t skipped = sharded_.stream_in_gradient >= 0 ? 2 : 1;
+      for (const WeightState& w : sharded_.weights)
+        if (w.gradient >= 0 && skipped++ == k) of(w.gradient);
+    }
+    const Blocks expected = blocks_of(theirs[k].second[0], dims, p);
+    for (std::size_t r = 0; r < expected.size(); ++r) {
+      if (ours[k].second[r].size() != expected[r].size()) return {std::numeric_limits<double>::infinity(), ours[k].first};
+      for (std::size_t e = 0; e < expected[r].size(); ++e) {
+        const double error = std::abs(ours[k].second[r][e] - expected[r][e]);
+        if (std::isnan(error)) return {std::numeric_limits<double>::infinity(), ours[k].first};
+        if (error > worst.relative * scale) worst = {error / scale, ours[k].first};
+      }
+    }
+  }
+  return worst;
+}
+
+}  // namespace shardwright
