@@ -23,6 +23,8 @@ namespace shardwright {
 
 namespace {
 constexpr std::size_t kLargestFile = std::size_t{16} << 20;
+constexpr std::size_t kLongestLine = std::size_t{1} << 20;
+constexpr std::size_t kMostValues = 500'000;
 constexpr int kDeepestLevel = 100;
 
 /// Counted from 0, in bytes, as yaml-cpp does.
@@ -165,6 +167,19 @@ void check_is_text(std::string_view text, const std::string& file) {
   }
 }
 
+/// yaml-cpp takes a line apart, in case it is a key, before it reports the line's first value: megabytes of brackets in one
+/// line would cost seconds and gigabytes before the limits below are asked.
+void check_lines(const YamlText& text) {
+  std::size_t begin = 0;
+  for (int line = 0; begin < text.text.size(); ++line) {
+    const std::size_t end = std::min(text.text.find('\n', begin), text.text.size());
+    if (end - begin > kLongestLine) {
+      throw InputError(fmt::format("{}:{}:1: a line of {} bytes, more than 1 MiB", text.file, line + 1, end - begin));
+    }
+    begin = end + 1;
+  }
+}
+
 /// Lets yaml-cpp read `text` in place.
 class ReadBuffer : public std::streambuf {
  public:
@@ -231,6 +246,9 @@ class Builder : public YAML::EventHandler {
     if (in_map && !levels_.back().has_key) {
       take_key(kind, mark, value);
       return nullptr;
+    }
+    if (text_.nodes.size() == kMostValues) {
+      throw_at(text_, place(mark), fmt::format("more than {} values", kMostValues));
     }
     YamlNode& node = text_.nodes.emplace_back();
     node.kind = kind;
@@ -389,6 +407,7 @@ YamlCursor YamlCursor::parse(std::string text, std::string name) {
   auto whole = std::make_shared<YamlText>();
   whole->file = std::move(name);
   whole->text = std::move(text);
+  check_lines(*whole);
   build_nodes(*whole);
   const YamlNode* top = &whole->nodes.front();
   return YamlCursor(std::move(whole), top);
