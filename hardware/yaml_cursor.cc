@@ -167,16 +167,27 @@ void check_is_text(std::string_view text, const std::string& file) {
   }
 }
 
-/// yaml-cpp takes a line apart, in case it is a key, before it reports the line's first value: megabytes of brackets in one
-/// line would cost seconds and gigabytes before the limits below are asked.
+/// yaml-cpp looks far ahead before it reports the first value of a line (that may turn out to be a key) or of a bracket
+/// left open. Megabytes of brackets would cost it seconds and gigabytes before the limits of Builder are asked, so the
+/// coarsest excess is refused here.
 void check_lines(const YamlText& text) {
-  std::size_t begin = 0;
-  for (int line = 0; begin < text.text.size(); ++line) {
-    const std::size_t end = std::min(text.text.find('\n', begin), text.text.size());
-    if (end - begin > kLongestLine) {
-      throw InputError(fmt::format("{}:{}:1: a line of {} bytes, more than 1 MiB", text.file, line + 1, end - begin));
+  constexpr int kMostOpen = 10'000;  // some may stand in quotes or comments, hence far above kDeepestLevel
+  int line = 0, open = 0;
+  std::size_t line_begin = 0;
+  for (std::size_t i = 0; i <= text.text.size(); ++i) {
+    const char c = i < text.text.size() ? text.text[i] : '\n';
+    if (c == '[' || c == '{') ++open;
+    if ((c == ']' || c == '}') && open > 0) --open;
+    if (open > kMostOpen) {
+      throw InputError(fmt::format("{}:{}:1: more than {} levels", text.file, line + 1, kDeepestLevel));
     }
-    begin = end + 1;
+    if (c != '\n') continue;
+    if (i - line_begin > kLongestLine) {
+      throw InputError(
+          fmt::format("{}:{}:1: a line of {} bytes, more than 1 MiB", text.file, line + 1, i - line_begin));
+    }
+    line_begin = i + 1;
+    ++line;
   }
 }
 

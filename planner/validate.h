@@ -18,7 +18,13 @@ struct ValidationRow {
   std::vector<std::string> layout_assumed;    ///< layout keys that the planner filled in
 };
 
-/// A row without a prediction. `reason` starts with a phrase of a documented list; after ": " stands the detail.
+/// A row without a prediction. `reason` starts with one of these words; after ": " stands the detail.
+///   kind       not a training row
+///   machine    the catalog has no such GPU
+///   model      an architecture that no graph is built for
+///   layout     a choice that a Layout cannot say, or degrees that cannot be
+///   workload   a size that is not stated, or a task that is not pre-training or full fine-tuning
+///   metric     nothing was published that this version predicts
 struct SkippedRow {
   std::string id, reason;
 };

@@ -69,8 +69,8 @@ Json layout_json(const Layout& layout, std::int64_t global_batch) {
   json["pp"] = layout.pipeline;
   json["vpp"] = layout.virtual_pipeline;
   json["schedule"] = name_of(layout.schedule);
-  json["layers_per_stage"] = layers_per_stage(layout);
-  if (layout.virtual_pipeline > 1) json["layers_per_chunk"] = layout.layers_per_chunk;
+  if (!layout.layers_per_chunk.empty()) json["layers_per_stage"] = layers_per_stage(layout);  // else impossible
+  if (layout.layers_per_chunk.size() > static_cast<std::size_t>(layout.pipeline)) json["layers_per_chunk"] = layout.layers_per_chunk;
   json["ep"] = 1;
   json["etp"] = 1;
   json["dp"] = layout.data;
@@ -113,7 +113,7 @@ Json prediction_json(const Prediction& p) {
   put(json, "exposed_communication_seconds", p.exposed_communication.value);
   put(json, "optimizer_seconds", p.optimizer.value);
   if (!p.stages.empty()) {
-    const StageMemory& worst = p.stages[static_cast<std::size_t>(p.worst_stage)];
+    const StageMemory& worst = p.worst();
     json["memory_allocated_bytes"] = worst.allocated.value;
     json["memory_reserved_bytes"] = worst.reserved.value;
     json["memory_worst_stage"] = p.worst_stage;
@@ -130,6 +130,7 @@ Json priced_json(const PricedLayout& plan, std::int64_t global_batch, std::size_
   if (rank > 0) json["rank"] = rank;
   json["fits"] = plan.fits;
   if (plan.rejection) json["rejection"] = {{"reason", plan.rejection->reason}, {"detail", plan.rejection->detail}};
+  json["precision"] = name_of(plan.precision);
   json["layout"] = layout_json(plan.layout, global_batch);
   json["layout_text"] = to_string(plan.layout);
   json["layout_assumed"] = plan.assumed;

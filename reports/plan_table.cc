@@ -59,6 +59,7 @@ std::vector<LayoutColumn> layout_columns() {
           {{"mb"}, true, number(&Layout::micro_batch)},
           {{"recompute", Align::left}, true, [](const PricedLayout& row) { return short_recompute(row.layout.recompute); }},
           {{"sched"}, false, [](const PricedLayout& row) { return short_schedule(row.layout.schedule); }},
+          {{"type"}, false, [](const PricedLayout& row) { return std::string(name_of(row.precision)); }},
           {{"order"}, false,
            [](const PricedLayout& row) { return row.layout.rank_order == RankOrder::tp_cp_dp_pp ? "dp-pp" : "pp-dp"; }}};
 }
@@ -69,19 +70,20 @@ LayoutColumn predicted(std::string header, std::function<std::string(const Predi
           }};
 }
 
-Bytes worst_reserved(const Prediction& p) { return p.stages[static_cast<std::size_t>(p.worst_stage)].reserved; }
-
 /// Decimals that leave four digits to read: "2.345", "12.35", "123.5", "1235".
 std::string four_digits(double value) {
   const int decimals = value < 9.9995 ? 3 : value < 99.995 ? 2 : value < 999.95 ? 1 : 0;
   return fmt::format("{:.{}f}", value, decimals);
 }
 
-/// Whether a column has something to say: cp of 1 and one schedule or rank order for all is nothing.
+/// Whether a column has something to say: cp of 1, the usual schedule, and one type or rank order for all is nothing.
 bool says_something(const LayoutColumn& column, const std::vector<PricedLayout>& rows) {
   if (column.always) return true;
   if (column.head.header == "cp") {
     return std::any_of(rows.begin(), rows.end(), [](const PricedLayout& row) { return row.layout.context > 1; });
+  }
+  if (column.head.header == "sched") {  // more chunks than one already say interleaved, and 1f1b is the rule
+    return std::any_of(rows.begin(), rows.end(), [](const PricedLayout& row) { return row.layout.schedule == Schedule::gpipe; });
   }
   return std::any_of(rows.begin(), rows.end(),
                      [&](const PricedLayout& row) { return column.cell(row) != column.cell(rows[0]); });
@@ -122,7 +124,7 @@ std::string ranked_table(const std::vector<PricedLayout>& rows, const TableStyle
       predicted("step s", [](const Prediction& p) { return four_digits(p.step.value); }),
       predicted("tok/s/GPU", [](const Prediction& p) { return four_digits(p.tokens_per_second_per_gpu); }),
       predicted("MFU %", [](const Prediction& p) { return fmt::format("{:.1f}", p.mfu * 100); }),
-      predicted("mem GiB", [](const Prediction& p) { return in_gib(worst_reserved(p)); })};
+      predicted("mem GiB", [](const Prediction& p) { return in_gib(p.worst().reserved); })};
   const std::vector<std::string> lines = layout_lines(rows, results, style);
   std::string text;
   for (std::size_t i = 0; i < lines.size(); ++i) {
@@ -158,8 +160,12 @@ std::string runner_up_text(const PricedLayout& best, const PricedLayout& second,
       same_time ? "#2 takes the same time"
                 : fmt::format("#2 takes {} ({}) longer", with_unit(longer), percent(longer / a.step));
   const std::string order = same_time && reasons.empty() ? "; the order between them is that of the layouts' keys" : "";
-  return wrapped(fmt::format("{}{}{}. It has {}.", verdict, reasons, order, layout_differences(second.layout, best.layout)),
-                 style.width);
+  std::string differences = layout_differences(second.layout, best.layout);
+  if (second.precision != best.precision) {
+    differences += fmt::format("{}precision {} instead of {}", differences.empty() ? "" : ", ",
+                               name_of(second.precision), name_of(best.precision));
+  }
+  return wrapped(fmt::format("{}{}{}. It has {}.", verdict, reasons, order, differences), style.width);
 }
 
 /// How many of the rows cannot be told from the best.
@@ -215,7 +221,7 @@ std::string pareto_text(const std::vector<PricedLayout>& front, const TableStyle
   if (front.size() < 2) return "";
   const std::vector<LayoutColumn> results = {
       predicted("step s", [](const Prediction& p) { return four_digits(p.step.value); }),
-      predicted("mem GiB", [](const Prediction& p) { return in_gib(worst_reserved(p)); })};
+      predicted("mem GiB", [](const Prediction& p) { return in_gib(p.worst().reserved); })};
   const std::vector<PricedLayout> rows = sample(front, 5);
   const std::string which = rows.size() == front.size() ? "" : fmt::format(" ({} of {})", rows.size(), front.size());
   std::string text = "\n" + bold(fmt::format("Less memory, for time{}", which), style) + "\n";
@@ -227,7 +233,7 @@ std::string pareto_text(const std::vector<PricedLayout>& front, const TableStyle
 // ---- Nothing fits ----
 
 std::string cheapest_change(const PlanRequest& request, const Prediction& p) {
-  const StageMemory& stage = p.stages[static_cast<std::size_t>(p.worst_stage)];
+  const StageMemory& stage = p.worst();
   const Bytes state = stage.parts.weights + stage.parts.gradients + stage.parts.optimizer;
   const LayoutPins& pins = request.pins;
   const bool pinned = pins.tp || pins.pp || pins.vpp || pins.cp || pins.dp || pins.sequence_parallel || pins.zero ||
@@ -248,16 +254,16 @@ std::string nothing_fits_text(const PlanRequest& request, const PlanResult& resu
   std::string text = red("No layout of this space fits.", style) + "\n\n";
   const std::vector<PricedLayout>& nearest = result.nearest;
   if (!nearest.empty() && nearest[0].prediction) {
-    const Bytes memory = request.machine.memory;
+    const Bytes memory = request.machine.usable_memory();
     const std::vector<LayoutColumn> results = {
         predicted("step s", [](const Prediction& p) { return four_digits(p.step.value); }),
-        predicted("mem GiB", [](const Prediction& p) { return in_gib(worst_reserved(p)); }),
-        predicted("over by", [memory](const Prediction& p) { return in_gib(worst_reserved(p) - memory); })};
+        predicted("mem GiB", [](const Prediction& p) { return in_gib(p.worst().reserved); }),
+        predicted("over by", [memory](const Prediction& p) { return in_gib(p.worst().reserved - memory); })};
     text += bold("Nearest misses", style) + "\n";
     for (const std::string& line : layout_lines(nearest, results, style)) text += line + "\n";
     const Prediction& p = *nearest[0].prediction;
-    text += "\n" + wrapped(fmt::format("#1 misses in stage {} of 0 to {}: a GPU needs {} GiB and has {}.", p.worst_stage,
-                                       p.stages.size() - 1, in_gib(worst_reserved(p)), in_gib(memory)),
+    text += "\n" + wrapped(fmt::format("#1 misses in stage {} of {}: a GPU needs {} GiB and has {}.", p.worst_stage,
+                                       p.stages.size(), in_gib(p.worst().reserved), in_gib(memory)),
                            style.width);
     text += wrapped(cheapest_change(request, p), style.width);
     text += "\n" + worst_stage_text(p, request.machine, style) + "\n";
@@ -283,7 +289,7 @@ std::string plan_table(const PlanRequest& request, const PlanResult& result, con
   text += pareto_text(result.pareto, style) + "\n";
   text += search_text(result.search, true, style);
   text += source_text(best, style) + "\n";
-  text += "#1 in detail:\n" + estimate_command(request, result, asked, plans[0].layout, style);
+  text += "#1 in detail:\n" + estimate_command(request, result, asked, plans[0], style);
   return text;
 }
 

@@ -85,6 +85,7 @@ std::string recompute_text(const Recompute& recompute) {
 }
 
 std::string layers_text(const Layout& layout) {
+  if (layout.layers_per_chunk.empty()) return "";
   const std::vector<int> layers = layers_per_stage(layout);
   std::vector<std::string> runs;
   for (std::size_t begin = 0; begin < layers.size();) {
@@ -119,7 +120,7 @@ std::string question_text(const PlanRequest& request, const PlanResult& result, 
   const Workload& work = result.workload;
   text += wrapped(fmt::format("training, {} sequences of {} tokens = {} tokens a step, {}", grouped(work.global_batch),
                               grouped(work.sequence_length), grouped(work.global_batch * work.sequence_length),
-                              name_of(result.precision)),
+                              request.any_precision ? "any precision" : name_of(result.precision)),
                   style.width);
   const std::string pins = pins_text(request.pins);
   if (!result.is_estimate && !pins.empty()) text += wrapped("pinned: " + pins, style.width);
@@ -153,16 +154,15 @@ std::string step_text(const Prediction& p, const std::string& title, const Table
 }
 
 std::string worst_stage_text(const Prediction& p, const Machine& machine, const TableStyle& style) {
-  const auto worst = static_cast<std::size_t>(p.worst_stage);
-  const StageMemory& stage = p.stages[worst];
+  const StageMemory& stage = p.worst();
   const MemoryParts& parts = stage.parts;
-  std::string text = bold(fmt::format("What fills a GPU of the fullest stage ({} of 0 to {}), in GiB", worst,
-                                      p.stages.size() - 1),
-                          style) +
-                     "\n";
+  const Bytes usable = machine.usable_memory();
+  const std::string which =
+      p.stages.size() > 1 ? fmt::format(" of stage {}, the fullest of {}", p.worst_stage, p.stages.size()) : "";
+  std::string text = bold(fmt::format("What fills a GPU{}, in GiB", which), style) + "\n";
   const int bar_width = std::max(10, style.width - 42);
   const auto add = [&](std::string_view name, Bytes amount) {
-    const double share = static_cast<double>(amount.value) / static_cast<double>(machine.memory.value);
+    const double share = static_cast<double>(amount.value) / static_cast<double>(usable.value);
     const std::string line = fmt::format("  {:<31}{:>7}  {}", name, in_gib(amount), bar(share, bar_width));
     text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
   };
@@ -172,10 +172,10 @@ std::string worst_stage_text(const Prediction& p, const Machine& machine, const 
   add("activations", parts.activations);
   add("transient", parts.transient);
   add("buffers", parts.buffers);
-  add("rounding, driver and libraries", stage.reserved - stage.allocated);
-  const bool over = stage.reserved > machine.memory;
-  const Bytes gap = over ? stage.reserved - machine.memory : machine.memory - stage.reserved;
-  text += fmt::format("  {:<31}{:>7}  of {}: {} {}\n", "reserved", in_gib(stage.reserved), in_gib(machine.memory),
+  add("rounding of the allocator", stage.reserved - stage.allocated);
+  const bool over = stage.reserved > usable;
+  const Bytes gap = over ? stage.reserved - usable : usable - stage.reserved;
+  text += fmt::format("  {:<31}{:>7}  of {} usable: {} {}\n", "reserved", in_gib(stage.reserved), in_gib(usable),
                       in_gib(gap), over ? "too much" : "to spare");
   return text;
 }
@@ -196,13 +196,13 @@ std::string source_text(const Prediction& p, const TableStyle& style) {
 }
 
 std::string estimate_command(const PlanRequest& request, const PlanResult& result, const AskedAs& asked,
-                             const Layout& layout, const TableStyle& style) {
+                             const PricedLayout& plan, const TableStyle& style) {
   std::vector<std::string> words = {"shardwright", "estimate", quoted(asked.model), quoted(asked.machine)};
   const auto add = [&](std::string_view flag, const auto& value) { words.push_back(fmt::format("{} {}", flag, value)); };
   add("--gpus", request.gpus);
   add("--sequence-length", result.workload.sequence_length);
   add("--global-batch", result.workload.global_batch);
-  if (result.precision != DataType::bf16) add("--precision", name_of(result.precision));
+  if (plan.precision != DataType::bf16) add("--precision", name_of(plan.precision));
   const auto width = static_cast<std::size_t>(style.width);
   std::string text = "  ", line;
   for (const std::string& word : words) {
@@ -214,7 +214,10 @@ std::string estimate_command(const PlanRequest& request, const PlanResult& resul
   }
   text += line + " \\\n    --layout ";
   // A backslash at a line's end joins a word only with what starts the next line, so the rest stands at the margin.
-  std::string rest = to_string(layout);
+  Layout named = plan.layout;
+  constexpr std::size_t kLongList = 16;
+  if (!request.pins.layers_per_stage && named.layers_per_chunk.size() > kLongList) named.layers_per_chunk.clear();
+  std::string rest = to_string(named);
   std::size_t room = width - 14;
   while (rest.size() > room) {
     const std::size_t cut = rest.find_last_of(",+", room - 1);

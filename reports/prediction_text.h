@@ -21,13 +21,13 @@ std::string question_text(const PlanRequest& request, const PlanResult& result, 
 /// Where the step goes: its parts with shares and bars.
 std::string step_text(const Prediction& prediction, const std::string& title, const TableStyle& style);
 
-/// What fills a GPU of the fullest stage, against the machine's memory.
+/// What fills a GPU of the fullest stage, against the memory that tensors can have.
 std::string worst_stage_text(const Prediction& prediction, const Machine& machine, const TableStyle& style);
 
 /// Where the numbers come from and how wrong they may be.
 std::string source_text(const Prediction& prediction, const TableStyle& style);
 
-/// "7 + 14 x 8 + 7": layers of each stage, from the first.
+/// "7 + 14 x 8 + 7": layers of each stage, from the first; "" for an impossible layout, which has none.
 std::string layers_text(const Layout& layout);
 
 /// "none", "full", "core_attn+mlp".
@@ -36,8 +36,9 @@ std::string recompute_text(const Recompute& recompute);
 /// "pp 16 instead of 8, micro_batch 2 instead of 1": what of `other` is not as in `layout`.
 std::string layout_differences(const Layout& other, const Layout& layout);
 
-/// The command that prices `layout` again, broken with backslashes so that it can be pasted.
+/// The command that prices `plan` again, broken with backslashes so that it can be pasted. A long list of layers that the
+/// planner chose is left to it again.
 std::string estimate_command(const PlanRequest& request, const PlanResult& result, const AskedAs& asked,
-                             const Layout& layout, const TableStyle& style);
+                             const PricedLayout& plan, const TableStyle& style);
 
 }  // namespace shardwright

@@ -48,7 +48,7 @@ std::string errors_text(const Validation& validation, const TableStyle& style) {
 }
 
 std::string share_text(int part, int whole) {
-  return whole == 0 ? "none to count" : fmt::format("{} of {} ({})", part, whole, percent(static_cast<double>(part) / whole));
+  return whole == 0 ? "none" : fmt::format("{} of {} ({})", part, whole, percent(static_cast<double>(part) / whole));
 }
 
 std::string skipped_text(const Validation& validation, bool verbose, const TableStyle& style) {
@@ -76,15 +76,15 @@ std::string validation_table(const Validation& validation, bool verbose, const T
   std::string text = first_line(validation, style) + errors_text(validation, style) + "\n";
   if (validation.ranking) {
     const RankingSummary& ranking = *validation.ranking;
-    text += wrapped(fmt::format("Ranking inside {} families: Kendall tau {:.2f}; the predicted best is {} slower than the "
-                                "measured best (means).",
+    text += wrapped(fmt::format("Ranking, mean over families ({}): Kendall tau {:.2f}; the predicted best is {} slower "
+                                "than the measured best.",
                                 ranking.families, ranking.kendall_tau_mean, percent(ranking.top_regret_mean)),
                     style.width);
   } else {
     text += "Ranking: no family with layouts to tell apart.\n";
   }
   const OutOfMemory& oom = validation.out_of_memory;
-  text += wrapped(fmt::format("Out of memory: foreseen {}; false alarms {}.",
+  text += wrapped(fmt::format("Out of memory: predicted for {} that ran out, and for {} that did not.",
                               share_text(oom.true_positive, oom.true_positive + oom.false_negative),
                               share_text(oom.false_positive, oom.false_positive + oom.true_negative)),
                   style.width);

@@ -28,11 +28,16 @@ std::string top_help(const std::vector<Command>& commands) {
          "the same), 2 the input is wrong, 3 the machine failed.\n";
 }
 
+std::string sentence(std::string text) {
+  if (!text.empty() && text[0] >= 'a' && text[0] <= 'z') text[0] = static_cast<char>(text[0] - 'a' + 'A');
+  return text + ".";
+}
+
 /// One command as CLI11 sees it. All values are taken as text and none is required: the messages are ours.
 class CommandApp {
  public:
   explicit CommandApp(const Command& command)
-      : command_(command), app_(command.summary + ".", "shardwright " + command.name) {
+      : command_(command), app_(sentence(command.summary), "shardwright " + command.name) {
     app_.allow_extras();
     app_.set_help_flag("--help,-h", "this text");
     const auto keep = [](const CLI::results_t&) { return true; };
@@ -78,15 +83,16 @@ class CommandApp {
 
  private:
   void refuse_extras() const {
-    const std::vector<std::string> extras = app_.remaining();
+    std::vector<std::string> extras = app_.remaining();
+    std::erase(extras, "--");  // CLI11 leaves the separator there
     if (extras.empty()) return;
     const auto option = std::find_if(extras.begin(), extras.end(),
                                      [](const std::string& word) { return word.size() > 1 && word[0] == '-'; });
-    if (option == extras.end()) throw InputError(fmt::format("{}: unexpected argument '{}'", command_.name, extras[0]));
+    if (option == extras.end()) throw InputError(fmt::format("{}: unexpected argument '{}'", command_.name, shown(extras[0])));
     const std::string name = option->substr(0, option->find('='));
     std::vector<std::string_view> known = {"--help"};
     for (const Option& declared : command_.options) known.push_back(declared.name);
-    throw InputError(fmt::format("{}: unknown option '{}'{}", command_.name, name, did_you_mean(name, known)));
+    throw InputError(fmt::format("{}: unknown option '{}'{}", command_.name, shown(name), did_you_mean(name, known)));
   }
 
   void collect_positionals(Arguments& arguments) const {
@@ -105,7 +111,9 @@ class CommandApp {
       const Option& declared = command_.options[i];
       if (options_[i]->count() == 0) continue;
       if (options_[i]->count() > 1) throw InputError(fmt::format("{}: is given twice", declared.name));
-      arguments.options[declared.name] = declared.value.empty() ? "" : options_[i]->results()[0];
+      const std::string value = options_[i]->results()[0];
+      if (declared.value.empty() && value != "true") throw InputError(fmt::format("{}: takes no value", declared.name));
+      arguments.options[declared.name] = declared.value.empty() ? "" : value;
     }
   }
 
@@ -115,6 +123,15 @@ class CommandApp {
 };
 
 }  // namespace
+
+std::string shown(const std::string& text) {
+  constexpr std::size_t kMost = 60;
+  std::string result = text.substr(0, kMost);
+  for (char& c : result) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = '?';
+  }
+  return text.size() > kMost ? result + "..." : result;
+}
 
 Parsed parse_command_line(const std::vector<std::string>& words, const std::vector<Command>& commands) {
   std::vector<std::string_view> names;
@@ -126,12 +143,12 @@ Parsed parse_command_line(const std::vector<std::string>& words, const std::vect
   if (first == "--help" || first == "-h") return {nullptr, {}, top_help(commands)};
   if (first == "--version") return {nullptr, {}, fmt::format("shardwright {}\n", version())};
   if (first.size() > 1 && first[0] == '-') {
-    throw InputError(fmt::format("unknown option '{}' before a command", first));
+    throw InputError(fmt::format("unknown option '{}' before a command", shown(first)));
   }
   const auto found =
       std::find_if(commands.begin(), commands.end(), [&](const Command& command) { return command.name == first; });
   if (found == commands.end()) {
-    throw InputError(fmt::format("unknown command '{}'{}; `shardwright --help` lists them", first,
+    throw InputError(fmt::format("unknown command '{}'{}; `shardwright --help` lists them", shown(first),
                                  did_you_mean(first, names)));
   }
   return CommandApp(*found).parse({words.begin() + 1, words.end()});

@@ -46,6 +46,9 @@ struct Command {
   int (*run)(const Arguments&) = nullptr;
 };
 
+/// What a user typed, fit for a message: one line, not above 60 characters.
+std::string shown(const std::string& text);
+
 /// Either a command to run, or text that answers the command line by itself (--help, --version).
 struct Parsed {
   const Command* command = nullptr;

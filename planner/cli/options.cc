@@ -29,7 +29,7 @@ void read_precision(const Arguments& arguments, PlanRequest& request) {
   const std::string text = arguments.find("--precision").value_or("bf16");
   const std::vector<std::string_view> known(kPrecisions.begin(), kPrecisions.end());
   if (std::find(known.begin(), known.end(), text) == known.end()) {
-    throw InputError(fmt::format("--precision: must be one of {}, got '{}'{}", fmt::join(known, ", "), text,
+    throw InputError(fmt::format("--precision: must be one of {}, got '{}'{}", fmt::join(known, ", "), shown(text),
                                  did_you_mean(text, known)));
   }
   request.any_precision = text == "any";
@@ -47,8 +47,7 @@ void read_precision(const Arguments& arguments, PlanRequest& request) {
 
 std::int64_t whole_number(const std::string& flag, const std::string& text, std::int64_t low, std::int64_t high) {
   const auto refuse = [&] {
-    const std::string shown = text.size() > 60 ? text.substr(0, 60) + "..." : text;
-    throw InputError(fmt::format("{}: must be a whole number between {} and {}, got '{}'", flag, low, high, shown));
+    throw InputError(fmt::format("{}: must be a whole number between {} and {}, got '{}'", flag, low, high, shown(text)));
   };
   const bool digits_only = text.find_first_not_of("0123456789") == std::string::npos;
   const bool leading_zero = text.size() > 1 && text[0] == '0';
@@ -73,7 +72,7 @@ std::vector<Option> question_options() {
           {"--serve", "", "plan serving: not supported in this version"},
           {"--sequence-length", "TOKENS", "tokens in a sequence"},
           {"--global-batch", "SEQUENCES", "sequences in an optimizer step"},
-          {"--precision", "TYPE", "fp32, fp16, bf16 (default), fp8, mxfp8, nvfp4 or any", Completes::words,
+          {"--precision", "TYPE", "fp32 fp16 bf16 (default) fp8 mxfp8 nvfp4, or any", Completes::words,
            {kPrecisions.begin(), kPrecisions.end()}}};
 }
 
@@ -93,15 +92,15 @@ PlanRequest read_question(const Arguments& arguments) {
   if (!gpus) request.gpus = request.machine.gpus_per_node;
   const std::string lacking = unsupported(request.model);
   if (!lacking.empty()) {
-    throw InputError(fmt::format("{}: not supported in this version: {}", arguments.positionals[0], lacking));
+    throw InputError(fmt::format("{}: not supported in this version: {}", shown(arguments.positionals[0]), lacking));
   }
   read_precision(arguments, request);
   request.workload.formats = formats_for(request.precision);
   return request;
 }
 
-Option json_option() { return {"--json", "FILE", "write the answer as JSON; - is stdout, then without text", Completes::files}; }
-Option threads_option() { return {"--threads", "N", "threads to compute with (default: one for each core)"}; }
+Option json_option() { return {"--json", "FILE", "write JSON there; - is stdout, without the text", Completes::files}; }
+Option threads_option() { return {"--threads", "N", "threads to compute with (default: all cores)"}; }
 
 int read_threads(const Arguments& arguments) {
   const std::optional<std::string> text = arguments.find("--threads");

@@ -10,13 +10,14 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <string_view>
 
 namespace shardwright {
 namespace {
 
 [[noreturn]] void fail(const std::string& path, int error) {
-  throw OutputError(fmt::format("{}: cannot be written: {}", path, std::strerror(error)));
+  throw OutputError(fmt::format("cannot write {}: {}", path, std::strerror(error)));
 }
 
 /// 0, or the error.
@@ -89,6 +90,7 @@ void replace_file(const std::string& path, const std::string& text, mode_t mode)
 }  // namespace
 
 void write_file(const std::string& path, const std::string& text) {
+  if (path.empty()) fail("''", ENOENT);
   struct stat status = {};
   const bool exists = ::stat(path.c_str(), &status) == 0;
   if (!exists && errno != ENOENT) fail(path, errno);
@@ -100,14 +102,21 @@ void write_file(const std::string& path, const std::string& text) {
 }
 
 void write_stdout(const std::string& text) {
-  if (const int error = write_all(STDOUT_FILENO, text); error != 0) fail("stdout", error);
+  if (const int error = write_all(STDOUT_FILENO, text); error != 0) fail("to stdout", error);
 }
 
 void write_answer(const Arguments& arguments, const std::string& text, const std::string& json) {
   const std::optional<std::string> path = arguments.find("--json");
   if (path == "-") return write_stdout(json);
-  if (path) write_file(*path, json);
+  // The file first: a reader of stdout that leaves early (`| head`) ends the program. Without it the text is still of use.
+  std::optional<OutputError> failure;
+  try {
+    if (path) write_file(*path, json);
+  } catch (const OutputError& error) {
+    failure = error;
+  }
   write_stdout(text);
+  if (failure) throw *failure;
 }
 
 TableStyle stdout_style() {

@@ -349,6 +349,18 @@ TEST_CASE("deep nesting of any kind is refused, not a crash") {
   CHECK(parse_message(repeated("[", 100'000) + repeated("]", 100'000)) != "nothing was thrown");
 }
 
+TEST_CASE("megabytes that would take yaml-cpp seconds are refused early") {
+  CHECK(parse_message("a: 1\nb: " + std::string(1 << 20, 'x') + "\n") ==
+        "m.yaml:2:1: a line of 1048579 bytes, more than 1 MiB");
+  CHECK(parse_message("a: 1\nb: " + std::string((1 << 20) - 3, 'x') + "\n") == "nothing was thrown");
+  CHECK(parse_message(repeated("[\n", 20'000)) == "m.yaml:10001:1: more than 100 levels");
+  CHECK(parse_message(repeated("[]\n", 1) + "# " + repeated("[ ", 9'000)) == "nothing was thrown");
+  CHECK(parse_message(repeated("- x\n", 600'000)) ==
+        "m.yaml:500000:3: more than 500000 values\n"
+        "- x\n"
+        "  ^");
+}
+
 TEST_CASE("only text is read") {
   const auto text_message = [](std::string_view bytes) { return parse_message(std::string(bytes)); };
   CHECK(text_message(std::string_view("a: \0", 4)) == "m.yaml: is not text: byte 0x00 at offset 3");

@@ -70,7 +70,7 @@ std::string shown(AxisSet set) {
 
 }  // namespace
 
-WholeData random_data(const OpGraph& graph, const std::vector<std::int64_t>& extents, std::uint64_t seed) {
+WholeData draw_data(const OpGraph& graph, const std::vector<std::int64_t>& extents, std::uint64_t seed) {
   std::mt19937_64 random(seed);
   std::normal_distribution<double> normal;
   WholeData data;
@@ -82,8 +82,7 @@ WholeData random_data(const OpGraph& graph, const std::vector<std::int64_t>& ext
   };
   for (std::size_t i = 0; i < data.tensors.size(); ++i) {
     const Tensor& t = graph.tensors()[i];
-    const bool given = t.role != TensorRole::activation || static_cast<TensorId>(i) == graph.stream_in;
-    if (!given || t.role == TensorRole::index) continue;
+    if (t.role != TensorRole::weight && static_cast<TensorId>(i) != graph.stream_in) continue;
     data.tensors[i].resize(elements(t.dims));
     // Weights of norms and biases have one dimension or hang on the last ones; a product keeps its size under 1 / sqrt(rows).
     double scale = 1.0;
@@ -94,7 +93,9 @@ WholeData random_data(const OpGraph& graph, const std::vector<std::int64_t>& ext
           if (!op.outputs[0].dims.has(d)) rows *= static_cast<double>(extents[d]);
         scale = 1.0 / std::sqrt(rows);
       }
-    for (double& x : data.tensors[i]) x = scale * normal(random);
+    // Logits far from zero: only the true maximum keeps the exponentials in range.
+    const double offset = t.name == "logit_offset" ? -1000.0 : 0.0;
+    for (double& x : data.tensors[i]) x = offset + scale * normal(random);
   }
   for (const Operator& op : graph.ops()) {
     if (op.kind != OpKind::gather && op.kind != OpKind::vocabulary_pick) continue;
@@ -210,7 +211,7 @@ RankSimulator::RankSimulator(const OpGraph& graph, const std::vector<std::int64_
   weight_gradients_.resize(sharded.weights.size());
 }
 
-void RankSimulator::complain(const std::string& what) {
+void RankSimulator::complain(const std::string& what) const {
   if (fault_.empty() && !mutating_) fault_ = what;
 }
 
@@ -295,7 +296,7 @@ void RankSimulator::give_stored_weight(ValueId v, Blocks& blocks) const {
   }
 }
 
-RankSimulator::Blocks RankSimulator::gather_parameter(const Node& node, const Mutation* mutation) {
+RankSimulator::Blocks RankSimulator::gather_parameter(const Node& node, const Mutation* mutation) const {
   const Blocks& stored = at(node.inputs[0]);
   const AxisSet cut = node.steps.steps[0].axes;
   const std::int64_t parts = mesh_.size_of(cut);
@@ -325,7 +326,7 @@ RankSimulator::Blocks RankSimulator::gather_parameter(const Node& node, const Mu
   return result;
 }
 
-RankSimulator::Blocks RankSimulator::move(const Move& what, const Blocks& from, const Mutation* mutation) {
+RankSimulator::Blocks RankSimulator::move(const Move& what, const Blocks& from, const Mutation* mutation) const {
   AxisSet moved = 0, scattered = 0, reversed = 0;
   for (int k = 0; k < what.steps.count; ++k) {
     const auto& step = what.steps.steps[k];
@@ -427,7 +428,7 @@ RankSimulator::Blocks RankSimulator::move(const Move& what, const Blocks& from, 
   return swapped;
 }
 
-RankSimulator::Blocks RankSimulator::reshard(const Node& node, const Mutation* mutation) {
+RankSimulator::Blocks RankSimulator::reshard(const Node& node, const Mutation* mutation) const {
   const Value &from = sharded_.value(node.inputs[0]), &to = sharded_.value(node.outputs[0]);
   const Tensor& t = graph_.tensor(to.tensor);
   Blocks result = move({dims_of(node.outputs[0]), from.placement, to.placement, node.steps,
@@ -441,7 +442,7 @@ RankSimulator::Blocks RankSimulator::reshard(const Node& node, const Mutation* m
 }
 
 /// A term that is not partial over an axis of the result enters on coordinate 0 of it.
-RankSimulator::Blocks RankSimulator::sum(const Node& node) {
+RankSimulator::Blocks RankSimulator::sum(const Node& node) const {
   const Value& to = sharded_.value(node.outputs[0]);
   const int dims = dims_of(node.outputs[0]).size();
   Blocks result(static_cast<std::size_t>(mesh_.ranks()));
@@ -619,7 +620,7 @@ struct RankSimulator::Arguments {
 
 /// A dimension lies in one place in one operator, whole where the operator needs it whole; over one axis one input may be
 /// partial; an axis is used once.
-void RankSimulator::check_together(const Node& node) {
+void RankSimulator::check_together(const Node& node) const {
   const Operator& op = graph_.op(node.op);
   std::vector<const AxisTuple*> places(graph_.dims().size(), nullptr);
   AxisSet partial = 0;
@@ -754,70 +755,60 @@ void RankSimulator::run(const Mutation& mutation) {
   reduce_weights(mutation);
 }
 
-std::vector<std::pair<std::string, RankSimulator::Blocks>> RankSimulator::results() const {
-  std::vector<std::pair<std::string, Blocks>> result;
-  ValueId output = sharded_.stream_out;
+ValueId RankSimulator::output() const {
+  if (sharded_.stream_out >= 0) return sharded_.stream_out;
+  ValueId last = -1;
   for (const Node& n : sharded_.nodes)
-    if (sharded_.stream_out < 0 && n.kind == Node::Kind::compute && n.gradient < 0) output = n.outputs[0];
-  Placement p = sharded_.value(output).placement;
+    if (n.kind == Node::Kind::compute && n.gradient < 0) last = n.outputs[0];
+  return last;
+}
+
+std::vector<RankSimulator::Result> RankSimulator::results() const {
+  std::vector<Result> result;
+  const ValueId made = output();
+  const Placement partial = sharded_.value(made).placement;
+  Placement whole = partial;
+  whole.partial = 0;
   ReshardSteps all;
   all.count = 1;
-  all.steps[0] = {ReshardStep::all_reduce, p.partial, 0};
-  Placement whole = p;
-  whole.partial = 0;
-  result.emplace_back("output", const_cast<RankSimulator*>(this)->move({dims_of(output), p, whole, all}, at(output)));
-  if (sharded_.stream_in_gradient >= 0) result.emplace_back("gradient of the stream", at(sharded_.stream_in_gradient));
+  all.steps[0] = {ReshardStep::all_reduce, partial.partial, 0};
+  result.push_back({"output", made, move({dims_of(made), partial, whole, all}, at(made))});
+  const ValueId d_stream = sharded_.stream_in_gradient;
+  if (d_stream >= 0) result.push_back({"gradient of the stream", d_stream, at(d_stream)});
   for (std::size_t i = 0; i < sharded_.weights.size(); ++i) {
     const WeightState& w = sharded_.weights[i];
-    if (w.gradient >= 0) result.emplace_back("gradient of " + graph_.tensor(w.tensor).name, weight_gradients_[i]);
+    if (w.gradient >= 0)
+      result.push_back({"gradient of " + graph_.tensor(w.tensor).name, w.gradient, weight_gradients_[i]});
   }
   return result;
 }
 
 double RankSimulator::output_along_seed() const {
-  const Blocks output = results()[0].second;
+  const Blocks output = results()[0].blocks;
   double sum = 0.0;
   for (std::size_t i = 0; i < output[0].size(); ++i) sum += output[0][i] * data_.seed[i];
   return sum;
 }
 
 RankSimulator::Difference RankSimulator::difference(const RankSimulator& one_rank) const {
-  const auto ours = results(), theirs = one_rank.results();
-  if (ours.size() != theirs.size()) return {std::numeric_limits<double>::infinity(), "another number of results"};
+  constexpr double kWrong = std::numeric_limits<double>::infinity();
+  const std::vector<Result> ours = results(), theirs = one_rank.results();
+  if (ours.size() != theirs.size()) return {kWrong, "another number of results"};
   double largest_gradient = 0.0;
   for (std::size_t k = 1; k < theirs.size(); ++k)
-    for (double x : theirs[k].second[0]) largest_gradient = std::max(largest_gradient, std::abs(x));
+    for (double x : theirs[k].blocks[0]) largest_gradient = std::max(largest_gradient, std::abs(x));
   Difference worst;
   for (std::size_t k = 0; k < ours.size(); ++k) {
-    if (ours[k].first != theirs[k].first) return {std::numeric_limits<double>::infinity(), ours[k].first};
     // A gradient that is zero but for rounding has the others' scale.
     double scale = k > 0 ? 1e-5 * largest_gradient : 0.0;
-    for (double x : theirs[k].second[0]) scale = std::max(scale, std::abs(x));
-    DimList dims;
-    Placement p;
-    const auto of = [&](ValueId v) {
-      dims = dims_of(v);
-      p = sharded_.value(v).placement;
-      p.partial = 0;
-    };
-    if (k == 0) {
-      for (const Node& n : sharded_.nodes)
-        if (sharded_.stream_out < 0 && n.kind == Node::Kind::compute && n.gradient < 0) of(n.outputs[0]);
-      if (sharded_.stream_out >= 0) of(sharded_.stream_out);
-    } else if (k == 1 && sharded_.stream_in_gradient >= 0) {
-      of(sharded_.stream_in_gradient);
-    } else {
-      std::size_t skipped = sharded_.stream_in_gradient >= 0 ? 2 : 1;
-      for (const WeightState& w : sharded_.weights)
-        if (w.gradient >= 0 && skipped++ == k) of(w.gradient);
-    }
-    const Blocks expected = blocks_of(theirs[k].second[0], dims, p);
+    for (double x : theirs[k].blocks[0]) scale = std::max(scale, std::abs(x));
+    const Blocks expected = blocks_of(theirs[k].blocks[0], dims_of(ours[k].value), sharded_.value(ours[k].value).placement);
     for (std::size_t r = 0; r < expected.size(); ++r) {
-      if (ours[k].second[r].size() != expected[r].size()) return {std::numeric_limits<double>::infinity(), ours[k].first};
+      if (ours[k].blocks[r].size() != expected[r].size()) return {kWrong, ours[k].name};
       for (std::size_t e = 0; e < expected[r].size(); ++e) {
-        const double error = std::abs(ours[k].second[r][e] - expected[r][e]);
-        if (std::isnan(error)) return {std::numeric_limits<double>::infinity(), ours[k].first};
-        if (error > worst.relative * scale) worst = {error / scale, ours[k].first};
+        const double error = std::abs(ours[k].blocks[r][e] - expected[r][e]);
+        if (std::isnan(error)) return {kWrong, ours[k].name};
+        if (error > worst.relative * scale) worst = {error / scale, ours[k].name};
       }
     }
   }

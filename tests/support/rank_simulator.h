@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "models/op_graph.h"
@@ -18,7 +17,7 @@ struct WholeData {
   std::vector<double> seed;   // gradient of the graph's output
 };
 /// Random ids below the extent that they index (position_ids count up), random numbers elsewhere.
-WholeData random_data(const OpGraph& graph, const std::vector<std::int64_t>& extents, std::uint64_t seed);
+WholeData draw_data(const OpGraph& graph, const std::vector<std::int64_t>& extents, std::uint64_t seed);
 
 /// One derived collective left out, or done wrong.
 struct Mutation {
@@ -74,25 +73,31 @@ class RankSimulator {
 
   /// Of the output, summed over its elements times the seed.
   double output_along_seed() const;
-  /// Results by name, each rank's own block; partial ones are added up.
-  std::vector<std::pair<std::string, Blocks>> results() const;
 
-  Blocks move(const Move& what, const Blocks& from, const Mutation* mutation = nullptr);
+  Blocks move(const Move& what, const Blocks& from, const Mutation* mutation = nullptr) const;
   /// The block of each rank of a whole array.
   Blocks blocks_of(const std::vector<double>& whole, const DimList& dims, const Placement& placement) const;
 
  private:
   struct Arguments;
+  /// Each rank's block of something that the graph is run for; partial ones are added up.
+  struct Result {
+    std::string name;
+    ValueId value;
+    Blocks blocks;
+  };
+  std::vector<Result> results() const;
+  ValueId output() const;
   const Blocks& at(ValueId v) const;
   void run_node(std::size_t index, const Mutation& mutation);
-  Blocks reshard(const Node& node, const Mutation* mutation);
-  Blocks gather_parameter(const Node& node, const Mutation* mutation);
-  Blocks sum(const Node& node);
+  Blocks reshard(const Node& node, const Mutation* mutation) const;
+  Blocks gather_parameter(const Node& node, const Mutation* mutation) const;
+  Blocks sum(const Node& node) const;
   void compute(const Node& node);
   void store(ValueId v, Blocks blocks);
   void reduce_weights(const Mutation& mutation);
-  void check_together(const Node& node);
-  void complain(const std::string& what);
+  void check_together(const Node& node) const;
+  void complain(const std::string& what) const;
   void give_stored_weight(ValueId v, Blocks& blocks) const;
 
   const DimList& dims_of(ValueId v) const { return graph_.tensor(sharded_.value(v).tensor).dims; }
@@ -113,7 +118,7 @@ class RankSimulator {
   std::vector<char> is_altered_;
   std::vector<Blocks> weight_gradients_;    // by weight, reduced
   bool mutating_ = false;
-  std::string fault_;
+  mutable std::string fault_;               // the first complaint
 };
 
 }  // namespace shardwright

@@ -1,0 +1,286 @@
+#include "planner/validate.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <variant>
+
+#include "planner/measured_rows.h"
+#include "planner/parallel.h"
+#include "planner/plan.h"
+#include "planner/pricer.h"
+#include "planner/validation_summary.h"
+
+namespace shardwright {
+namespace {
+
+/// What a row asks of the planner, or why it cannot.
+using Question = std::variant<PlanRequest, std::string>;
+
+std::string skip(const char* word, const std::string& detail) { return fmt::format("{}: {}", word, detail); }
+
+/// Sequences of a step, also where the row states only the parts of the product.
+std::optional<std::int64_t> global_batch_of(const MeasuredRow& row) {
+  if (row.workload.global_batch) return row.workload.global_batch;
+  const MeasuredLayout& l = row.layout;
+  if (!l.pins.dp) return std::nullopt;
+  if (l.local_batch) return std::int64_t{*l.local_batch} * *l.pins.dp;
+  if (l.pins.micro_batch && l.micro_batches) return std::int64_t{*l.pins.micro_batch} * *l.micro_batches * *l.pins.dp;
+  return std::nullopt;
+}
+
+std::optional<std::int64_t> gpus_of(const MeasuredRow& row) {
+  if (row.hardware.gpus) return row.hardware.gpus;
+  const LayoutPins& p = row.layout.pins;
+  if (!p.dp) return std::nullopt;
+  return std::int64_t{*p.dp} * p.tp.value_or(1) * p.pp.value_or(1) * p.cp.value_or(1);
+}
+
+/// What the row does that a Layout cannot say; "" when it can all be said.
+std::string beyond_layout(const MeasuredRow& row) {
+  const MeasuredLayout& l = row.layout;
+  if (!l.schedule.empty() && !l.pins.schedule) return "schedule " + l.schedule;
+  if (l.recompute_layers) return "recompute of some layers of a stage";
+  if (!l.recompute.empty() && !l.pins.recompute) {
+    std::string modules;
+    for (const std::string& m : l.recompute_modules) modules += (modules.empty() ? "" : "+") + m;
+    return "recompute of " + (modules.empty() ? l.recompute : modules);
+  }
+  if (l.activation_offload_layers.value_or(0) > 0 || !l.activation_offload_modules.empty()) return "activation offload";
+  if (l.optimizer_offload_fraction.value_or(0) > 0) return "optimizer offload";
+  if (l.ep.value_or(1) > 1) return "expert parallelism";
+  return "";
+}
+
+/// Nodes as the row has them: the innermost link level spans `gpus_per_node`, or the NVLink domain.
+void use_nodes_of(const MeasuredRow& row, Machine& machine) {
+  const auto nodes = row.hardware.nvlink_domain ? row.hardware.nvlink_domain : row.hardware.gpus_per_node;
+  if (!nodes || machine.links.empty()) return;
+  machine.gpus_per_node = static_cast<int>(*nodes);
+  machine.links.front().gpus = *nodes;
+}
+
+void use_formats_of(const MeasuredRow& row, TrainingFormats& formats) {
+  const MeasuredWorkload& w = row.workload;
+  if (w.parameter_dtype) formats.parameter = *w.parameter_dtype;
+  if (w.parameter_gather_dtype) formats.parameter_gather = *w.parameter_gather_dtype;
+  if (w.gradient_dtype) formats.gradient = formats.gradient_reduce = *w.gradient_dtype;
+  if (w.reduce_precision == "fp32") formats.gradient_reduce = DataType::fp32;
+  if (w.reduce_precision == "bf16" || w.reduce_precision == "low") formats.gradient_reduce = DataType::bf16;
+  if (w.main_param_dtype) formats.main_parameter = *w.main_param_dtype;
+  if (w.optimizer_state_dtype) formats.optimizer_state = *w.optimizer_state_dtype;
+}
+
+class Machines {
+ public:
+  Machines() : names_(machine_names()) {
+    for (const std::string& n : names_) known_[n] = std::make_unique<Machine>(find_machine(n));
+  }
+  const Machine* find(const std::string& gpu) const {
+    auto m = known_.find(gpu);
+    return m == known_.end() ? nullptr : m->second.get();
+  }
+
+ private:
+  std::vector<std::string> names_;
+  std::map<std::string, std::unique_ptr<Machine>> known_;
+};
+
+Question question_of(const MeasuredRow& row, const Machines& machines) {
+  if (row.kind != MeasuredKind::training) return skip("kind", fmt::format("{} rows are not predicted", name_of(row.kind)));
+  const Machine* machine = machines.find(row.hardware.gpu);
+  if (!machine) return skip("machine", row.hardware.gpu + " is not in the catalog");
+  if (!row.model) return skip("model", "no architecture");
+  if (const std::string what = unsupported(*row.model); !what.empty()) return skip("model", what);
+  if (const std::string what = beyond_layout(row); !what.empty()) return skip("layout", what);
+  if (row.workload.task == "lora") return skip("workload", "LoRA");
+  const auto gpus = gpus_of(row), batch = global_batch_of(row);
+  if (!gpus) return skip("workload", "the number of GPUs is not stated");
+  if (!row.workload.sequence_length) return skip("workload", "sequence_length is not stated");
+  if (!batch) return skip("workload", "global_batch is not stated");
+
+  PlanRequest q;
+  q.model = *row.model;
+  q.machine = *machine;
+  use_nodes_of(row, q.machine);
+  q.gpus = *gpus;
+  q.workload.sequence_length = *row.workload.sequence_length;
+  q.workload.global_batch = *batch;
+  q.precision = row.workload.precision.value_or(DataType::bf16);
+  q.workload.formats = formats_for(q.precision);
+  use_formats_of(row, q.workload.formats);
+  q.workload.fused_attention = row.workload.attention_backend != "unfused";
+  q.pins = row.layout.pins;
+  if (row.layout.optimizer_shard_group && !q.pins.fsdp_group)
+    q.pins.fsdp_group = static_cast<int>(*row.layout.optimizer_shard_group);
+  q.threads = 1;
+  return q;
+}
+
+// ---- metrics ----
+
+/// Forward work of one token in the attention cores of all layers, every key or only the visible half.
+double attention_flops(const Model& model, std::int64_t sequence, bool causal) {
+  double flops = 0;
+  for (std::int64_t layer = 0; layer < model.num_hidden_layers; ++layer) {
+    AttentionSpec spec;
+    spec.heads = model.num_attention_heads;
+    spec.kv_heads = model.num_key_value_heads;
+    spec.query_length = spec.key_length = sequence;
+    spec.head_dim = spec.value_dim = model.head_dim;
+    spec.window = model.is_windowed(layer) ? model.sliding_window : 0;
+    spec.causal = causal;
+    flops += spec.work().value;
+  }
+  return flops / static_cast<double>(sequence);
+}
+
+/// Work of one token, forward and backward, as `convention` counts it (shared schema's README, "FLOP conventions").
+/// `unstated` is taken as the textbook's: the full square of attention.
+double convention_flops(const MeasuredRow& row, const PlanRequest& q, const Pricer& pricer) {
+  const double causal = pricer.model_flops_per_token().value;
+  const double square = 3 * attention_flops(q.model, q.workload.sequence_length, false);
+  const double full = causal + square - 3 * attention_flops(q.model, q.workload.sequence_length, true);
+  const std::string& convention = row.measured.flop_convention;
+  if (convention == "model-causal") return causal;
+  if (convention == "6n-full-attention") return 6 * static_cast<double>(parameters(q.model)) + square;
+  if (convention == "hardware-recompute") return full * 4 / 3;
+  return full;
+}
+
+constexpr double kGiB = 1024.0 * 1024 * 1024;
+
+struct Answer {
+  double value, low, high;
+};
+
+class Metrics {
+ public:
+  Metrics(const MeasuredRow& row, const PlanRequest& q, const PricedLayout& priced)
+      : row_(row), q_(q), priced_(priced), p_(*priced.prediction), pricer_(q.model, q.machine, q.workload) {}
+
+  /// Nothing for a metric that this version does not predict.
+  std::optional<Answer> predict(const std::string& metric) {
+    const double gpus = static_cast<double>(q_.gpus);
+    if (metric == "iteration_seconds") return Answer{p_.step.value, p_.step_low.value, p_.step_high.value};
+    if (metric == "tokens_per_second") return rate(tokens());
+    if (metric == "tokens_per_second_per_gpu") return rate(tokens() / gpus);
+    if (metric == "samples_per_second_per_gpu") return rate(static_cast<double>(q_.workload.global_batch) / gpus);
+    if (metric == "tflops_per_gpu") return rate(flops() * tokens() / gpus / 1e12);
+    if (metric == "mfu") return rate(flops() * tokens() / gpus / peak());
+    if (metric == "hfu" && (priced_.layout.recompute == Recompute{} || priced_.layout.recompute.full))
+      return rate(flops() * (priced_.layout.recompute.full ? 4.0 / 3 : 1) * tokens() / gpus / peak());
+    if (metric == "training_days" && row_.workload.total_tokens)
+      return time(static_cast<double>(*row_.workload.total_tokens) / tokens() / 86400);
+    if (metric == "gpu_hours_per_trillion_tokens") return time(1e12 / tokens() * gpus / 3600);
+    if (metric == "layer_forward_seconds") return layer([](const PassPrice& p) { return p.forward(); });
+    if (metric == "layer_backward_seconds") return layer([](const PassPrice& p) { return p.backward(); });
+    if (metric == "peak_memory_gib" || metric == "allocated_memory_gib" || metric == "peak_memory_gib_by_stage")
+      return memory(&StageMemory::allocated);
+    if (metric == "reserved_memory_gib") return memory(&StageMemory::reserved);
+    return std::nullopt;
+  }
+
+ private:
+  double tokens() const {
+    return static_cast<double>(q_.workload.global_batch) * static_cast<double>(q_.workload.sequence_length);
+  }
+  double flops() const { return convention_flops(row_, q_, pricer_); }
+  double peak() const { return q_.machine.peak[q_.workload.formats.compute].value; }
+  Answer rate(double per_step) const {
+    return {per_step / p_.step.value, per_step / p_.step_high.value, per_step / p_.step_low.value};
+  }
+  Answer time(double steps) const {
+    return {steps * p_.step.value, steps * p_.step_low.value, steps * p_.step_high.value};
+  }
+  template <typename F>
+  Answer layer(const F& part) {
+    const ShapePrice& shape = pricer_.shape(shape_of(priced_.layout));
+    const double seconds = part(shape.layers[0].passes[static_cast<std::size_t>(index_of(priced_.layout.recompute))]).value;
+    const double error = q_.machine.efficiency.relative_error;
+    return {seconds, seconds * (1 - error), seconds * (1 + error)};
+  }
+  Answer memory(Bytes StageMemory::*part) const {
+    Bytes worst;
+    for (const StageMemory& s : p_.stages) worst = std::max(worst, s.*part);
+    const double gib = static_cast<double>(worst.value) / kGiB;
+    return {gib, gib, gib};
+  }
+
+  const MeasuredRow& row_;
+  const PlanRequest& q_;
+  const PricedLayout& priced_;
+  const Prediction& p_;
+  Pricer pricer_;
+};
+
+struct Outcome {
+  std::vector<ValidationRow> rows;
+  std::optional<SkippedRow> skipped;
+};
+
+Outcome predict(const MeasuredRow& row, const Machines& machines) {
+  Outcome outcome;
+  const auto skipped = [&](std::string reason) {
+    outcome.skipped = SkippedRow{row.id, std::move(reason)};
+    return outcome;
+  };
+  const Question question = question_of(row, machines);
+  if (const auto* why = std::get_if<std::string>(&question)) return skipped(*why);
+  const auto& request = std::get<PlanRequest>(question);
+  PlanResult result;
+  try {
+    result = estimate(request);
+  } catch (const InputError& e) {
+    return skipped(skip("layout", e.what()));
+  }
+  const PricedLayout& priced = result.plans.front();
+  if (!priced.prediction) return skipped(skip("layout", priced.rejection->detail));
+
+  const auto add = [&](const std::string& metric, std::optional<double> measured, const Answer& answer) {
+    ValidationRow v{row.id, row.source, row.family, std::string(name_of(row.kind)), row.trust, row.suspect, metric, measured,
+                    answer.value, answer.low, answer.high, std::nullopt, priced.fits, priced.assumed};
+    if (measured) v.relative_error = answer.value / *measured - 1;
+    outcome.rows.push_back(std::move(v));
+  };
+  Metrics metrics(row, request, priced);
+  for (const auto& [metric, measured] : row.measured.numbers)
+    if (const auto answer = metrics.predict(metric)) add(metric, measured, *answer);
+  if (!row.measured.peak_memory_gib_by_stage.empty())
+    add("peak_memory_gib_by_stage",
+        *std::max_element(row.measured.peak_memory_gib_by_stage.begin(), row.measured.peak_memory_gib_by_stage.end()),
+        *metrics.predict("peak_memory_gib_by_stage"));
+  if (row.measured.oom) {
+    const double out = priced.fits ? 0 : 1;
+    ValidationRow v{row.id, row.source, row.family, std::string(name_of(row.kind)), row.trust, row.suspect, "oom", 1,
+                    out, out, out, std::nullopt, priced.fits, priced.assumed};
+    outcome.rows.push_back(std::move(v));
+  }
+  if (outcome.rows.empty()) return skipped(skip("metric", "nothing that is predicted was published"));
+  return outcome;
+}
+
+}  // namespace
+
+Validation validate(const std::vector<std::string>& files, int threads) {
+  std::vector<MeasuredRow> rows;
+  for (const std::string& file : files) {
+    MeasuredFile read = read_measured_rows(YamlCursor::open(file));
+    std::move(read.rows.begin(), read.rows.end(), std::back_inserter(rows));
+  }
+  const Machines machines;
+  std::vector<Outcome> outcomes(rows.size());
+  run_in_parallel(rows.size(), threads, [&](std::size_t i) { outcomes[i] = predict(rows[i], machines); });
+
+  Validation v;
+  for (Outcome& o : outcomes) {
+    std::move(o.rows.begin(), o.rows.end(), std::back_inserter(v.rows));
+    if (o.skipped) v.skipped.push_back(std::move(*o.skipped));
+  }
+  summarise(v);
+  return v;
+}
+
+}  // namespace shardwright
