@@ -22,7 +22,7 @@
 namespace shardwright {
 
 namespace {
-constexpr std::size_t kLargestFile = std::size_t{16} << 20;
+constexpr std::size_t kLargestFile = std::size_t{8} << 20;
 constexpr std::size_t kLongestLine = std::size_t{1} << 20;
 constexpr std::size_t kMostValues = 500'000;
 constexpr int kDeepestLevel = 100;
@@ -338,7 +338,7 @@ std::string read_file(const std::string& path) {
   if (!std::filesystem::is_regular_file(status)) refuse("it is not a regular file");
   const std::uintmax_t size = std::filesystem::file_size(path, error);
   if (error) refuse(error.message());
-  if (size > kLargestFile) refuse(fmt::format("it has {} bytes, more than 16 MiB", size));
+  if (size > kLargestFile) refuse(fmt::format("it has {} bytes, more than 8 MiB", size));
 
   errno = 0;
   std::ifstream in(path, std::ios::binary);
@@ -411,7 +411,7 @@ YamlCursor YamlCursor::open(const std::string& path) { return parse(read_file(pa
 
 YamlCursor YamlCursor::parse(std::string text, std::string name) {
   if (text.size() > kLargestFile) {
-    throw InputError(fmt::format("cannot read '{}': it has {} bytes, more than 16 MiB", name, text.size()));
+    throw InputError(fmt::format("cannot read '{}': it has {} bytes, more than 8 MiB", name, text.size()));
   }
   check_is_text(text, name);
   if (text.starts_with("\xEF\xBB\xBF")) text.erase(0, 3);  // a byte order mark is not part of the first line

@@ -18,7 +18,7 @@ struct YamlText;
 /// One place in a YAML file: a value, how it was reached, and where it stands. All YAML is read through this class, so
 /// every complaint carries `file:line:column`, the line and a caret.
 ///
-/// A key given twice, an alias or anchor, a file above 16 MiB, more than 100 levels, text that is not UTF-8, and
+/// A key given twice, an alias or anchor, a file above 8 MiB, more than 100 levels, text that is not UTF-8, and
 /// anything that is not a regular file are refused with an InputError. Numbers are decimal: `012`, `0x1F`, `1_000` are
 /// refused. A cursor shares ownership of its file: it may outlive the call that made it.
 class YamlCursor {

@@ -368,22 +368,23 @@ std::vector<int> in_flight(Schedule schedule, int stages, int chunks, int micro_
   // Past the warm-up the counts repeat with every group of chunk-forwards, and between two changes of chunk, of the
   // forwards or of the backwards, each step adds the same weight. So the peak is at a change within the first group.
   // When the forwards have run out, counts only fall.
-  const auto weighed = [&](const std::vector<int>& counts) {
-    double sum = 0;
-    for (int c = 0; c < chunks; ++c) sum += counts[c] * weight[c];
-    return sum;
-  };
-  double peak = weighed(most);
-  std::vector<int> counts(chunks);
+  double sum = 0;
+  for (int c = 0; c < chunks; ++c) sum += most[c] * weight[c];
+  double peak = sum;
+  std::int64_t at = 0;
   const std::int64_t last = std::min(n - 1 - ahead, std::int64_t{stages} * chunks - 1);
   for (std::int64_t j = 0; j < last;) {  // after ahead + 1 + j forwards and j backwards
-    j = std::min({last, j + stages - j % stages, j + stages - (ahead + 1 + j) % stages});
-    alive(ahead + 1 + j, j, stages, counts);
-    if (const double sum = weighed(counts); sum > peak) {
+    const std::int64_t next = std::min({last, j + stages - j % stages, j + stages - (ahead + 1 + j) % stages});
+    const double forward = weight[chunk_of(ahead + 1 + j, stages, chunks, Task::Kind::forward)];
+    const double backward = weight[chunk_of(j, stages, chunks, Task::Kind::backward)];
+    sum += static_cast<double>(next - j) * (forward - backward);
+    j = next;
+    if (sum > peak) {
       peak = sum;
-      most = counts;
+      at = j;
     }
   }
+  if (at > 0) alive(ahead + 1 + at, at, stages, most);
   return most;
 }
 

@@ -440,12 +440,12 @@ TEST_CASE("what is no readable file is one clear line") {
   CHECK(open_message(empty) == empty + ":1:1: the file is empty\n\n^");
 }
 
-TEST_CASE("a file above 16 MiB is refused by its size") {
+TEST_CASE("a file above 8 MiB is refused by its size") {
   const TemporaryFolder folder;
   const std::string path = folder.write("big.yaml", "a: 1\n");
   std::filesystem::resize_file(path, std::uintmax_t{1} << 30);  // sparse
   CHECK(message_of([&] { YamlCursor::open(path); }) ==
-        "cannot read '" + path + "': it has 1073741824 bytes, more than 16 MiB");
-  CHECK(parse_message(std::string((16 << 20) + 1, ' ')) ==
-        "cannot read 'm.yaml': it has 16777217 bytes, more than 16 MiB");
+        "cannot read '" + path + "': it has 1073741824 bytes, more than 8 MiB");
+  CHECK(parse_message(std::string((8 << 20) + 1, ' ')) ==
+        "cannot read 'm.yaml': it has 8388609 bytes, more than 8 MiB");
 }
