@@ -19,6 +19,8 @@
 #include <system_error>
 #include <unordered_map>
 
+#include "hardware/json_events.h"
+
 namespace shardwright {
 
 namespace {
@@ -314,6 +316,7 @@ class Builder : public YAML::EventHandler {
 };
 
 void build_nodes(YamlText& text) {
+  check_lines(text);
   ReadBuffer buffer(text.text);
   std::istream stream(&buffer);
   Builder builder(text);
@@ -324,6 +327,76 @@ void build_nodes(YamlText& text) {
     throw_at(text, {error.mark.line, error.mark.column}, "this is not YAML: " + printable(error.msg));
   }
   if (text.nodes.empty()) throw_at(text, {}, "the file is empty");
+}
+
+/// Hands JSON to the builder as if it were YAML.
+class JsonToBuilder : public JsonEvents {
+ public:
+  explicit JsonToBuilder(YamlText& text) : text_(text.text), builder_(text) {}
+
+  void text(std::size_t at, const std::string& value) override { builder_.OnScalar(mark(at), "!", 0, value); }
+  void word(std::size_t at, const std::string& value) override { builder_.OnScalar(mark(at), "?", 0, value); }
+  void nothing(std::size_t at) override { builder_.OnNull(mark(at), 0); }
+  void open_map(std::size_t at) override {
+    builder_.OnMapStart(mark(at), "", 0, YAML::EmitterStyle::Flow);
+    open_.push_back(true);
+  }
+  void open_list(std::size_t at) override {
+    builder_.OnSequenceStart(mark(at), "", 0, YAML::EmitterStyle::Flow);
+    open_.push_back(false);
+  }
+  void close() override {
+    if (open_.back()) {
+      builder_.OnMapEnd();
+    } else {
+      builder_.OnSequenceEnd();
+    }
+    open_.pop_back();
+  }
+
+  /// Places are asked for in the order of the text.
+  YAML::Mark mark(std::size_t at) {
+    for (; offset_ < at; ++offset_) {
+      if (text_[offset_] != '\n') continue;
+      ++line_;
+      line_begin_ = offset_ + 1;
+    }
+    YAML::Mark result;
+    result.pos = static_cast<int>(at);
+    result.line = line_;
+    result.column = static_cast<int>(at - line_begin_);
+    return result;
+  }
+
+ private:
+  const std::string& text_;
+  Builder builder_;
+  std::vector<bool> open_;  // maps are true
+  std::size_t offset_ = 0, line_begin_ = 0;
+  int line_ = 0;
+};
+
+void build_nodes_of_json(YamlText& text) {
+  JsonToBuilder events(text);
+  const std::optional<JsonFault> fault = read_json(text.text, events);
+  if (!fault) return;
+  const YAML::Mark mark = events.mark(fault->at);
+  throw_at(text, {mark.line, mark.column}, "this is not JSON: " + printable(fault->message));
+}
+
+using BuildNodes = void (*)(YamlText&);
+
+std::shared_ptr<const YamlText> whole_file(std::string text, std::string name, BuildNodes build) {
+  if (text.size() > kLargestFile) {
+    throw InputError(fmt::format("cannot read '{}': it has {} bytes, more than 8 MiB", name, text.size()));
+  }
+  check_is_text(text, name);
+  if (text.starts_with("\xEF\xBB\xBF")) text.erase(0, 3);  // a byte order mark is not part of the first line
+  auto whole = std::make_shared<YamlText>();
+  whole->file = std::move(name);
+  whole->text = std::move(text);
+  build(*whole);
+  return whole;
 }
 
 std::string read_file(const std::string& path) {
@@ -408,24 +481,23 @@ std::string range_message(Number low, Number high, std::string_view got) {
 }  // namespace
 
 YamlCursor YamlCursor::open(const std::string& path) { return parse(read_file(path), path); }
+YamlCursor YamlCursor::open_json(const std::string& path) { return parse_json(read_file(path), path); }
 
 YamlCursor YamlCursor::parse(std::string text, std::string name) {
-  if (text.size() > kLargestFile) {
-    throw InputError(fmt::format("cannot read '{}': it has {} bytes, more than 8 MiB", name, text.size()));
-  }
-  check_is_text(text, name);
-  if (text.starts_with("\xEF\xBB\xBF")) text.erase(0, 3);  // a byte order mark is not part of the first line
-  auto whole = std::make_shared<YamlText>();
-  whole->file = std::move(name);
-  whole->text = std::move(text);
-  check_lines(*whole);
-  build_nodes(*whole);
+  std::shared_ptr<const YamlText> whole = whole_file(std::move(text), std::move(name), build_nodes);
+  const YamlNode* top = &whole->nodes.front();
+  return YamlCursor(std::move(whole), top);
+}
+
+YamlCursor YamlCursor::parse_json(std::string text, std::string name) {
+  std::shared_ptr<const YamlText> whole = whole_file(std::move(text), std::move(name), build_nodes_of_json);
   const YamlNode* top = &whole->nodes.front();
   return YamlCursor(std::move(whole), top);
 }
 
 bool YamlCursor::is_map() const { return node_->kind == YamlNode::Kind::map; }
 bool YamlCursor::is_list() const { return node_->kind == YamlNode::Kind::list; }
+bool YamlCursor::is_nothing() const { return node_->kind == YamlNode::Kind::nothing; }
 
 YamlCursor YamlCursor::at(std::string_view key) const {
   if (std::optional<YamlCursor> found = find(key)) return *found;

@@ -27,9 +27,13 @@ class YamlCursor {
   static YamlCursor open(const std::string& path);
   /// The top of `text`; `name` stands for the file in messages.
   static YamlCursor parse(std::string text, std::string name);
+  /// The same of JSON, whose values are a part of YAML's: strict JSON, with the refusals and messages of this class.
+  static YamlCursor open_json(const std::string& path);
+  static YamlCursor parse_json(std::string text, std::string name);
 
   bool is_map() const;
   bool is_list() const;
+  bool is_nothing() const;  ///< null, or a key without a value
 
   /// The value of `key`; InputError at this map's place when it is missing.
   YamlCursor at(std::string_view key) const;

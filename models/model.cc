@@ -44,6 +44,8 @@ constexpr IntegerKey kIntegerKeys[] = {
     {"moe_intermediate_size", &Model::moe_intermediate_size, 1, kWidest},
     {"n_shared_experts", &Model::n_shared_experts, 1, 1 << 16},
     {"shared_expert_intermediate_size", &Model::shared_expert_intermediate_size, 1, kWidest},
+    {"n_group", &Model::n_group, 1, 1 << 16},
+    {"topk_group", &Model::topk_group, 1, 1 << 16},
     {"first_k_dense_replace", &Model::first_k_dense_replace, 0, kMostLayers},
     {"moe_layer_freq", &Model::moe_layer_freq, 1, kMostLayers},
     {"q_lora_rank", &Model::q_lora_rank, 1, kWidest},
@@ -82,19 +84,14 @@ std::vector<std::string_view> model_keys() {
   return keys;
 }
 
-/// Overwrites what `keys` states.
-void apply(const YamlCursor& keys, Model& model) {
+const std::vector<std::string_view> kPositions = {"rope", "learned"};
+const std::vector<std::string_view> kNorms = {"rmsnorm", "layernorm"};
+const std::vector<std::string_view> kQkNorms = {"none", "head", "full"};
+
+/// Overwrites what `keys` states; `extra_keys` are someone else's.
+void apply(const YamlCursor& keys, const std::vector<std::string_view>& extra_keys, Model& model) {
   for (const auto& [name, value] : keys.entries()) {
-    for (const IntegerKey& key : kIntegerKeys) {
-      if (key.name == name) model.*key.field = value.integer(key.low, key.high);
-    }
-    for (const FlagKey& key : kFlagKeys) {
-      if (key.name == name) model.*key.field = value.boolean();
-    }
-    if (name == "position") model.position = static_cast<Position>(value.one_of({"rope", "learned"}));
-    if (name == "norm") model.norm = static_cast<Norm>(value.one_of({"rmsnorm", "layernorm"}));
-    if (name == "qk_norm") model.qk_norm = static_cast<QkNorm>(value.one_of({"none", "head", "full"}));
-    if (name == "published_parameters") model.published_parameters = value.integer(1, std::int64_t{1} << 62);
+    if (std::find(extra_keys.begin(), extra_keys.end(), name) == extra_keys.end()) set_model_key(model, name, value);
   }
 }
 
@@ -168,6 +165,25 @@ void check_feed_forward(const Model& model, const YamlCursor& keys) {
   }
 }
 
+void check_groups(const Model& model, const YamlCursor& keys) {
+  const std::int64_t groups = model.n_group, experts = model.n_routed_experts;
+  check_needs(keys, groups, "n_group", experts, "n_routed_experts");
+  check_needs(keys, groups, "n_group", model.topk_group, "topk_group");
+  check_needs(keys, model.topk_group, "topk_group", groups, "n_group");
+  if (groups == 0) return;
+  if (experts % groups != 0) {
+    fail_about(keys, "n_routed_experts", experts, fmt::format("is not a multiple of n_group {}", groups));
+  }
+  if (model.topk_group > groups) {
+    fail_about(keys, "topk_group", model.topk_group, fmt::format("is more than n_group {}", groups));
+  }
+  const std::int64_t reachable = model.topk_group * (experts / groups);
+  if (model.num_experts_per_tok > reachable) {
+    fail_about(keys, "num_experts_per_tok", model.num_experts_per_tok,
+               fmt::format("is more than the {} experts of topk_group {}", reachable, model.topk_group));
+  }
+}
+
 void check_latent_attention(const Model& model, const YamlCursor& keys) {
   const std::int64_t rank = model.kv_lora_rank;
   check_needs(keys, rank, "kv_lora_rank", model.qk_nope_head_dim, "qk_nope_head_dim");
@@ -179,14 +195,56 @@ void check_latent_attention(const Model& model, const YamlCursor& keys) {
   check_needs(keys, model.v_head_dim, "v_head_dim", rank, "kv_lora_rank");
 }
 
-void check(const Model& model, const YamlCursor& keys) {
+}  // namespace
+
+void set_model_key(Model& model, std::string_view name, const YamlCursor& value) {
+  for (const IntegerKey& key : kIntegerKeys) {
+    if (key.name == name) return static_cast<void>(model.*key.field = value.integer(key.low, key.high));
+  }
+  for (const FlagKey& key : kFlagKeys) {
+    if (key.name == name) return static_cast<void>(model.*key.field = value.boolean());
+  }
+  if (name == "position") {
+    model.position = static_cast<Position>(value.one_of(kPositions));
+  } else if (name == "norm") {
+    model.norm = static_cast<Norm>(value.one_of(kNorms));
+  } else if (name == "qk_norm") {
+    model.qk_norm = static_cast<QkNorm>(value.one_of(kQkNorms));
+  } else {
+    assert(name == "published_parameters" && "a key of a model");
+    model.published_parameters = value.integer(1, std::int64_t{1} << 62);
+  }
+}
+
+Model checked_model(Model model, const YamlCursor& keys) {
   check_heads(model, keys);
   check_positions(model, keys);
   check_feed_forward(model, keys);
+  check_groups(model, keys);
   check_latent_attention(model, keys);
+  if (model.n_group == 1) model.n_group = model.topk_group = 0;
+  return model;
 }
 
-}  // namespace
+std::string model_yaml(const Model& model) {
+  const Model absent;
+  std::string text;
+  const auto required = [](std::string_view name) {
+    return std::find(std::begin(kRequiredKeys), std::end(kRequiredKeys), name) != std::end(kRequiredKeys);
+  };
+  const auto add = [&](std::string_view name, const auto& value) { text += fmt::format("{}: {}\n", name, value); };
+  for (const IntegerKey& key : kIntegerKeys) {
+    if (required(key.name) || model.*key.field != absent.*key.field) add(key.name, model.*key.field);
+  }
+  for (const FlagKey& key : kFlagKeys) {
+    if (required(key.name) || model.*key.field != absent.*key.field) add(key.name, model.*key.field);
+  }
+  add("position", kPositions[static_cast<std::size_t>(model.position)]);
+  add("norm", kNorms[static_cast<std::size_t>(model.norm)]);
+  if (model.qk_norm != QkNorm::none) add("qk_norm", kQkNorms[static_cast<std::size_t>(model.qk_norm)]);
+  if (model.published_parameters) add("published_parameters", *model.published_parameters);
+  return text;
+}
 
 bool Model::is_windowed(std::int64_t layer) const {
   assert(layer >= 0 && layer < num_hidden_layers && "a layer of this model");
@@ -210,18 +268,16 @@ Model read_model(const YamlCursor& top, std::string name, const std::vector<std:
   for (const std::string_view key : kRequiredKeys) top.at(key);
   Model model;
   model.name = std::move(name);
-  apply(top, model);
-  check(model, top);
-  return model;
+  apply(top, extra_keys, model);
+  return checked_model(std::move(model), top);
 }
 
 Model override_model(Model base, const YamlCursor& keys) {
   keys.only_keys(model_keys());
-  apply(keys, base);
+  apply(keys, {}, base);
   // Another shape than the checkpoint's has another total.
   if (!keys.entries().empty() && !keys.find("published_parameters")) base.published_parameters.reset();
-  check(base, keys);
-  return base;
+  return checked_model(std::move(base), keys);
 }
 
 Model find_model(const std::string& name_or_path) {

@@ -36,6 +36,7 @@ struct Model {
   std::int64_t attention_chunk_size = 0;
   std::int64_t n_routed_experts = 0, num_experts_per_tok = 0, moe_intermediate_size = 0;
   std::int64_t n_shared_experts = 0, shared_expert_intermediate_size = 0;
+  std::int64_t n_group = 0, topk_group = 0;  // a token's experts lie in topk_group of n_group equal groups
   std::int64_t first_k_dense_replace = 0, moe_layer_freq = 1;
   std::int64_t q_lora_rank = 0, kv_lora_rank = 0, qk_nope_head_dim = 0, qk_rope_head_dim = 0, v_head_dim = 0;
   std::int64_t num_nextn_predict_layers = 0;
@@ -64,6 +65,17 @@ Model read_model(const YamlCursor& top, std::string name, const std::vector<std:
 
 /// The same keys applied on top of a model (`overrides` of measured rows).
 Model override_model(Model base, const YamlCursor& keys);
+
+/// One key of a model file, read from `value` with that key's range and words, wherever it stands.
+/// Precondition: `key` is one of the keys of Model.
+void set_model_key(Model& model, std::string_view key, const YamlCursor& value);
+
+/// The model, when its keys agree with each other. Throws InputError: at the key where `keys` states it, else at
+/// `keys`. One group of experts is no limit, so n_group 1 becomes 0.
+Model checked_model(Model model, const YamlCursor& keys);
+
+/// A model file: read_model() makes the same model of it, but for the name.
+std::string model_yaml(const Model& model);
 
 /// MODEL as users give it: a catalog name or a file's path (then the model is called as the file without its ending).
 /// InputError names the nearest catalog name.

@@ -6,22 +6,38 @@ namespace shardwright {
 
 std::string_view name_of(OpKind kind) {
   switch (kind) {
-    case OpKind::contraction: return "contraction";
-    case OpKind::gather: return "gather";
-    case OpKind::add_bias: return "add_bias";
-    case OpKind::rotary: return "rotary";
-    case OpKind::gelu: return "gelu";
-    case OpKind::gated_silu: return "gated_silu";
-    case OpKind::dropout: return "dropout";
-    case OpKind::rms_norm: return "rms_norm";
-    case OpKind::layer_norm: return "layer_norm";
-    case OpKind::softmax: return "softmax";
-    case OpKind::attention: return "attention";
-    case OpKind::residual_sum: return "residual_sum";
-    case OpKind::vocabulary_max: return "vocabulary_max";
-    case OpKind::vocabulary_exp_sum: return "vocabulary_exp_sum";
-    case OpKind::vocabulary_pick: return "vocabulary_pick";
-    case OpKind::cross_entropy: return "cross_entropy";
+    case OpKind::contraction:
+      return "contraction";
+    case OpKind::gather:
+      return "gather";
+    case OpKind::add_bias:
+      return "add_bias";
+    case OpKind::rotary:
+      return "rotary";
+    case OpKind::gelu:
+      return "gelu";
+    case OpKind::gated_silu:
+      return "gated_silu";
+    case OpKind::dropout:
+      return "dropout";
+    case OpKind::rms_norm:
+      return "rms_norm";
+    case OpKind::layer_norm:
+      return "layer_norm";
+    case OpKind::softmax:
+      return "softmax";
+    case OpKind::attention:
+      return "attention";
+    case OpKind::residual_sum:
+      return "residual_sum";
+    case OpKind::vocabulary_max:
+      return "vocabulary_max";
+    case OpKind::vocabulary_exp_sum:
+      return "vocabulary_exp_sum";
+    case OpKind::vocabulary_pick:
+      return "vocabulary_pick";
+    case OpKind::cross_entropy:
+      return "cross_entropy";
   }
   return "";
 }

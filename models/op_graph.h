@@ -44,7 +44,7 @@ struct Dim {
 enum class TensorRole : std::uint8_t {
   activation,  ///< made by an operator, or the residual stream that enters the graph
   weight,
-  index,       ///< integers from outside (token ids, labels): no gradient
+  index,  ///< integers from outside (token ids, labels): no gradient
 };
 
 /// How wide one element is stored; bytes follow from the run's number formats.
@@ -59,24 +59,24 @@ struct Tensor {
   TensorRole role = TensorRole::activation;
   Width width = Width::compute;
   Combine combine = Combine::sum;
-  bool stream = false;   ///< the residual stream: moved to where the stream is placed as soon as it is made
+  bool stream = false;  ///< the residual stream: moved to where the stream is placed as soon as it is made
 };
 
-/// What an operator computes. The derivation of collectives never looks at it, only at the declared rule beside it; kernels
-/// and their costs do.
+/// What an operator computes. The derivation of collectives never looks at it, only at the declared rule beside it;
+/// kernels and their costs do.
 enum class OpKind : std::uint8_t {
-  contraction,     ///< out = sum over the dims that out lacks of a * b
-  gather,          ///< rows of a table [v, h] by ids [...]: a contraction of a one-hot with v
-  add_bias,        ///< x + bias, the bias lacking leading dims
-  rotary,          ///< rotation of head_dim by position
+  contraction,  ///< out = sum over the dims that out lacks of a * b
+  gather,       ///< rows of a table [v, h] by ids [...]: a contraction of a one-hot with v
+  add_bias,     ///< x + bias, the bias lacking leading dims
+  rotary,       ///< rotation of head_dim by position
   gelu,
-  gated_silu,      ///< silu(a) * b
-  dropout,         ///< outputs: dropped, mask
-  rms_norm,        ///< x, weight
-  layer_norm,      ///< x, weight, bias
-  softmax,         ///< over the dim that is whole
-  attention,       ///< fused softmax attention: q, k, v -> o, log-sum-exp
-  residual_sum,    ///< x + every other input
+  gated_silu,          ///< silu(a) * b
+  dropout,             ///< outputs: dropped, mask
+  rms_norm,            ///< x, weight
+  layer_norm,          ///< x, weight, bias
+  softmax,             ///< over the dim that is whole
+  attention,           ///< fused softmax attention: q, k, v -> o, log-sum-exp
+  residual_sum,        ///< x + every other input
   vocabulary_max,      ///< logits -> largest a token
   vocabulary_exp_sum,  ///< logits, max -> sum of exp(logit - max)
   vocabulary_pick,     ///< logits, labels -> the label's logit
@@ -84,20 +84,20 @@ enum class OpKind : std::uint8_t {
 };
 std::string_view name_of(OpKind);
 
-/// A tensor as an operator sees it: `dims` are the tensor's, position by position, under the names that the operator uses
-/// (keys have `sequence` outside the attention core and `key_sequence` inside).
+/// A tensor as an operator sees it: `dims` are the tensor's, position by position, under the names that the operator
+/// uses (keys have `sequence` outside the attention core and `key_sequence` inside).
 struct Operand {
   TensorId tensor = -1;
   DimList dims;
 };
 
-/// One backward computation of an operator: from the gradient of outputs[0], and from what it reads of the forward pass, to
-/// the gradient of some inputs.
+/// One backward computation of an operator: from the gradient of outputs[0], and from what it reads of the forward
+/// pass, to the gradient of some inputs.
 struct Gradient {
-  std::vector<int> of = {};       ///< indices into Operator::inputs
-  std::vector<int> reads = {};    ///< forward operands: 0.. are inputs, inputs.size().. are outputs
-  bool identity = false;     ///< the output's gradient passes to every input of `of` unchanged; nothing is computed
-  bool one_hot = false;      ///< at most one element for each element of the output is not zero: stored and added so
+  std::vector<int> of = {};     ///< indices into Operator::inputs
+  std::vector<int> reads = {};  ///< forward operands: 0.. are inputs, inputs.size().. are outputs
+  bool identity = false;        ///< the output's gradient passes to every input of `of` unchanged; nothing is computed
+  bool one_hot = false;         ///< at most one element for each element of the output is not zero: stored and added so
 };
 
 /// Names of the parts of a layer that can be recomputed as one, Megatron's where it has one.
@@ -108,11 +108,11 @@ struct Operator {
   std::string name;
   Region region = Region::none;
   std::vector<Operand> inputs, outputs;
-  DimList whole;                   ///< dims that may not be sharded here (a norm's, the key sequence of attention)
-  bool on_stream = false;          ///< works where the residual stream is placed, not where its inputs come from
-  bool passes_partial = false;     ///< declared linear: partial sums may pass through unresolved
+  DimList whole;                ///< dims that may not be sharded here (a norm's, the key sequence of attention)
+  bool on_stream = false;       ///< works where the residual stream is placed, not where its inputs come from
+  bool passes_partial = false;  ///< declared linear: partial sums may pass through unresolved
   std::vector<Gradient> gradients;
-  std::int64_t window = 0;         ///< attention: keys that a query sees, 0 = all before it
+  std::int64_t window = 0;  ///< attention: keys that a query sees, 0 = all before it
 };
 
 /// A directed acyclic graph of operators with named dimensions, in an order in which it can run.

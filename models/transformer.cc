@@ -38,7 +38,7 @@ class Builder {
   }
   TensorId gather(TensorId ids, TensorId table, std::string name, DimList out) {
     Operator op = start(OpKind::gather, name, {plain(ids), plain(table)});
-    op.passes_partial = true;   // the gradient of a learned position's row is reduced with its table, not before
+    op.passes_partial = true;  // the gradient of a learned position's row is reduced with its table, not before
     op.gradients = {{.of = {1}, .reads = {0}}};
     return finish(std::move(op), out);
   }
@@ -105,8 +105,8 @@ class Builder {
     op.window = window;
     op.gradients = {{.of = {0, 1, 2}, .reads = {0, 1, 2, 3, 4}}};
     TensorId o = activation(name, {d_.batch, d_.sequence, d_.kv_head, d_.query_in_group, d_.value_dim});
-    op.outputs = {plain(o), plain(activation(name + ".log_sum_exp", {d_.batch, d_.sequence, d_.kv_head, d_.query_in_group},
-                                             Width::fp32))};
+    op.outputs = {plain(o), plain(activation(name + ".log_sum_exp",
+                                             {d_.batch, d_.sequence, d_.kv_head, d_.query_in_group}, Width::fp32))};
     g_.add_op(std::move(op));
     return o;
   }
@@ -155,7 +155,8 @@ class Builder {
 TensorId append_attention(Builder& b, const TransformerDims& d, TensorId stream, const Model& model, bool windowed,
                           const GraphOptions& options) {
   const DimList query = {d.batch, d.sequence, d.kv_head, d.query_in_group, d.head_dim};
-  const DimList key = {d.batch, d.sequence, d.kv_head, d.head_dim}, value = {d.batch, d.sequence, d.kv_head, d.value_dim};
+  const DimList key = {d.batch, d.sequence, d.kv_head, d.head_dim},
+                value = {d.batch, d.sequence, d.kv_head, d.value_dim};
   const DimList wide = {d.batch, d.sequence, d.hidden};
 
   b.region = Region::layernorm;
@@ -195,13 +196,16 @@ TensorId append_attention(Builder& b, const TransformerDims& d, TensorId stream,
   }
   b.region = Region::none;
 
-  TensorId y = b.linear(o, b.weight("o_proj", {d.kv_head, d.query_in_group, d.value_dim, d.hidden}), "attention_out", wide);
-  if (model.attention_output_bias) y = b.add_broadcast(y, b.weight("o_proj.bias", {d.hidden}), "attention_out+bias", true);
+  TensorId y =
+      b.linear(o, b.weight("o_proj", {d.kv_head, d.query_in_group, d.value_dim, d.hidden}), "attention_out", wide);
+  if (model.attention_output_bias)
+    y = b.add_broadcast(y, b.weight("o_proj.bias", {d.hidden}), "attention_out+bias", true);
   if (options.dropout) y = b.dropout(y, "hidden_dropout_1", true);
   return b.residual_sum(stream, y, "after_attention");
 }
 
-TensorId append_mlp(Builder& b, const TransformerDims& d, TensorId stream, const Model& model, const GraphOptions& options) {
+TensorId append_mlp(Builder& b, const TransformerDims& d, TensorId stream, const Model& model,
+                    const GraphOptions& options) {
   const DimList wide = {d.batch, d.sequence, d.hidden}, inner = {d.batch, d.sequence, d.ffn};
   b.region = Region::layernorm;
   TensorId n = b.norm(stream, "post_attention_layernorm", model.norm, {d.hidden});
@@ -280,8 +284,8 @@ TensorId append_head(OpGraph& graph, const TransformerDims& d, TensorId stream, 
   TensorId logits = b.linear(n, table, "logits", {d.batch, d.sequence, d.vocab});
   TensorId labels = b.index("labels", {d.batch, d.sequence});
   TensorId largest = b.statistic(OpKind::vocabulary_max, {b.plain(logits)}, "max", Combine::max, {});
-  TensorId exp_sum = b.statistic(OpKind::vocabulary_exp_sum, {b.plain(logits), b.plain(largest)}, "exp_sum", Combine::sum,
-                                 {{.of = {0}, .reads = {0, 1}}});
+  TensorId exp_sum = b.statistic(OpKind::vocabulary_exp_sum, {b.plain(logits), b.plain(largest)}, "exp_sum",
+                                 Combine::sum, {{.of = {0}, .reads = {0, 1}}});
   TensorId picked = b.statistic(OpKind::vocabulary_pick, {b.plain(logits), b.plain(labels)}, "picked", Combine::sum,
                                 {{.of = {0}, .reads = {1}, .one_hot = true}});
   return b.loss(largest, exp_sum, picked);
@@ -295,7 +299,7 @@ ModelGraphs model_graphs(const Model& model, const GraphOptions& options) {
     TransformerDims d = add_transformer_dims(g, model);
     g.stream_out = append_embedding(g, d, model, options);
   }
-  int class_of[2] = {-1, -1};   // of full and of windowed layers
+  int class_of[2] = {-1, -1};  // of full and of windowed layers
   for (std::int64_t layer = 0; layer < model.num_hidden_layers; ++layer) {
     const bool windowed = model.is_windowed(layer);
     int& known = class_of[windowed];
@@ -303,8 +307,8 @@ ModelGraphs model_graphs(const Model& model, const GraphOptions& options) {
       known = static_cast<int>(result.layer_classes.size());
       OpGraph g;
       TransformerDims d = add_transformer_dims(g, model);
-      g.stream_in = g.add_tensor({"stream", {d.batch, d.sequence, d.hidden}, TensorRole::activation, Width::compute,
-                                  Combine::sum, true});
+      g.stream_in = g.add_tensor(
+          {"stream", {d.batch, d.sequence, d.hidden}, TensorRole::activation, Width::compute, Combine::sum, true});
       g.stream_out = append_layer(g, d, g.stream_in, model, windowed, options);
       result.layer_classes.push_back(std::move(g));
     }
@@ -312,8 +316,8 @@ ModelGraphs model_graphs(const Model& model, const GraphOptions& options) {
   }
   OpGraph& g = result.head;
   TransformerDims d = add_transformer_dims(g, model);
-  g.stream_in = g.add_tensor({"stream", {d.batch, d.sequence, d.hidden}, TensorRole::activation, Width::compute, Combine::sum,
-                              true});
+  g.stream_in = g.add_tensor(
+      {"stream", {d.batch, d.sequence, d.hidden}, TensorRole::activation, Width::compute, Combine::sum, true});
   append_head(g, d, g.stream_in, model);
   return result;
 }

@@ -6,7 +6,7 @@ namespace shardwright {
 
 std::variant<Mesh, std::string> stage_mesh(const Layout& layout, const Model& model) {
   const std::int64_t tp = layout.tensor, kv = model.num_key_value_heads;
-  const std::int64_t shared = tp > kv ? tp / std::gcd(tp, kv) : 1;   // ranks that hold the same KV head
+  const std::int64_t shared = tp > kv ? tp / std::gcd(tp, kv) : 1;  // ranks that hold the same KV head
   const std::int64_t data = std::int64_t{layout.context} * layout.data;
   Mesh::View by_heads = {{"tp.rep", shared}, {"tp.kv", tp / shared}, {"cp", layout.context}, {"dp", layout.data}};
   Mesh::View by_shards = {{"tp", tp}, {"shard", layout.zero > 0 ? layout.shard_group : data}, {"replica", 1}};

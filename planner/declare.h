@@ -11,18 +11,18 @@
 
 namespace shardwright {
 
-/// The mesh of one pipeline stage under `layout`: degrees tp (outer part `tp.kv`, over which KV heads are cut, and inner part
-/// `tp.rep`, which shares them when tp is above num_key_value_heads), cp, dp, and where zero shards less than dp x cp the cut
-/// between `shard` and `replica`. Returns a sentence when the degrees have no common refinement.
+/// The mesh of one pipeline stage under `layout`: degrees tp (outer part `tp.kv`, over which KV heads are cut, and
+/// inner part `tp.rep`, which shares them when tp is above num_key_value_heads), cp, dp, and where zero shards less
+/// than dp x cp the cut between `shard` and `replica`. Returns a sentence when the degrees have no common refinement.
 std::variant<Mesh, std::string> stage_mesh(const Layout& layout, const Model& model);
 
-/// What `layout` says about any graph of models/transformer.h, by dimension name: Megatron's tensor parallelism (heads, ffn and
-/// vocabulary over tp), batch over dp, sequence over cp, the residual stream's sequence over (cp, tp) under sequence
-/// parallelism, ZeRO's shard axes.
+/// What `layout` says about any graph of models/transformer.h, by dimension name: Megatron's tensor parallelism (heads,
+/// ffn and vocabulary over tp), batch over dp, sequence over cp, the residual stream's sequence over (cp, tp) under
+/// sequence parallelism, ZeRO's shard axes.
 Declarations declare(const OpGraph& graph, const Layout& layout, const Mesh& mesh);
 
-/// Whole extents of a graph of models/transformer.h: batch = micro_batch * dp, sequence as given, the vocabulary padded to a
-/// multiple of tp.
+/// Whole extents of a graph of models/transformer.h: batch = micro_batch * dp, sequence as given, the vocabulary padded
+/// to a multiple of tp.
 std::vector<std::int64_t> layout_extents(const OpGraph& graph, const Layout& layout, std::int64_t sequence_length);
 
 }  // namespace shardwright

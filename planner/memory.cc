@@ -9,8 +9,12 @@ namespace {
 class Lifetimes {
  public:
   Lifetimes(const OpGraph& graph, const ShardedGraph& sharded, const TrainingFormats& formats)
-      : graph_(graph), sharded_(sharded), formats_(formats), readers_(sharded.values.size(), 0),
-        alive_(sharded.values.size(), 0), kept_(sharded.values.size(), 0) {}
+      : graph_(graph),
+        sharded_(sharded),
+        formats_(formats),
+        readers_(sharded.values.size(), 0),
+        alive_(sharded.values.size(), 0),
+        kept_(sharded.values.size(), 0) {}
 
   void will_read(ValueId v) { ++readers_[static_cast<std::size_t>(v)]; }
   /// Never freed by its readers.

@@ -5,19 +5,19 @@
 
 namespace shardwright {
 
-/// Bytes that an allocator with pages takes for one tensor: PyTorch's caching allocator rounds blocks above 1 MiB up to 2 MiB
-/// and smaller ones to 512 bytes (c10/cuda/CUDACachingAllocator.cpp, kSmallSize, kRoundLarge, kMinBlockSize).
+/// Bytes that an allocator with pages takes for one tensor: PyTorch's caching allocator rounds blocks above 1 MiB up to
+/// 2 MiB and smaller ones to 512 bytes (c10/cuda/CUDACachingAllocator.cpp, kSmallSize, kRoundLarge, kMinBlockSize).
 Bytes reserved_for(Bytes tensor);
 
 /// What one micro-batch needs in one graph.
 struct ActivationNeed {
-  Bytes saved, saved_reserved;      ///< from forward to backward
-  Bytes transient;                  ///< the most that is alive besides what is saved, in forward or in backward
+  Bytes saved, saved_reserved;  ///< from forward to backward
+  Bytes transient;              ///< the most that is alive besides what is saved, in forward or in backward
   Bytes transient_reserved;
 };
 
-/// From lifetimes: every value lives from the node that makes it to the last that reads it; saved ones from forward to their
-/// last reader in backward. Weights and their gradients are not counted here: they live through the step.
+/// From lifetimes: every value lives from the node that makes it to the last that reads it; saved ones from forward to
+/// their last reader in backward. Weights and their gradients are not counted here: they live through the step.
 ActivationNeed activation_need(const OpGraph& graph, const ShardedGraph& sharded, const BackwardPlan& plan,
                                const TrainingFormats& formats);
 

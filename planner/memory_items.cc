@@ -27,7 +27,8 @@ class GraphItems {
       if (without_tied && name == "embed_tokens") continue;
       const std::int64_t shard = (w.used_elements + parts - 1) / parts;
       const auto add = [&](const char* part, const std::string& tensor, std::int64_t elements, double width) {
-        items.push_back({part, where_ + tensor, Bytes{static_cast<std::int64_t>(static_cast<double>(elements) * width)} * copies, copies});
+        items.push_back({part, where_ + tensor,
+                         Bytes{static_cast<std::int64_t>(static_cast<double>(elements) * width)} * copies, copies});
       };
       add("weights", name, layout_.zero == 3 ? shard : w.used_elements, bytes_per_element(formats_.parameter));
       add("gradients", name, layout_.zero >= 2 ? shard : w.used_elements, bytes_per_element(formats_.gradient));
@@ -39,7 +40,8 @@ class GraphItems {
   void activations(std::int64_t copies, std::vector<MemoryItem>& items) const {
     for (ValueId v : plan_.saved) {
       const Value& value = sharded_.value(v);
-      items.push_back({"activations", where_ + graph_.tensor(value.tensor).name, bytes_of(graph_, value, formats_) * copies, copies});
+      items.push_back({"activations", where_ + graph_.tensor(value.tensor).name,
+                       bytes_of(graph_, value, formats_) * copies, copies});
     }
   }
 
@@ -55,8 +57,9 @@ class GraphItems {
 }  // namespace
 
 std::vector<MemoryItem> Pricer::memory_items(const Layout& layout, int stage) {
-  const PipelineShape pipeline(*this, shape(shape_of(layout)), layout);
-  const std::vector<int>& in_flight = pipeline.in_flight_counts(stage);
+  const ShapePrice& known = shape(shape_of(layout));
+  const PipelineShape pipeline(*this, known, layout);
+  const std::vector<int> in_flight = pipeline.in_flight_counts(stage);
   std::vector<MemoryItem> items;
   for (std::size_t c = 0; c < graphs_.layer_classes.size(); ++c) {
     std::int64_t layers = 0, kept = 0;
@@ -80,10 +83,11 @@ std::vector<MemoryItem> Pricer::memory_items(const Layout& layout, int stage) {
     graph.weights(1, model_.tie_word_embeddings && layout.pipeline == 1, items);
     graph.activations(in_flight.back(), items);
   }
-  const StageMemory memory = pipeline.memory(pipeline.data_of(layout), stage);
+  const StageMemory memory = pipeline.memory(data_of(known, layout), stage);
   items.push_back({"transient", "inside one layer's forward or backward", memory.parts.transient, 1});
   items.push_back({"buffers", "on their way between stages, gathered by ZeRO", memory.parts.buffers, 1});
-  std::stable_sort(items.begin(), items.end(), [](const MemoryItem& a, const MemoryItem& b) { return a.bytes > b.bytes; });
+  std::stable_sort(items.begin(), items.end(),
+                   [](const MemoryItem& a, const MemoryItem& b) { return a.bytes > b.bytes; });
   return items;
 }
 

@@ -14,7 +14,7 @@ std::variant<Mesh, std::string> Mesh::refine(const std::vector<View>& views, std
                                              std::int64_t outer_factor) {
   struct Cut {
     std::int64_t at;
-    const Degree* degree;   // the degree that ends here
+    const Degree* degree;  // the degree that ends here
   };
   std::vector<Cut> cuts;
   for (const View& view : views) {
@@ -26,11 +26,14 @@ std::variant<Mesh, std::string> Mesh::refine(const std::vector<View>& views, std
   }
   std::stable_sort(cuts.begin(), cuts.end(), [](const Cut& a, const Cut& b) { return a.at < b.at; });
   Mesh mesh;
-  std::vector<std::int64_t> begins;   // of each axis on the line
+  std::vector<std::int64_t> begins;  // of each axis on the line
   std::int64_t at = 1;
   const Degree* before = nullptr;
   for (const Cut& cut : cuts) {
-    if (cut.at == at) { before = cut.degree; continue; }
+    if (cut.at == at) {
+      before = cut.degree;
+      continue;
+    }
     if (cut.at % at != 0)
       return before->name + " " + std::to_string(before->size) + " and " + cut.degree->name + " " +
              std::to_string(cut.degree->size) + " have no common refinement: " + std::to_string(at) +

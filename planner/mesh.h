@@ -43,14 +43,14 @@ AxisTuple operator+(AxisTuple outer, const AxisTuple& inner);
 
 /// The ranks of one pipeline stage as a mesh of atomic axes.
 ///
-/// All ranks of a stage lie on one line. A *view* cuts the line into named degrees, innermost first ("tp 8, cp 2, dp 4").
-/// Every cut of every view becomes a boundary between atomic axes, so that a degree of any view is a tuple of atomic axes and
-/// two views share axes where they overlap. Degrees of 1 have no axis.
+/// All ranks of a stage lie on one line. A *view* cuts the line into named degrees, innermost first ("tp 8, cp 2, dp
+/// 4"). Every cut of every view becomes a boundary between atomic axes, so that a degree of any view is a tuple of
+/// atomic axes and two views share axes where they overlap. Degrees of 1 have no axis.
 class Mesh {
  public:
   struct Axis {
     std::int32_t size = 1;
-    std::int64_t stride = 1;   // between neighbours on the axis, in global ranks
+    std::int64_t stride = 1;  // between neighbours on the axis, in global ranks
     bool operator==(const Axis&) const = default;
   };
   struct Degree {
@@ -59,9 +59,10 @@ class Mesh {
   };
   using View = std::vector<Degree>;
 
-  /// The refinement of `views`, each innermost degree first, all of equal product. From `outer_from` positions on the line on
-  /// (data parallelism), neighbours lie `outer_factor` times further apart: the pipeline stands between them. Returns a
-  /// sentence with the two numbers when cuts of two views do not divide each other ("tp 2 and etp 3 do not divide").
+  /// The refinement of `views`, each innermost degree first, all of equal product. From `outer_from` positions on the
+  /// line on (data parallelism), neighbours lie `outer_factor` times further apart: the pipeline stands between them.
+  /// Returns a sentence with the two numbers when cuts of two views do not divide each other ("tp 2 and etp 3 do not
+  /// divide").
   static std::variant<Mesh, std::string> refine(const std::vector<View>& views, std::int64_t outer_from = 0,
                                                 std::int64_t outer_factor = 1);
 
@@ -84,7 +85,7 @@ class Mesh {
   RankGroup group(AxisSet set) const;
 
  private:
-  std::vector<Axis> axes_;   // innermost first
+  std::vector<Axis> axes_;  // innermost first
   std::vector<std::pair<std::string, AxisTuple>> names_;
 };
 

@@ -26,11 +26,16 @@ bool prefix_holds(const AxisTuple& a, const AxisTuple& b) {
 
 std::string_view name_of(ReshardStep step) {
   switch (step) {
-    case ReshardStep::slice: return "slice";
-    case ReshardStep::reduce_scatter: return "reduce_scatter";
-    case ReshardStep::all_to_all: return "all_to_all";
-    case ReshardStep::all_reduce: return "all_reduce";
-    case ReshardStep::all_gather: return "all_gather";
+    case ReshardStep::slice:
+      return "slice";
+    case ReshardStep::reduce_scatter:
+      return "reduce_scatter";
+    case ReshardStep::all_to_all:
+      return "all_to_all";
+    case ReshardStep::all_reduce:
+      return "all_reduce";
+    case ReshardStep::all_gather:
+      return "all_gather";
   }
   return "";
 }

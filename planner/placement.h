@@ -5,8 +5,8 @@
 
 namespace shardwright {
 
-/// Where a tensor lies on a mesh: for each of its dimensions (by position) the axes that cut it, outer first, and the axes over
-/// which every rank holds a partial value. An axis occurs at most once; an axis in neither place replicates.
+/// Where a tensor lies on a mesh: for each of its dimensions (by position) the axes that cut it, outer first, and the
+/// axes over which every rank holds a partial value. An axis occurs at most once; an axis in neither place replicates.
 struct Placement {
   AxisTuple dims[DimList::kMax];
   AxisSet partial = 0;
@@ -37,22 +37,24 @@ struct ReshardSteps {
   struct Step {
     ReshardStep kind = ReshardStep::slice;
     AxisSet axes = 0;
-    std::int64_t held_elements = 0;   // nccl-tests' size: see CollectiveSpec
+    std::int64_t held_elements = 0;  // nccl-tests' size: see CollectiveSpec
   };
   Step steps[5];
   int count = 0;
   bool is_gather() const { return count == 1 && steps[0].kind == ReshardStep::all_gather; }
 };
 
-/// Whether `from` becomes `to` by one reshard: on every dimension the axes that stay are a common prefix of both tuples.
+/// Whether `from` becomes `to` by one reshard: on every dimension the axes that stay are a common prefix of both
+/// tuples.
 bool is_direct(const Placement& from, const Placement& to);
 
-/// Steps that turn `from` into `to`: what shrinks goes before what is proportional, the gather last; all axes of one kind are
-/// one collective. `elements`: of one rank at `from`. Precondition: is_direct, and to.partial is part of from.partial.
+/// Steps that turn `from` into `to`: what shrinks goes before what is proportional, the gather last; all axes of one
+/// kind are one collective. `elements`: of one rank at `from`. Precondition: is_direct, and to.partial is part of
+/// from.partial.
 ReshardSteps reshard_steps(const Placement& from, const Placement& to, std::int64_t elements, const Mesh& mesh);
 
-/// For a pair that is not direct: a placement between them that makes both halves direct, with the axes that break the prefix
-/// gathered.
+/// For a pair that is not direct: a placement between them that makes both halves direct, with the axes that break the
+/// prefix gathered.
 Placement halfway(const Placement& from, const Placement& to);
 
 }  // namespace shardwright

@@ -13,21 +13,38 @@ namespace {
 /// Pins that no layout of the request can hold are the user's mistake, not a rejection.
 void check(const PlanRequest& request, const Space& space) {
   const LayoutPins& pins = request.pins;
+  if (const std::string what = unsupported(request.model); !what.empty())
+    throw InputError(fmt::format("{} has {}, which this version does not describe", request.model.name, what));
   if (space.degrees().empty()) {
-    std::string given;
-    for (const auto& [name, pin] : {std::pair{"tp", pins.tp}, {"pp", pins.pp}, {"cp", pins.cp}, {"dp", pins.dp}})
-      if (pin) given += fmt::format("{}{} {}", given.empty() ? "" : ", ", name, *pin);
-    throw InputError(fmt::format("{} cannot fill {} GPUs", given.empty() ? "no layout" : given, request.gpus));
-  }
-  for (const Space::Degrees& d : space.degrees()) {
-    if (pins.vpp && *pins.vpp > 1 && d.pipeline == 1)
+    PlanRequest bare = request;  // whether the degrees alone are to blame
+    bare.pins.vpp.reset();
+    bare.pins.schedule.reset();
+    bare.pins.layers_per_stage.reset();
+    const Space filling(bare);
+    if (filling.degrees().empty()) {
+      std::string given;
+      for (const auto& [name, pin] : {std::pair{"tp", pins.tp}, {"pp", pins.pp}, {"cp", pins.cp}, {"dp", pins.dp}})
+        if (pin) given += fmt::format("{}{} {}", given.empty() ? "" : ", ", name, *pin);
+      throw InputError(given.empty() ? fmt::format("no layout can fill {} GPUs", request.gpus)
+                                     : fmt::format("{} cannot fill {} GPUs", given, request.gpus));
+    }
+    const bool pipeline = std::any_of(filling.degrees().begin(), filling.degrees().end(),
+                                      [](const Space::Degrees& d) { return d.pipeline > 1; });
+    if (!pipeline && pins.vpp.value_or(1) > 1)
       throw InputError(fmt::format("vpp {} needs a pipeline: pp is 1", *pins.vpp));
-    if (!pins.layers_per_stage) continue;
-    const auto entries = static_cast<int>(pins.layers_per_stage->size());
-    for (int v : space.virtual_pipelines(d))
-      if (entries != d.pipeline && entries != d.pipeline * v)
-        throw InputError(fmt::format("layers_per_stage has {} entries: pp {} needs {}{}", entries, d.pipeline, d.pipeline,
-                                     v > 1 ? fmt::format(", or {} for its chunks", d.pipeline * v) : ""));
+    if (!pipeline && pins.schedule == Schedule::interleaved)
+      throw InputError("schedule interleaved needs a pipeline: pp is 1");
+    if (pins.layers_per_stage) {
+      const int pp = filling.degrees().front().pipeline, v = pins.vpp.value_or(1);
+      const std::string needs = !pins.pp ? "no pp that it fits fills the GPUs"
+                                : v > 1  ? fmt::format("pp {} needs {}, or {} for its chunks", pp, pp, pp * v)
+                                         : fmt::format("pp {} needs {}", pp, pp);
+      throw InputError(fmt::format("layers_per_stage has {} entries: {}", pins.layers_per_stage->size(), needs));
+    }
+    if (pins.vpp && pins.schedule)
+      throw InputError(fmt::format("schedule {} contradicts vpp {}", name_of(*pins.schedule), *pins.vpp));
+    throw InputError(fmt::format("schedule interleaved needs two chunks a stage: {} layers are too few",
+                                 request.model.num_hidden_layers));
   }
   if (pins.layers_per_stage) {
     const int sum = std::accumulate(pins.layers_per_stage->begin(), pins.layers_per_stage->end(), 0);
@@ -35,8 +52,6 @@ void check(const PlanRequest& request, const Space& space) {
       throw InputError(fmt::format("layers_per_stage adds up to {} layers: {} has {}", sum, request.model.name,
                                    request.model.num_hidden_layers));
   }
-  if (const std::string what = unsupported(request.model); !what.empty())
-    throw InputError(fmt::format("{} has {}, which this version does not describe", request.model.name, what));
 }
 
 /// Keys that the request left to the planner, in the order of to_string(Layout).
@@ -88,6 +103,11 @@ bool faster(const PricedLayout& a, const PricedLayout& b) {
   return std::tie(a.prediction->step, a.layout, a.precision) < std::tie(b.prediction->step, b.layout, b.precision);
 }
 
+bool smaller(const PricedLayout& a, const PricedLayout& b) {
+  const Bytes needs_a = a.prediction->worst().reserved, needs_b = b.prediction->worst().reserved;
+  return std::tie(needs_a, a.layout, a.precision) < std::tie(needs_b, b.layout, b.precision);
+}
+
 /// Of layouts sorted by time, those that need less memory than every faster one.
 std::vector<PricedLayout> front_of(std::vector<PricedLayout> all) {
   std::sort(all.begin(), all.end(), faster);
@@ -121,9 +141,8 @@ SearchAnswer search_all(const PlanRequest& request) {
   if (all.top.size() > static_cast<std::size_t>(request.top)) all.top.resize(static_cast<std::size_t>(request.top));
   all.pareto = front_of(std::move(all.pareto));
   if (any_fits) all.nearest.clear();
-  std::sort(all.nearest.begin(), all.nearest.end(), [](const PricedLayout& a, const PricedLayout& b) {
-    return a.prediction->worst().reserved < b.prediction->worst().reserved;
-  });
+  std::sort(all.nearest.begin(), all.nearest.end(), smaller);
+  if (all.nearest.size() > kNearest) all.nearest.resize(kNearest);
   for (auto* list : {&all.top, &all.pareto, &all.nearest})
     for (PricedLayout& p : *list) p.assumed = assumed(request.pins);
   return all;
@@ -138,7 +157,7 @@ PricedLayout first_impossible(const PlanRequest& request, const Space& space) {
   l.pipeline = d.pipeline;
   l.context = d.context;
   l.data = d.data;
-  l.virtual_pipeline = space.virtual_pipelines(d).empty() ? 1 : space.virtual_pipelines(d).front();
+  l.virtual_pipeline = space.virtual_pipelines(d).front();
   l.micro_batch = space.micro_batches(d).front();
   l.sequence_parallel = space.sequence_parallel(d).front();
   l.schedule = space.schedule(l.virtual_pipeline);

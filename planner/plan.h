@@ -19,38 +19,40 @@ namespace shardwright {
 /// What fills one GPU of a stage.
 struct MemoryParts {
   Bytes weights, gradients, optimizer;
-  Bytes activations;   ///< kept from forward to backward, all micro-batches in flight
-  Bytes transient;     ///< the most that is alive besides, inside one layer's forward or backward
-  Bytes buffers;       ///< pipeline receive buffers, gathered parameters and unsharded gradients of ZeRO
+  Bytes activations;  ///< kept from forward to backward, all micro-batches in flight
+  Bytes transient;    ///< the most that is alive besides, inside one layer's forward or backward
+  Bytes buffers;      ///< pipeline receive buffers, gathered parameters and unsharded gradients of ZeRO
   Bytes total() const { return weights + gradients + optimizer + activations + transient + buffers; }
   bool operator==(const MemoryParts&) const = default;
 };
 
 struct StageMemory {
   MemoryParts parts;
-  Bytes allocated;     ///< parts.total()
-  Bytes reserved;      ///< the same tensors in an allocator that hands out pages (memory.h); it has Machine::usable_memory()
+  Bytes allocated;  ///< parts.total()
+  Bytes
+      reserved;  ///< the same tensors in an allocator that hands out pages (memory.h); it has Machine::usable_memory()
   bool operator==(const StageMemory&) const = default;
 };
 
 /// What one step is predicted to take. Times are those of the slowest stage unless said otherwise; all communication is
 /// exposed in this version: nothing runs beside anything else.
 struct Prediction {
-  Seconds step, step_low, step_high;            ///< one-sigma interval from the sources' errors
+  Seconds step, step_low, step_high;  ///< one-sigma interval from the sources' errors
   double tokens_per_second = 0, tokens_per_second_per_gpu = 0;
-  FlopsPerSecond model_flops_per_gpu;           ///< forward and backward, causal half of attention, logits, no recompute
-  double mfu = 0;                               ///< of the peak rate of the precision
-  Seconds compute, communication, exposed_communication, bubble, optimizer;   ///< add up to `step` with the exposed part
+  FlopsPerSecond model_flops_per_gpu;  ///< forward and backward, causal half of attention, logits, no recompute
+  double mfu = 0;                      ///< of the peak rate of the precision
+  Seconds compute, communication, exposed_communication, bubble, optimizer;  ///< add up to `step` with the exposed part
   std::vector<StageMemory> stages;
-  int worst_stage = 0;                          ///< of reserved memory
-  std::array<double, 4> source_share = {};      ///< of the step time, by CostSource
+  int worst_stage = 0;                      ///< of reserved memory
+  std::array<double, 4> source_share = {};  ///< of the step time, by CostSource
   double gpu_hours_per_trillion_tokens = 0;
-  std::optional<double> cost_per_trillion_tokens;   ///< with the machine's price
+  std::optional<double> cost_per_trillion_tokens;  ///< with the machine's price
 
   const StageMemory& worst() const { return stages[static_cast<std::size_t>(worst_stage)]; }
 };
 
-/// Why a layout is no answer. `reason` is one of a short list that searches count by (see search.h); `detail` has the numbers.
+/// Why a layout is no answer. `reason` is one of a short list that searches count by (see search.h); `detail` has the
+/// numbers.
 struct Rejection {
   std::string reason, detail;
   bool operator==(const Rejection&) const = default;
@@ -60,15 +62,15 @@ struct PricedLayout {
   Layout layout;
   DataType precision = DataType::bf16;
   bool fits = false;
-  std::optional<Rejection> rejection;       ///< present exactly when it does not fit or cannot be
-  std::optional<Prediction> prediction;     ///< absent when it cannot be computed
-  std::vector<std::string> assumed;         ///< keys that the planner filled in, in the order of to_string(Layout)
+  std::optional<Rejection> rejection;    ///< present exactly when it does not fit or cannot be
+  std::optional<Prediction> prediction;  ///< absent when it cannot be computed
+  std::vector<std::string> assumed;      ///< keys that the planner filled in, in the order of to_string(Layout)
 };
 
 struct SearchSummary {
   std::int64_t considered = 0, priced = 0, pruned = 0;
-  std::map<std::string, std::int64_t> rejected;   ///< by reason
-  double seconds = 0;   ///< filled in by who has a clock: planner/cli
+  std::map<std::string, std::int64_t> rejected;  ///< by reason
+  double seconds = 0;                            ///< filled in by who has a clock: planner/cli
   bool proven_best = false;
 };
 
@@ -82,27 +84,27 @@ struct PlanRequest {
   bool any_precision = false;
   LayoutPins pins;
   int top = 10;
-  int threads = 0;                          ///< 0 = as many as there are cores
+  int threads = 0;  ///< 0 = as many as there are cores
 };
 
 /// The answer to `plan` and `estimate`.
 struct PlanResult {
   std::string model, machine;
   std::int64_t gpus = 0;
-  Workload workload;                        ///< formats as used
+  Workload workload;  ///< formats as used
   DataType precision = DataType::bf16;
   bool is_estimate = false;
-  SearchSummary search;                     ///< of a plan only
-  std::vector<PricedLayout> plans;          ///< best first; an estimate has exactly one
-  std::vector<PricedLayout> pareto;         ///< least reserved memory for each throughput, fastest first
-  std::vector<PricedLayout> nearest;        ///< when nothing fits: the layouts that miss by least
+  SearchSummary search;               ///< of a plan only
+  std::vector<PricedLayout> plans;    ///< best first; an estimate has exactly one
+  std::vector<PricedLayout> pareto;   ///< least reserved memory for each throughput, fastest first
+  std::vector<PricedLayout> nearest;  ///< when nothing fits: the layouts that miss by least
 };
 
 /// One row of the memory list behind a stage's total.
 struct MemoryItem {
-  std::string part, tensor;                 ///< part: a member of MemoryParts
-  Bytes bytes;                              ///< all copies
-  std::int64_t copies = 1;                  ///< layers x micro-batches in flight
+  std::string part, tensor;  ///< part: a member of MemoryParts
+  Bytes bytes;               ///< all copies
+  std::int64_t copies = 1;   ///< layers x micro-batches in flight
 };
 
 /// Every layout of the request's space, best first. Throws InputError when a pin cannot hold (tp 6 on 1024 GPUs).

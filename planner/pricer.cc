@@ -13,8 +13,15 @@ namespace {
 
 std::string text(std::int64_t n) { return std::to_string(n); }
 
+/// Ranks from one pipeline stage to the next.
+std::int64_t between_stages(const Layout& l) {
+  const std::int64_t dense = std::int64_t{l.tensor} * l.context;
+  return l.rank_order == RankOrder::tp_cp_pp_dp ? dense : dense * l.data;
+}
+
 /// Forward work of one token through a graph, whole.
-double forward_flops_per_token(const OpGraph& graph, const Model& model, const Machine& machine, const Workload& workload) {
+double forward_flops_per_token(const OpGraph& graph, const Model& model, const Machine& machine,
+                               const Workload& workload) {
   const Layout one;
   const auto refined = stage_mesh(one, model);
   const Mesh& mesh = std::get<Mesh>(refined);
@@ -38,7 +45,8 @@ double forward_flops_per_token(const OpGraph& graph, const Model& model, const M
 std::optional<Rejection> impossible(const Model& model, const Machine& machine, const Workload& workload,
                                     const Layout& l) {
   if (!supports(machine, workload.formats.compute))
-    return Rejection{"precision", machine.name + " does not compute in " + std::string(name_of(workload.formats.compute))};
+    return Rejection{"precision",
+                     machine.name + " does not compute in " + std::string(name_of(workload.formats.compute))};
   const std::int64_t kv = model.num_key_value_heads, group = model.num_attention_heads / kv, tp = l.tensor;
   const std::int64_t shared = tp > kv ? tp / std::gcd(tp, kv) : 1;
   if (kv % (tp / shared) != 0 || group % shared != 0)
@@ -56,8 +64,8 @@ std::optional<Rejection> impossible(const Model& model, const Machine& machine, 
                                    " layers: only the first and the last may be without one"};
   const std::int64_t together = std::int64_t{l.data} * l.micro_batch;
   if (workload.global_batch % together != 0)
-    return Rejection{"batch", "dp * micro_batch " + text(together) + " does not divide global_batch " +
-                                  text(workload.global_batch)};
+    return Rejection{
+        "batch", "dp * micro_batch " + text(together) + " does not divide global_batch " + text(workload.global_batch)};
   if (l.schedule == Schedule::interleaved && l.micro_batches(workload.global_batch) % l.pipeline != 0)
     return Rejection{"interleaving", text(l.micro_batches(workload.global_batch)) +
                                          " micro-batches are no multiple of pp " + text(l.pipeline)};
@@ -69,7 +77,9 @@ std::optional<Rejection> impossible(const Model& model, const Machine& machine, 
 }
 
 Pricer::Pricer(const Model& model, const Machine& machine, const Workload& workload)
-    : model_(model), machine_(machine), workload_(workload),
+    : model_(model),
+      machine_(machine),
+      workload_(workload),
       graphs_(model_graphs(model, {workload.fused_attention, workload.dropout})) {
   const std::size_t layers = graphs_.class_of_layer.size();
   class_layers_until_.assign(graphs_.layer_classes.size(), std::vector<int>(layers + 1, 0));
@@ -102,101 +112,105 @@ std::vector<int> Pricer::balanced_layers(const ShapePrice& shape, const Recomput
   const auto both = [](const PassPrice& p) { return p.forward().value + p.backward().value; };
   const double first = both(shape.embedding.passes[none]), last = both(shape.head.passes[none]);
   if (shape.layers.size() == 1)
-    return balanced_split(static_cast<int>(graphs_.class_of_layer.size()), both(shape.layers[0].passes[chosen]), first, last,
-                          chunks);
+    return balanced_split(static_cast<int>(graphs_.class_of_layer.size()), both(shape.layers[0].passes[chosen]), first,
+                          last, chunks);
   std::vector<double> seconds;
-  for (int c : graphs_.class_of_layer) seconds.push_back(both(shape.layers[static_cast<std::size_t>(c)].passes[chosen]));
+  for (int c : graphs_.class_of_layer)
+    seconds.push_back(both(shape.layers[static_cast<std::size_t>(c)].passes[chosen]));
   return balanced_split(seconds, first, last, chunks);
 }
 
+Pricer::Data Pricer::data_of(const ShapePrice& shape, const Layout& layout) const {
+  const TrainingFormats& formats = workload_.formats;
+  const bool tied = model_.tie_word_embeddings;
+  Data data;
+  data.layers.reserve(shape.layers.size());
+  for (const GraphPrice& g : shape.layers) data.layers.push_back(data_cost(g, layout, machine_, formats));
+  data.embedding = data_cost(shape.embedding, layout, machine_, formats);
+  data.head = data_cost(shape.head, layout, machine_, formats, tied && layout.pipeline == 1);
+  if (tied && layout.pipeline > 1) {
+    RankGroup ends;
+    ends.add(2, between_stages(layout) * (layout.pipeline - 1));
+    const double bytes =
+        static_cast<double>(shape.embedding.tied_elements) * bytes_per_element(formats.gradient_reduce);
+    data.tied.reduction =
+        collective_cost({CollectiveKind::all_reduce, {static_cast<std::int64_t>(bytes)}, ends}, machine_).time;
+  }
+  return data;
+}
+
 Prediction Pricer::price(const Layout& layout) {
-  const PipelineShape pipeline(*this, shape(shape_of(layout)), layout);
-  return pipeline.predict(pipeline.data_of(layout));
+  const ShapePrice& known = shape(shape_of(layout));
+  return PipelineShape(*this, known, layout).predict(data_of(known, layout));
 }
 
 Seconds Pricer::lower_bound(const Layout& layout) {
-  const PipelineShape pipeline(*this, shape(shape_of(layout)), layout);
-  return pipeline.lower_bound(pipeline.data_of(layout));
+  const ShapePrice& known = shape(shape_of(layout));
+  return PipelineShape(*this, known, layout).lower_bound(data_of(known, layout));
 }
 
 Bytes Pricer::worst_reserved(const Layout& layout) {
-  const PipelineShape pipeline(*this, shape(shape_of(layout)), layout);
-  return pipeline.worst_reserved(pipeline.data_of(layout));
+  const ShapePrice& known = shape(shape_of(layout));
+  return PipelineShape(*this, known, layout).worst_reserved(data_of(known, layout));
 }
 
 // ---- PipelineShape ----
 
 PipelineShape::PipelineShape(const Pricer& pricer, const ShapePrice& shape, const Layout& layout)
-    : pricer_(pricer), shape_(shape), layout_(layout), recompute_(index_of(layout.recompute)),
-      micro_batches_(static_cast<int>(layout.micro_batches(pricer.workload_.global_batch))) {
-  const int stages = layout.pipeline, chunks = layout.virtual_pipeline;
-  const auto none = static_cast<std::size_t>(index_of({}));
-  const std::size_t classes = shape.layers.size();
-  assert(layout.layers_per_chunk.size() == static_cast<std::size_t>(stages * chunks));
+    : pricer_(pricer),
+      shape_(shape),
+      schedule_(layout.schedule),
+      recompute_(static_cast<std::size_t>(index_of(layout.recompute))),
+      micro_batches_(static_cast<int>(layout.micro_batches(pricer.workload_.global_batch))),
+      classes_(static_cast<int>(shape.layers.size())),
+      gpus_(layout.gpus()) {
+  const int stages = layout.pipeline;
+  const std::size_t chunks = layout.layers_per_chunk.size();
+  assert(chunks == static_cast<std::size_t>(stages * layout.virtual_pipeline));
 
   base_.stages = stages;
-  base_.chunks = chunks;
-  base_.forward.resize(layout.layers_per_chunk.size());
-  base_.backward.resize(layout.layers_per_chunk.size());
-  chunk_layers_.assign(layout.layers_per_chunk.size(), std::vector<int>(classes, 0));
-  stages_.assign(static_cast<std::size_t>(stages), Stage{std::vector<int>(classes, 0), false, false});
-  stages_.front().first = true;
-  stages_.back().last = true;
-  std::size_t at = 0;
-  for (std::size_t g = 0; g < layout.layers_per_chunk.size(); ++g) {
-    const std::size_t next = at + static_cast<std::size_t>(layout.layers_per_chunk[g]);
-    Stage& stage = stages_[g % static_cast<std::size_t>(stages)];
-    for (std::size_t c = 0; c < classes; ++c) {
-      const int n = pricer.class_layers_until_[c][next] - pricer.class_layers_until_[c][at];
-      const PassPrice& pass = shape.layers[c].passes[static_cast<std::size_t>(recompute_)];
-      chunk_layers_[g][c] = n;
-      stage.layers[c] += n;
-      base_.forward[g] += n * pass.forward();
-      base_.backward[g] += n * pass.backward();
+  base_.chunks = layout.virtual_pipeline;
+  base_.forward.resize(chunks);
+  base_.backward.resize(chunks);
+  chunk_layers_.resize(chunks * static_cast<std::size_t>(classes_));
+  stage_layers_.resize(static_cast<std::size_t>(stages * classes_));
+  kept_.assign(static_cast<std::size_t>(stages), Kept{{-1}, {-1}});
+  for (int c = 0; c < classes_; ++c) {
+    const std::vector<int>& until = pricer.class_layers_until_[static_cast<std::size_t>(c)];
+    const Seconds forward = layer_pass(c).forward(), backward = layer_pass(c).backward();
+    int at = 0;
+    for (int g = 0; g < static_cast<int>(chunks); ++g) {
+      const int next = at + layout.layers_per_chunk[static_cast<std::size_t>(g)];
+      const int n = until[static_cast<std::size_t>(next)] - until[static_cast<std::size_t>(at)];
+      chunk_layers_[static_cast<std::size_t>(g * classes_ + c)] = n;
+      stage_layers_[static_cast<std::size_t>(g % stages * classes_ + c)] += n;
+      base_.forward[static_cast<std::size_t>(g)] += n * forward;
+      base_.backward[static_cast<std::size_t>(g)] += n * backward;
+      at = next;
     }
-    at = next;
   }
-  base_.forward.front() += shape.embedding.passes[none].forward();
-  base_.backward.front() += shape.embedding.passes[none].backward();
-  base_.forward.back() += shape.head.passes[none].forward();
-  base_.backward.back() += shape.head.passes[none].backward();
+  base_.forward.front() += embedding_pass().forward();
+  base_.backward.front() += embedding_pass().backward();
+  base_.forward.back() += head_pass().forward();
+  base_.backward.back() += head_pass().backward();
   if (stages > 1) {
     RankGroup pair;
-    const std::int64_t dense = std::int64_t{layout.tensor} * layout.context;
-    pair.add(2, layout.rank_order == RankOrder::tp_cp_pp_dp ? dense : dense * layout.data);
-    send_ = collective_cost({CollectiveKind::send_recv, shape.stream, pair}, pricer.machine_).time;
+    pair.add(2, between_stages(layout));
+    base_.send = collective_cost({CollectiveKind::send_recv, shape.stream, pair}, pricer.machine_).time;
   }
-  base_.send = send_;
-  in_flight_.resize(static_cast<std::size_t>(stages));
-}
-
-PipelineShape::Data PipelineShape::data_of(const Layout& layout) const {
-  const Machine& machine = pricer_.machine_;
-  const TrainingFormats& formats = pricer_.workload_.formats;
-  const bool tied = pricer_.model_.tie_word_embeddings;
-  Data data;
-  for (const GraphPrice& g : shape_.layers) data.layers.push_back(data_cost(g, layout, machine, formats));
-  data.embedding = data_cost(shape_.embedding, layout, machine, formats);
-  data.head = data_cost(shape_.head, layout, machine, formats, tied && layout.pipeline == 1);
-  if (tied && layout.pipeline > 1) {
-    const std::int64_t dense = std::int64_t{layout.tensor} * layout.context;
-    RankGroup ends;
-    ends.add(2, (layout.rank_order == RankOrder::tp_cp_pp_dp ? dense : dense * layout.data) * (layout.pipeline - 1));
-    const double bytes =
-        static_cast<double>(shape_.embedding.tied_elements) * bytes_per_element(formats.gradient_reduce);
-    data.tied.reduction =
-        collective_cost({CollectiveKind::all_reduce, {static_cast<std::int64_t>(bytes)}, ends}, machine).time;
-  }
-  return data;
 }
 
 PipelineTimes PipelineShape::times(const Data& data) const {
   PipelineTimes t = base_;
-  for (std::size_t g = 0; g < chunk_layers_.size(); ++g)
-    for (std::size_t c = 0; c < data.layers.size(); ++c) {
-      t.forward[g] += chunk_layers_[g][c] * data.layers[c].forward;
-      t.backward[g] += chunk_layers_[g][c] * data.layers[c].backward;
+  for (int c = 0; c < classes_; ++c) {
+    const DataCost& cost = data.layers[static_cast<std::size_t>(c)];
+    if (cost.forward == Seconds{} && cost.backward == Seconds{}) continue;
+    for (std::size_t g = 0; g < t.forward.size(); ++g) {
+      const int layers = chunk_layers(static_cast<int>(g))[c];
+      t.forward[g] += layers * cost.forward;
+      t.backward[g] += layers * cost.backward;
     }
+  }
   t.forward.front() += data.embedding.forward;
   t.backward.front() += data.embedding.backward;
   t.forward.back() += data.head.forward;
@@ -205,17 +219,16 @@ PipelineTimes PipelineShape::times(const Data& data) const {
 }
 
 PipelineShape::Tail PipelineShape::tail(const Data& data, int stage) const {
-  const Stage& s = stages_[static_cast<std::size_t>(stage)];
   Tail t;
   const auto add = [&](const DataCost& d, double times) {
     t.reduction += times * d.reduction;
     t.optimizer += times * d.optimizer;
     t.gather += times * d.gather;
   };
-  for (std::size_t c = 0; c < data.layers.size(); ++c) add(data.layers[c], s.layers[c]);
-  if (s.first) add(data.embedding, 1);
-  if (s.last) add(data.head, 1);
-  if (s.first || s.last) add(data.tied, 1);
+  for (int c = 0; c < classes_; ++c) add(data.layers[static_cast<std::size_t>(c)], stage_layers(stage)[c]);
+  if (stage == 0) add(data.embedding, 1);
+  if (is_last(stage)) add(data.head, 1);
+  if (stage == 0 || is_last(stage)) add(data.tied, 1);
   return t;
 }
 
@@ -223,7 +236,7 @@ Seconds PipelineShape::lower_bound(const Data& data) const {
   const PipelineTimes t = times(data);
   // The last task of every schedule is the first chunk's last backward, on stage 0.
   Seconds bound = pipeline_lower_bound(t, micro_batches_) + tail(data, 0).total();
-  Seconds arrives;   // when a stage's first forward can start
+  Seconds arrives;  // when a stage's first forward can start
   for (int s = 0; s < t.stages; ++s) {
     Seconds work;
     for (int c = 0; c < t.chunks; ++c) {
@@ -239,8 +252,6 @@ Seconds PipelineShape::lower_bound(const Data& data) const {
 
 /// Bytes of a stage that do not depend on the micro-batches in flight.
 Bytes PipelineShape::unchanging(const Data& data, int stage, MemoryParts* parts) const {
-  const Stage& s = stages_[static_cast<std::size_t>(stage)];
-  const auto none = static_cast<std::size_t>(index_of({}));
   MemoryParts p;
   Bytes transient_reserved;
   const auto add = [&](const DataCost& d, const PassPrice& pass, std::int64_t count) {
@@ -252,57 +263,60 @@ Bytes PipelineShape::unchanging(const Data& data, int stage, MemoryParts* parts)
     p.transient = std::max(p.transient, pass.need.transient);
     transient_reserved = std::max(transient_reserved, pass.need.transient_reserved);
   };
-  for (std::size_t c = 0; c < data.layers.size(); ++c)
-    add(data.layers[c], shape_.layers[c].passes[static_cast<std::size_t>(recompute_)], s.layers[c]);
-  if (s.first) add(data.embedding, shape_.embedding.passes[none], 1);
-  if (s.last) add(data.head, shape_.head.passes[none], 1);
-  if (layout_.pipeline > 1) p.buffers += 2 * shape_.stream;   // one activation and one gradient on their way in
+  for (int c = 0; c < classes_; ++c)
+    add(data.layers[static_cast<std::size_t>(c)], layer_pass(c), stage_layers(stage)[c]);
+  if (stage == 0) add(data.embedding, embedding_pass(), 1);
+  if (is_last(stage)) add(data.head, head_pass(), 1);
+  if (base_.stages > 1) p.buffers += 2 * shape_.stream;  // one activation and one gradient on their way in
   if (parts) *parts = p;
   return p.total() - p.transient + transient_reserved;
 }
 
-const std::vector<int>& PipelineShape::in_flight_counts(int stage) const {
-  std::vector<int>& known = in_flight_[static_cast<std::size_t>(stage)];
-  if (!known.empty()) return known;
-  const auto none = static_cast<std::size_t>(index_of({}));
+/// Of one micro-batch.
+PipelineShape::Kept PipelineShape::kept_of_chunk(int global_chunk) const {
+  Kept kept;
+  const auto add = [&](const PassPrice& pass, std::int64_t count) {
+    kept.saved += count * pass.need.saved;
+    kept.reserved += count * pass.need.saved_reserved;
+  };
+  for (int c = 0; c < classes_; ++c) add(layer_pass(c), chunk_layers(global_chunk)[c]);
+  if (global_chunk == 0) add(embedding_pass(), 1);
+  if (global_chunk + 1 == base_.stages * base_.chunks) add(head_pass(), 1);
+  return kept;
+}
+
+std::vector<int> PipelineShape::in_flight_counts(int stage) const {
   std::vector<double> weight;
+  weight.reserve(static_cast<std::size_t>(base_.chunks));
+  for (int c = 0; c < base_.chunks; ++c)
+    weight.push_back(static_cast<double>(kept_of_chunk(c * base_.stages + stage).reserved.value));
+  return in_flight(schedule_, base_.stages, base_.chunks, micro_batches_, stage, weight);
+}
+
+const PipelineShape::Kept& PipelineShape::kept(int stage) const {
+  Kept& known = kept_[static_cast<std::size_t>(stage)];
+  if (known.saved.value >= 0) return known;
+  known = {};
+  const std::vector<int> counts = in_flight_counts(stage);
   for (int c = 0; c < base_.chunks; ++c) {
-    const auto g = static_cast<std::size_t>(c * base_.stages + stage);
-    Bytes saved;
-    for (std::size_t k = 0; k < shape_.layers.size(); ++k)
-      saved += chunk_layers_[g][k] * shape_.layers[k].passes[static_cast<std::size_t>(recompute_)].need.saved_reserved;
-    if (g == 0) saved += shape_.embedding.passes[none].need.saved_reserved;
-    if (g + 1 == chunk_layers_.size()) saved += shape_.head.passes[none].need.saved_reserved;
-    weight.push_back(static_cast<double>(saved.value));
+    const Kept one = kept_of_chunk(c * base_.stages + stage);
+    known.saved += counts[static_cast<std::size_t>(c)] * one.saved;
+    known.reserved += counts[static_cast<std::size_t>(c)] * one.reserved;
   }
-  known = in_flight(layout_.schedule, base_.stages, base_.chunks, micro_batches_, stage, weight);
   return known;
 }
 
 StageMemory PipelineShape::memory(const Data& data, int stage) const {
   StageMemory m;
-  m.reserved = unchanging(data, stage, &m.parts);
-  const auto none = static_cast<std::size_t>(index_of({}));
-  const std::vector<int>& counts = in_flight_counts(stage);
-  const auto keep = [&](const PassPrice& pass, std::int64_t copies) {
-    m.parts.activations += copies * pass.need.saved;
-    m.reserved += copies * pass.need.saved_reserved;
-  };
-  for (int c = 0; c < base_.chunks; ++c) {
-    const auto g = static_cast<std::size_t>(c * base_.stages + stage);
-    const std::int64_t alive = counts[static_cast<std::size_t>(c)];
-    for (std::size_t k = 0; k < shape_.layers.size(); ++k)
-      keep(shape_.layers[k].passes[static_cast<std::size_t>(recompute_)], alive * chunk_layers_[g][k]);
-    if (g == 0) keep(shape_.embedding.passes[none], alive);
-    if (g + 1 == chunk_layers_.size()) keep(shape_.head.passes[none], alive);
-  }
+  m.reserved = unchanging(data, stage, &m.parts) + kept(stage).reserved;
+  m.parts.activations = kept(stage).saved;
   m.allocated = m.parts.total();
   return m;
 }
 
 Bytes PipelineShape::worst_reserved(const Data& data) const {
   Bytes worst;
-  for (int s = 0; s < base_.stages; ++s) worst = std::max(worst, memory(data, s).reserved);
+  for (int s = 0; s < base_.stages; ++s) worst = std::max(worst, unchanging(data, s, nullptr) + kept(s).reserved);
   return worst;
 }
 
@@ -311,7 +325,7 @@ bool PipelineShape::fits(const Data& data) const {
   for (int s = 0; s < base_.stages; ++s)
     if (unchanging(data, s, nullptr) > usable) return false;
   for (int s = 0; s < base_.stages; ++s)
-    if (memory(data, s).reserved > usable) return false;
+    if (unchanging(data, s, nullptr) + kept(s).reserved > usable) return false;
   return true;
 }
 
@@ -319,7 +333,7 @@ Prediction PipelineShape::predict(const Data& data) const {
   const Machine& machine = pricer_.machine_;
   const Workload& workload = pricer_.workload_;
   const PipelineTimes t = times(data);
-  const Played played = play(layout_.schedule, t, micro_batches_);
+  const Played played = play(schedule_, t, micro_batches_);
 
   Prediction p;
   int slowest = 0;
@@ -337,8 +351,6 @@ Prediction PipelineShape::predict(const Data& data) const {
   }
 
   // The slowest stage's time, part by part.
-  const Stage& stage = stages_[static_cast<std::size_t>(slowest)];
-  const auto none = static_cast<std::size_t>(index_of({}));
   Seconds error;
   const auto add = [&](const PassPrice& pass, const DataCost& d, int count) {
     const double times_run = static_cast<double>(count) * micro_batches_;
@@ -346,10 +358,10 @@ Prediction PipelineShape::predict(const Data& data) const {
     p.communication += times_run * (pass.forward_communication + pass.backward_communication + d.forward + d.backward);
     error += times_run * (pass.error + machine.efficiency.relative_error * (d.forward + d.backward));
   };
-  for (std::size_t c = 0; c < data.layers.size(); ++c)
-    add(shape_.layers[c].passes[static_cast<std::size_t>(recompute_)], data.layers[c], stage.layers[c]);
-  if (stage.first) add(shape_.embedding.passes[none], data.embedding, 1);
-  if (stage.last) add(shape_.head.passes[none], data.head, 1);
+  for (int c = 0; c < classes_; ++c)
+    add(layer_pass(c), data.layers[static_cast<std::size_t>(c)], stage_layers(slowest)[c]);
+  if (slowest == 0) add(embedding_pass(), data.embedding, 1);
+  if (is_last(slowest)) add(head_pass(), data.head, 1);
   const Tail after = tail(data, slowest);
   p.communication += after.reduction + after.gather;
   p.exposed_communication = p.communication;
@@ -361,14 +373,15 @@ Prediction PipelineShape::predict(const Data& data) const {
   p.step_high = p.step * (1 + relative);
 
   const double tokens = static_cast<double>(workload.global_batch) * static_cast<double>(workload.sequence_length);
-  const auto gpus = static_cast<double>(layout_.gpus());
+  const auto gpus = static_cast<double>(gpus_);
   p.tokens_per_second = tokens / p.step.value;
   p.tokens_per_second_per_gpu = p.tokens_per_second / gpus;
   p.model_flops_per_gpu = {pricer_.model_flops_per_token_.value * p.tokens_per_second_per_gpu};
   p.mfu = p.model_flops_per_gpu.value / machine.peak[workload.formats.compute].value;
   p.source_share[static_cast<std::size_t>(CostSource::datasheet)] = 1;
   p.gpu_hours_per_trillion_tokens = 1e12 / p.tokens_per_second_per_gpu / 3600;
-  if (machine.price_per_gpu_hour) p.cost_per_trillion_tokens = p.gpu_hours_per_trillion_tokens * *machine.price_per_gpu_hour;
+  if (machine.price_per_gpu_hour)
+    p.cost_per_trillion_tokens = p.gpu_hours_per_trillion_tokens * *machine.price_per_gpu_hour;
   return p;
 }
 

@@ -26,8 +26,8 @@ namespace shardwright {
 std::optional<Rejection> impossible(const Model& model, const Machine& machine, const Workload& workload,
                                     const Layout& layout);
 
-/// Prices layouts of one model, machine and workload. Distinct shapes are sharded and priced once and remembered. Any number of
-/// threads may ask.
+/// Prices layouts of one model, machine and workload. Distinct shapes are sharded and priced once and remembered. Any
+/// number of threads may ask.
 class Pricer {
  public:
   Pricer(const Model& model, const Machine& machine, const Workload& workload);
@@ -38,6 +38,14 @@ class Pricer {
 
   /// The default split of the layers over a layout's chunks, empty when there are too many.
   std::vector<int> balanced_layers(const ShapePrice& shape, const Recompute& recompute, int chunks) const;
+
+  /// Costs of the weights under a layout's data parallelism and ZeRO stage, per layer class. Its recomputation,
+  /// virtual_pipeline and layers are not looked at: the search computes this once for all of them.
+  struct Data {
+    std::vector<DataCost> layers;
+    DataCost embedding, head, tied;  ///< tied: the all-reduce of a tied table's gradient between first and last stage
+  };
+  Data data_of(const ShapePrice& shape, const Layout& layout) const;
 
   /// Everything about a layout that is not impossible; `layers_per_chunk` is filled.
   Prediction price(const Layout& layout);
@@ -62,63 +70,74 @@ class Pricer {
   Machine machine_;
   Workload workload_;
   ModelGraphs graphs_;
-  std::vector<std::vector<int>> class_layers_until_;   // [class][i]: layers of the class among the first i
+  std::vector<std::vector<int>> class_layers_until_;  // [class][i]: layers of the class among the first i
   Flops model_flops_per_token_;
   std::mutex mutex_;
   std::map<Shape, std::unique_ptr<ShapePrice>> shapes_;
 };
 
-/// A layout's stages before the choice of ZeRO: what the search computes once and completes for each choice.
+/// A layout's stages before the choice of ZeRO: what the search computes once and completes for each choice. `shape`
+/// and the pricer are kept by reference.
 class PipelineShape {
  public:
+  using Data = Pricer::Data;
+
   /// `layout`: its zero and shard_group are not looked at.
   PipelineShape(const Pricer& pricer, const ShapePrice& shape, const Layout& layout);
-
-  /// Costs of the weights under a layout's zero and shard_group, per layer class.
-  struct Data {
-    std::vector<DataCost> layers;
-    DataCost embedding, head, tied;   ///< tied: the all-reduce of a tied table's gradient between first and last stage
-  };
-  Data data_of(const Layout& layout) const;
 
   PipelineTimes times(const Data& data) const;
   Seconds lower_bound(const Data& data) const;
   StageMemory memory(const Data& data, int stage) const;
   Bytes worst_reserved(const Data& data) const;
-  /// Whether a stage does not fit, found as cheaply as can be: the first stage, then static memory, then all.
+  /// Whether every stage fits, found as cheaply as can be: first what does not change with the micro-batches, then all.
   bool fits(const Data& data) const;
   Prediction predict(const Data& data) const;
 
   /// Micro-batches that each chunk of `stage` holds at the moment when activations peak.
-  const std::vector<int>& in_flight_counts(int stage) const;
+  std::vector<int> in_flight_counts(int stage) const;
   /// Layers of a class in a chunk of a stage.
   int layers_in(int stage, int chunk, int layer_class) const {
-    return chunk_layers_[static_cast<std::size_t>(chunk * base_.stages + stage)][static_cast<std::size_t>(layer_class)];
+    return chunk_layers(chunk * base_.stages + stage)[layer_class];
   }
 
  private:
-  struct Stage {
-    std::vector<int> layers;          // by class
-    bool first = false, last = false;
-  };
   /// Times after the pipeline has drained.
   struct Tail {
     Seconds reduction, optimizer, gather;
     Seconds total() const { return reduction + optimizer + gather; }
   };
+  /// Activations kept from forward to backward, of all micro-batches in flight.
+  struct Kept {
+    Bytes saved, reserved;
+  };
   Tail tail(const Data& data, int stage) const;
   Bytes unchanging(const Data& data, int stage, MemoryParts* parts) const;
+  Kept kept_of_chunk(int global_chunk) const;
+  const Kept& kept(int stage) const;
+
+  /// Layers by class.
+  const int* chunk_layers(int global_chunk) const {
+    return &chunk_layers_[static_cast<std::size_t>(global_chunk * classes_)];
+  }
+  const int* stage_layers(int stage) const { return &stage_layers_[static_cast<std::size_t>(stage * classes_)]; }
+  bool is_last(int stage) const { return stage + 1 == base_.stages; }
+  const PassPrice& layer_pass(int layer_class) const {
+    return shape_.layers[static_cast<std::size_t>(layer_class)].passes[recompute_];
+  }
+  const PassPrice& embedding_pass() const {
+    return shape_.embedding.passes[0];
+  }  // recompute_choices() begins with none
+  const PassPrice& head_pass() const { return shape_.head.passes[0]; }
 
   const Pricer& pricer_;
   const ShapePrice& shape_;
-  Layout layout_;
-  int recompute_ = 0;
-  int micro_batches_ = 1;
-  Seconds send_;
-  std::vector<std::vector<int>> chunk_layers_;   // [global chunk][class]
-  std::vector<Stage> stages_;
-  PipelineTimes base_;                           // without the data costs
-  mutable std::vector<std::vector<int>> in_flight_;   // [stage][chunk]; a stage is empty until it is asked for
+  Schedule schedule_;
+  std::size_t recompute_ = 0;
+  int micro_batches_ = 1, classes_ = 1;
+  std::int64_t gpus_ = 1;
+  std::vector<int> chunk_layers_, stage_layers_;  // by chunk (stage), then class
+  PipelineTimes base_;                            // without the data costs
+  mutable std::vector<Kept> kept_;                // by stage; a negative size stands for one that was not asked for yet
 };
 
 }  // namespace shardwright

@@ -11,10 +11,14 @@ class Regions {
   int of(Region r) const {
     if (recompute_.full) return 1;
     switch (r) {
-      case Region::layernorm: return recompute_.has(RecomputeModule::layernorm) ? 2 : 0;
-      case Region::core_attn: return recompute_.has(RecomputeModule::core_attn) ? 3 : 0;
-      case Region::mlp: return recompute_.has(RecomputeModule::mlp) ? 4 : 0;
-      case Region::none: return 0;
+      case Region::layernorm:
+        return recompute_.has(RecomputeModule::layernorm) ? 2 : 0;
+      case Region::core_attn:
+        return recompute_.has(RecomputeModule::core_attn) ? 3 : 0;
+      case Region::mlp:
+        return recompute_.has(RecomputeModule::mlp) ? 4 : 0;
+      case Region::none:
+        return 0;
     }
     return 0;
   }
@@ -28,8 +32,12 @@ class Regions {
 class Planner {
  public:
   Planner(const OpGraph& graph, const ShardedGraph& sharded, const Recompute& recompute)
-      : g_(graph), s_(sharded), regions_(recompute), saved_(sharded.values.size(), false),
-        again_(sharded.forward_nodes, false), done_(sharded.forward_nodes, false) {}
+      : g_(graph),
+        s_(sharded),
+        regions_(recompute),
+        saved_(sharded.values.size(), false),
+        again_(sharded.forward_nodes, false),
+        done_(sharded.forward_nodes, false) {}
 
   BackwardPlan run() {
     for (std::size_t i = s_.forward_nodes; i < s_.nodes.size(); ++i)

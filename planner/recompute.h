@@ -9,12 +9,12 @@ namespace shardwright {
 
 /// What stays from forward to backward, and the whole order of backward with what is run again in it.
 struct BackwardPlan {
-  std::vector<ValueId> saved;    ///< forward values that backward, or a re-run, reads; weights and ids are not counted
-  std::vector<NodeId> order;     ///< re-run forward nodes and backward nodes, as they run
+  std::vector<ValueId> saved;  ///< forward values that backward, or a re-run, reads; weights and ids are not counted
+  std::vector<NodeId> order;   ///< re-run forward nodes and backward nodes, as they run
 };
 
-/// Saved tensors are the union of what every operator's backward reads. A wanted tensor made inside a recomputed region is
-/// made again instead: the nodes that make it run again, reshards included, and what they read is wanted in turn.
+/// Saved tensors are the union of what every operator's backward reads. A wanted tensor made inside a recomputed region
+/// is made again instead: the nodes that make it run again, reshards included, and what they read is wanted in turn.
 ///   full       the whole layer runs again, collectives too (Megatron checkpoints the layer)
 ///   core_attn, mlp   plain checkpoints: run again whole; a tensor that leaves the region stays saved
 ///   layernorm        its output is dropped and made again where it is read

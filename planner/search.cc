@@ -25,15 +25,12 @@ std::vector<int> values(const std::optional<int>& pin, std::vector<int> all) {
   return pin ? std::vector<int>{*pin} : std::move(all);
 }
 
-/// How many layouts are named when nothing fits.
-constexpr std::size_t kNearest = 3;
-
 /// A layout before it is priced in full.
 struct Candidate {
-  double lower_bound;                   // seconds
-  std::int64_t reserved;                // bytes, worst stage
+  double lower_bound;     // seconds
+  std::int64_t reserved;  // bytes, worst stage
   std::int32_t degrees, virtual_pipeline, micro_batch;
-  std::int16_t recompute, zero;         // index into recomputes(); zero stage
+  std::int16_t recompute, zero;  // index into recomputes(); zero stage
   std::int32_t group;
   bool sequence_parallel;
 
@@ -45,14 +42,14 @@ struct Candidate {
 /// All layouts that share their local shapes: one unit of work of the first phase.
 struct Work {
   Shape shape;
-  std::vector<std::int32_t> degrees;    // indices into Space::degrees()
+  std::vector<std::int32_t> degrees;  // indices into Space::degrees()
 };
 
 struct Found {
   std::vector<Candidate> fits;
   std::int64_t considered = 0;
   std::map<std::string, std::int64_t> rejected;
-  std::vector<Candidate> nearest;       // of those that do not fit, by reserved memory
+  std::vector<Candidate> nearest;  // of those that do not fit, by reserved memory
 };
 
 class Search {
@@ -100,7 +97,7 @@ class Search {
     const std::vector<int>* pinned = space_.pinned_layers();
     if (!pinned) return pricer_.balanced_layers(shape, l.recompute, chunks);
     if (pinned->size() == static_cast<std::size_t>(chunks)) return *pinned;
-    std::vector<int> layers(static_cast<std::size_t>(chunks), 0);   // a stage's layers, evenly over its chunks
+    std::vector<int> layers(static_cast<std::size_t>(chunks), 0);  // a stage's layers, evenly over its chunks
     for (int s = 0; s < l.pipeline; ++s)
       for (int c = 0; c < l.virtual_pipeline; ++c) {
         const int n = (*pinned)[static_cast<std::size_t>(s)];
@@ -132,55 +129,75 @@ class Search {
     if (nearest_.size() > kNearest) nearest_.resize(kNearest);
   }
 
+  /// A choice of zero and fsdp_group, with what it costs at one shape and degrees.
+  struct PricedSharding {
+    Space::Sharding sharding;
+    Pricer::Data data;
+  };
+
   Found evaluate(const Work& work, bool with_nearest) {
     Found found;
-    const ShapePrice* shape = nullptr;   // priced when the first possible layout is met
-    for (std::int32_t index : work.degrees) {
-      const Space::Degrees& d = space_.degrees()[static_cast<std::size_t>(index)];
-      const std::vector<Space::Sharding> shardings = space_.shardings(d);
-      const auto inner = static_cast<std::int64_t>(shardings.size());
-      const auto recomputes = static_cast<std::int64_t>(recomputes_.size());
-      for (int vpp : space_.virtual_pipelines(d)) {
-        Candidate c{};
-        c.degrees = index;
-        c.virtual_pipeline = vpp;
-        c.micro_batch = work.shape.micro_batch;
-        c.sequence_parallel = work.shape.sequence_parallel;
-        c.group = 1;
-        Layout l = layout_of(c);
-        found.considered += inner * recomputes;
-        if (const auto why = impossible(request_.model, request_.machine, request_.workload, l)) {
-          found.rejected[why->reason] += inner * recomputes;
-          continue;
-        }
-        if (!shape) shape = &pricer_.shape(work.shape);
-        for (std::size_t r = 0; r < recomputes_.size(); ++r) {
-          c.recompute = static_cast<std::int16_t>(r);
-          l.recompute = recomputes_[r];
-          l.layers_per_chunk = layers_of(l, *shape);
-          if (l.layers_per_chunk.empty()) {
-            found.rejected["layers"] += inner;
-            continue;
-          }
-          evaluate_shardings(PipelineShape(pricer_, *shape, l), shardings, l, c, with_nearest, found);
-        }
-      }
-    }
+    for (std::int32_t index : work.degrees) evaluate_degrees(work.shape, index, with_nearest, found);
     return found;
   }
 
-  void evaluate_shardings(const PipelineShape& pipeline, const std::vector<Space::Sharding>& shardings, Layout l,
-                          Candidate c, bool with_nearest, Found& found) const {
+  void evaluate_degrees(const Shape& shape, std::int32_t degrees, bool with_nearest, Found& found) {
+    const Space::Degrees& d = space_.degrees()[static_cast<std::size_t>(degrees)];
+    const std::vector<Space::Sharding> shardings = space_.shardings(d);
+    const auto inner = static_cast<std::int64_t>(shardings.size());
+    const auto recomputes = static_cast<std::int64_t>(recomputes_.size());
+    const ShapePrice* price = nullptr;  // both made when the first possible layout is met
+    std::vector<PricedSharding> priced;
+    for (int vpp : space_.virtual_pipelines(d)) {
+      Candidate c{};
+      c.degrees = degrees;
+      c.virtual_pipeline = vpp;
+      c.micro_batch = shape.micro_batch;
+      c.sequence_parallel = shape.sequence_parallel;
+      c.group = 1;
+      Layout l = layout_of(c);
+      found.considered += inner * recomputes;
+      if (const auto why = impossible(request_.model, request_.machine, request_.workload, l)) {
+        found.rejected[why->reason] += inner * recomputes;
+        continue;
+      }
+      if (!price) {
+        price = &pricer_.shape(shape);
+        priced = price_shardings(*price, shardings, l);
+      }
+      if (const std::int64_t impossible_ones = inner - static_cast<std::int64_t>(priced.size()); impossible_ones > 0)
+        found.rejected["shard_group"] += impossible_ones * recomputes;
+      for (std::size_t r = 0; r < recomputes_.size(); ++r) {
+        c.recompute = static_cast<std::int16_t>(r);
+        l.recompute = recomputes_[r];
+        l.layers_per_chunk = layers_of(l, *price);
+        if (l.layers_per_chunk.empty()) {
+          found.rejected["layers"] += static_cast<std::int64_t>(priced.size());
+          continue;
+        }
+        evaluate_shardings(PipelineShape(pricer_, *price, l), priced, c, with_nearest, found);
+      }
+    }
+  }
+
+  /// Those that are possible: a choice of zero and fsdp_group can fail for its shard group alone.
+  std::vector<PricedSharding> price_shardings(const ShapePrice& price, const std::vector<Space::Sharding>& shardings,
+                                              Layout l) const {
+    std::vector<PricedSharding> priced;
     for (const Space::Sharding& s : shardings) {
       l.zero = s.zero;
       l.shard_group = s.group;
-      c.zero = static_cast<std::int16_t>(s.zero);
-      c.group = s.group;
-      if (const auto why = impossible(request_.model, request_.machine, request_.workload, l)) {
-        ++found.rejected[why->reason];
-        continue;
-      }
-      const PipelineShape::Data data = pipeline.data_of(l);
+      if (impossible(request_.model, request_.machine, request_.workload, l)) continue;
+      priced.push_back({s, pricer_.data_of(price, l)});
+    }
+    return priced;
+  }
+
+  void evaluate_shardings(const PipelineShape& pipeline, const std::vector<PricedSharding>& priced, Candidate c,
+                          bool with_nearest, Found& found) const {
+    for (const auto& [sharding, data] : priced) {
+      c.zero = static_cast<std::int16_t>(sharding.zero);
+      c.group = sharding.group;
       if (!pipeline.fits(data)) {
         ++found.rejected["memory"];
         if (with_nearest) remember_nearest(pipeline, data, c, found);
@@ -191,7 +208,7 @@ class Search {
       found.fits.push_back(c);
     }
   }
-  static void remember_nearest(const PipelineShape& pipeline, const PipelineShape::Data& data, Candidate c, Found& found) {
+  static void remember_nearest(const PipelineShape& pipeline, const Pricer::Data& data, Candidate c, Found& found) {
     c.reserved = pipeline.worst_reserved(data).value;
     auto& list = found.nearest;
     list.push_back(c);
@@ -271,16 +288,15 @@ class Search {
   }
   template <typename F>
   void in_parallel(std::size_t count, const F& run) const {
-    std::size_t threads = request_.threads > 0 ? static_cast<std::size_t>(request_.threads) : std::thread::hardware_concurrency();
+    std::size_t threads =
+        request_.threads > 0 ? static_cast<std::size_t>(request_.threads) : std::thread::hardware_concurrency();
     threads = std::clamp<std::size_t>(threads, 1, std::max<std::size_t>(count, 1));
     std::atomic<std::size_t> next = 0;
     std::vector<std::exception_ptr> errors(threads);
     const auto worker = [&](std::size_t t) {
       try {
         for (std::size_t i = next++; i < count; i = next++) run(i);
-      } catch (...) {
-        errors[t] = std::current_exception();
-      }
+      } catch (...) { errors[t] = std::current_exception(); }
     };
     std::vector<std::thread> others;
     for (std::size_t t = 1; t < threads; ++t) others.emplace_back(worker, t);
@@ -311,24 +327,34 @@ Space::Space(const PlanRequest& request) : request_(request) {
         if (request.gpus % dense != 0) continue;
         const auto dp = static_cast<int>(request.gpus / dense);
         if (pins.dp && *pins.dp != dp) continue;
-        degrees_.push_back({tp, pp, cp, dp});
+        const Degrees d = {tp, pp, cp, dp};
+        if (!virtual_pipelines(d).empty()) degrees_.push_back(d);
       }
 }
 
 std::vector<int> Space::virtual_pipelines(const Degrees& d) const {
   const LayoutPins& pins = request_.pins;
-  if (pins.vpp) return {*pins.vpp};
-  if (pins.schedule && *pins.schedule != Schedule::interleaved) return {1};
+  const bool interleaved = pins.schedule == Schedule::interleaved, other = pins.schedule && !interleaved;
+  const int most = d.pipeline > 1 ? static_cast<int>((request_.model.num_hidden_layers + 2) / d.pipeline) : 1;
   std::vector<int> all;
-  if (!pins.schedule) all.push_back(1);
-  const std::int64_t most = (request_.model.num_hidden_layers + 2) / d.pipeline;
-  for (int v = 2; d.pipeline > 1 && v <= most; ++v) all.push_back(v);
+  if (pins.vpp) {
+    all = {*pins.vpp};
+  } else {
+    for (int v = 1; v <= std::max(most, 1); ++v) all.push_back(v);
+  }
+  std::erase_if(all, [&](int v) {
+    if (v > 1 && (d.pipeline == 1 || other)) return true;
+    if (v == 1 && interleaved) return true;
+    if (!pins.layers_per_stage) return false;
+    const auto entries = static_cast<std::int64_t>(pins.layers_per_stage->size());
+    return entries != d.pipeline && entries != std::int64_t{d.pipeline} * v;
+  });
   return all;
 }
 
 std::vector<int> Space::micro_batches(const Degrees& d) const {
   if (request_.pins.micro_batch) return {*request_.pins.micro_batch};
-  if (request_.workload.global_batch % d.data != 0) return {1};   // considered once, and rejected
+  if (request_.workload.global_batch % d.data != 0) return {1};  // considered once, and rejected
   return divisors(request_.workload.global_batch / d.data);
 }
 
@@ -341,18 +367,19 @@ std::vector<bool> Space::sequence_parallel(const Degrees& d) const {
 std::vector<Space::Sharding> Space::shardings(const Degrees& d) const {
   const int ranks = d.data * d.context;
   const LayoutPins& pins = request_.pins;
-  if (ranks == 1) return {{0, 1}};
+  const std::optional<int> group = pins.fsdp_group;
+  if (group ? *group == 1 : ranks == 1) return {{0, 1}};  // zero over one rank is none
   std::vector<Sharding> all;
-  for (int zero : values(pins.zero, {0, 1, 2, 3})) {
+  for (int zero : values(pins.zero, group ? std::vector{1, 2, 3} : std::vector{0, 1, 2, 3})) {
     if (zero == 0) {
       all.push_back({0, 1});
-    } else if (pins.fsdp_group) {
-      all.push_back({zero, std::min(*pins.fsdp_group, ranks)});
+    } else if (group) {
+      all.push_back({zero, *group});
     } else if (zero < 3) {
       all.push_back({zero, ranks});
     } else {
-      for (int group : divisors(ranks))
-        if (group > 1) all.push_back({3, group});
+      for (int g : divisors(ranks))
+        if (g > 1) all.push_back({3, g});
     }
   }
   return all;

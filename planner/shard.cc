@@ -5,7 +5,7 @@
 namespace shardwright {
 namespace {
 
-constexpr int kMaxDims = 24;   // named dimensions in one graph
+constexpr int kMaxDims = 24;  // named dimensions in one graph
 
 /// The axes of every dimension of one operator.
 class Plan {
@@ -33,13 +33,20 @@ class Plan {
     }
     pin(d, kept);
   }
-  /// P2: home, then what the value has beyond home.
+  /// P2: home, then what the value has beyond home. Where inputs differ the first decides, but a later one that is cut
+  /// finer cuts it finer: the first is sliced, which is free, where the later one would have to be gathered.
   void follow(const DimList& dims, const Placement& placement) {
     for (int i = 0; i < dims.size(); ++i) {
-      AxisTuple wanted = home_[dims[i]];
+      const DimId d = dims[i];
+      if (has(d)) {
+        if (followed_ >> d & 1) deepen(d, placement.dims[i]);
+        continue;
+      }
+      AxisTuple wanted = home_[d];
       for (AxisId a : placement.dims[i])
         if (!wanted.has(a)) wanted.push_back(a);
-      want(dims[i], wanted);
+      want(d, wanted);
+      followed_ |= 1u << d;
     }
   }
   /// Placement of a tensor seen as `dims`; dims that nothing decided are whole.
@@ -59,9 +66,19 @@ class Plan {
   }
 
  private:
+  void deepen(DimId d, const AxisTuple& finer) {
+    AxisTuple& axes = axes_[d];
+    for (int i = 0; i < axes.size(); ++i)
+      if (i >= finer.size() || finer[i] != axes[i]) return;
+    for (int i = axes.size(); i < finer.size() && !(taken_ & bit(finer[i])); ++i) {
+      axes.push_back(finer[i]);
+      taken_ = static_cast<AxisSet>(taken_ | bit(finer[i]));
+    }
+  }
+
   const std::vector<AxisTuple>& home_;
   std::array<AxisTuple, kMaxDims> axes_ = {};
-  std::uint32_t decided_ = 0;
+  std::uint32_t decided_ = 0, followed_ = 0;
   AxisSet taken_ = 0;
 };
 
@@ -215,8 +232,8 @@ class Derivation {
     return so_far;
   }
 
-  /// Sums `terms` at `want`: equal placements first, one move for each distinct one, then the rest. A term that already is
-  /// where it is wanted waits there.
+  /// Sums `terms` at `want`: equal placements first, one move for each distinct one, then the rest. A term that already
+  /// is where it is wanted waits there.
   ValueId sum_at(std::vector<ValueId> terms, const Placement& want, int rank) {
     std::vector<ValueId> arrived;
     while (!terms.empty()) {
@@ -251,8 +268,8 @@ class Derivation {
     if (!op.on_stream) return;
     for (DimId d : op.outputs[0].dims) plan.want(d, says_.stream[d]);
   }
-  /// S3: partial axes that may stay partial through a declared linear operator. `already`: of the operands before; over one
-  /// axis only one operand may be partial, since a product of two sums is not the sum of the products.
+  /// S3: partial axes that may stay partial through a declared linear operator. `already`: of the operands before; over
+  /// one axis only one operand may be partial, since a product of two sums is not the sum of the products.
   AxisSet staying_partial(const Operator& op, const Plan& plan, ValueId v, AxisSet already) const {
     if (!op.passes_partial) return 0;
     return static_cast<AxisSet>(value(v).placement.partial & ~plan.taken() & ~already);
@@ -327,8 +344,8 @@ class Derivation {
     gradients_[static_cast<std::size_t>(last)].push_back(out_.seed);
   }
 
-  /// The gradient of a tensor from all its readers, -1 when nobody gave one: equal placements are added first. A single one
-  /// passes as it came unless it is partial.
+  /// The gradient of a tensor from all its readers, -1 when nobody gave one: equal placements are added first. A single
+  /// one passes as it came unless it is partial.
   ValueId total_gradient(TensorId t) {
     auto& terms = gradients_[static_cast<std::size_t>(t)];
     if (terms.empty()) return -1;
@@ -407,7 +424,8 @@ class Derivation {
       if (!is_weight(operand(op, i).tensor)) plan.follow(operand(op, i).dims, value(saved_form(id, i)).placement);
     // A dim that only the result has (the vocabulary of the label's logit) lies as forward read it.
     for (int i : gradient.of)
-      plan.follow(operand(op, i).dims, value(read_[static_cast<std::size_t>(id)][static_cast<std::size_t>(i)]).placement);
+      plan.follow(operand(op, i).dims,
+                  value(read_[static_cast<std::size_t>(id)][static_cast<std::size_t>(i)]).placement);
 
     AxisSet partial = 0;
     DimList all;
@@ -466,8 +484,8 @@ class Derivation {
       out_.weights.push_back(w);
     }
   }
-  /// Zero: reduce-scatter over the shard axes, then all-reduce of the shard over what is left; no zero: one all-reduce. A
-  /// shard axis over which the gradient is not partial only cuts it, which is free and comes first.
+  /// Zero: reduce-scatter over the shard axes, then all-reduce of the shard over what is left; no zero: one all-reduce.
+  /// A shard axis over which the gradient is not partial only cuts it, which is free and comes first.
   void reduce(WeightState& w, AxisSet partial) const {
     const AxisSet cut = says_.zero > 0 ? shard_axes(w.gradient) : 0;
     const auto scatter = static_cast<AxisSet>(partial & cut), rest = static_cast<AxisSet>(partial & ~cut);
@@ -494,11 +512,11 @@ class Derivation {
   const Mesh& mesh_;
   const Declarations& says_;
   ShardedGraph out_;
-  std::vector<ValueId> current_;                  // by tensor: where it is now, in forward
-  std::vector<std::vector<ValueId>> gradients_;   // by tensor: what its readers gave
-  std::vector<char> lazy_;                        // by tensor: its gradient may stay partial
-  std::vector<boost::container::static_vector<ValueId, 5>> read_;   // by operator: the values its forward read
-  std::vector<NodeId> forward_node_;              // by operator
+  std::vector<ValueId> current_;                                   // by tensor: where it is now, in forward
+  std::vector<std::vector<ValueId>> gradients_;                    // by tensor: what its readers gave
+  std::vector<char> lazy_;                                         // by tensor: its gradient may stay partial
+  std::vector<boost::container::static_vector<ValueId, 5>> read_;  // by operator: the values its forward read
+  std::vector<NodeId> forward_node_;                               // by operator
   std::vector<Moved> moved_;
   std::vector<Gathered> gathered_;
   Phase phase_ = Phase::forward;

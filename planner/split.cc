@@ -7,16 +7,15 @@
 namespace shardwright {
 namespace {
 
-/// Fills chunks from the last to the first, each up to its most or, when `evenly`, up to its share of what is left; every
-/// middle chunk gets at least one layer. Empty when layers remain.
-/// `most(chunk, layers_left)`: layers that fit into a chunk, taken from the end of those left. `first`: the embedding's time in
-/// layers.
+/// Fills chunks from the last to the first, each up to its most or, when `evenly`, up to its share of what is left;
+/// every middle chunk gets at least one layer. Empty when layers remain. `most(chunk, layers_left)`: layers that fit
+/// into a chunk, taken from the end of those left. `first`: the embedding's time in layers.
 template <typename Most>
 std::vector<int> fill_from_the_end(int layers, int chunks, double first, bool evenly, const Most& most) {
   std::vector<int> split(static_cast<std::size_t>(chunks), 0);
   int left = layers;
   for (int c = chunks - 1; c >= 0; --c) {
-    const int middle_before = c == 0 ? 0 : c - 1;   // chunks before this one that need a layer
+    const int middle_before = c == 0 ? 0 : c - 1;  // chunks before this one that need a layer
     int take = std::min(most(c, left), left - middle_before);
     if (evenly && c != 0) take = std::min(take, static_cast<int>(std::ceil((left + first) / (c + 1) - 1e-9)));
     if (c != 0 && c != chunks - 1) take = std::max(take, 1);
@@ -53,17 +52,19 @@ std::vector<int> balanced_split(int layers, double layer, double first, double l
   };
   double best = first + last + layers * layer;
   for (double extra : {0.0, first, last}) {
-    int low = 0, high = layers;   // smallest k with a budget of extra + k layers that holds
+    int low = 0, high = layers;  // smallest k with a budget of extra + k layers that holds
     if (!holds(extra + high * layer)) continue;
     while (low < high) {
       const int k = (low + high) / 2;
-      if (holds(extra + k * layer)) high = k; else low = k + 1;
+      if (holds(extra + k * layer))
+        high = k;
+      else
+        low = k + 1;
     }
     best = std::min(best, extra + low * layer);
   }
-  return fill(layers, chunks, first / layer, [&](int c, int) {
-    return fitting(best - (c == 0 ? first : 0) - (c == chunks - 1 ? last : 0));
-  });
+  return fill(layers, chunks, first / layer,
+              [&](int c, int) { return fitting(best - (c == 0 ? first : 0) - (c == chunks - 1 ? last : 0)); });
 }
 
 std::vector<int> balanced_split(const std::vector<double>& layer_seconds, double first, double last, int chunks) {
@@ -73,13 +74,17 @@ std::vector<int> balanced_split(const std::vector<double>& layer_seconds, double
   if (std::all_of(layer_seconds.begin(), layer_seconds.end(), [&](double s) { return s == layer_seconds[0]; }))
     return balanced_split(layers, layer_seconds[0], first, last, chunks);
   std::vector<double> until(static_cast<std::size_t>(layers) + 1, 0);
-  for (int i = 0; i < layers; ++i) until[static_cast<std::size_t>(i) + 1] = until[static_cast<std::size_t>(i)] + layer_seconds[static_cast<std::size_t>(i)];
+  for (int i = 0; i < layers; ++i)
+    until[static_cast<std::size_t>(i) + 1] =
+        until[static_cast<std::size_t>(i)] + layer_seconds[static_cast<std::size_t>(i)];
   const auto split_within = [&](double budget) {
     return fill(layers, chunks, first / (until.back() / layers), [&](int c, int left) {
       const double room = budget - (c == 0 ? first : 0) - (c == chunks - 1 ? last : 0);
       if (room < 0) return -1;
       int take = 0;
-      while (take < left && until[static_cast<std::size_t>(left)] - until[static_cast<std::size_t>(left - take - 1)] <= room) ++take;
+      while (take < left &&
+             until[static_cast<std::size_t>(left)] - until[static_cast<std::size_t>(left - take - 1)] <= room)
+        ++take;
       return take;
     });
   };

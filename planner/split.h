@@ -4,10 +4,11 @@
 
 namespace shardwright {
 
-/// Layers of each chunk, in order, so that the slowest chunk is as fast as it can be: chunk 0 also takes `first` seconds (the
-/// embedding), the last `last` (head and loss). Among the splits that reach that time an even one is taken where there is
-/// one, the smaller chunks first, since early stages hold more micro-batches. Only the first and the last chunk may be without layers.
-/// `layer_seconds`: forward and backward of each layer, in order. Empty when there are too many chunks.
+/// Layers of each chunk, in order, so that the slowest chunk is as fast as it can be: chunk 0 also takes `first`
+/// seconds (the embedding), the last `last` (head and loss). Among the splits that reach that time an even one is taken
+/// where there is one, the smaller chunks first, since early stages hold more micro-batches. Only the first and the
+/// last chunk may be without layers. `layer_seconds`: forward and backward of each layer, in order. Empty when there
+/// are too many chunks.
 std::vector<int> balanced_split(const std::vector<double>& layer_seconds, double first, double last, int chunks);
 
 /// The same where all layers take `layer` seconds; fast.

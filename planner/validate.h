@@ -9,13 +9,13 @@ namespace shardwright {
 /// One published number and its prediction.
 struct ValidationRow {
   std::string id, source, family, kind, trust;
-  bool suspect = false;                       ///< carried, but no summary counts it
-  std::string metric;                         ///< the measured key's name; "oom" where only that was published
+  bool suspect = false;  ///< carried, but no summary counts it
+  std::string metric;    ///< the measured key's name; "oom" where only that was published
   std::optional<double> measured;
   double predicted = 0, predicted_low = 0, predicted_high = 0;
-  std::optional<double> relative_error;       ///< predicted / measured - 1
+  std::optional<double> relative_error;  ///< predicted / measured - 1
   bool layout_fits = false;
-  std::vector<std::string> layout_assumed;    ///< layout keys that the planner filled in
+  std::vector<std::string> layout_assumed;  ///< layout keys that the planner filled in
 };
 
 /// A row without a prediction. `reason` starts with one of these words; after ": " stands the detail.
@@ -45,18 +45,19 @@ struct OutOfMemory {
 struct RankingSummary {
   int families = 0;
   double kendall_tau_mean = 0;
-  double top_regret_mean = 0;                 ///< time lost by taking the predicted best instead of the measured best
+  double top_regret_mean = 0;  ///< time lost by taking the predicted best instead of the measured best
 };
 
 struct Validation {
   std::vector<ValidationRow> rows;
   std::vector<SkippedRow> skipped;
   std::vector<ErrorSummary> summary;
-  std::optional<RankingSummary> ranking;      ///< absent without a family to rank
+  std::optional<RankingSummary> ranking;  ///< absent without a family to rank
   OutOfMemory out_of_memory;
 };
 
-/// Predicts the rows of `files` (schema shardwright.measured/1). Every row id is in `rows` or in `skipped`. Throws InputError.
+/// Predicts the rows of `files` (schema shardwright.measured/1). Every row id is in `rows` or in `skipped`. Throws
+/// InputError.
 Validation validate(const std::vector<std::string>& files, int threads);
 
 }  // namespace shardwright

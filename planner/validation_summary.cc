@@ -88,8 +88,8 @@ std::optional<double> kendall_tau(const std::vector<Times>& times) {
   int pairs = 0, balance = 0;
   for (std::size_t i = 0; i < times.size(); ++i) {
     for (std::size_t j = i + 1; j < times.size(); ++j) {
-      const auto [faster, slower] = times[i].measured < times[j].measured ? std::pair(times[i], times[j])
-                                                                          : std::pair(times[j], times[i]);
+      const auto [faster, slower] =
+          times[i].measured < times[j].measured ? std::pair(times[i], times[j]) : std::pair(times[j], times[i]);
       if (slower.measured < faster.measured * (1 + kTie)) continue;
       ++pairs;
       balance += (faster.predicted < slower.predicted) - (faster.predicted > slower.predicted);

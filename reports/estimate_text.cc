@@ -24,14 +24,16 @@ std::string layout_lines(const Layout& layout, const TableStyle& style) {
     const std::size_t cut = rest.find_last_of(" +", width - 1);
     if (cut == std::string::npos || cut < 8) break;
     text += rest.substr(0, rest[cut] == ' ' ? cut : cut + 1) + "\n";
-    rest = "        " + rest.substr(cut + 1);
+    rest = std::string(8, ' ').append(rest, cut + 1);
   }
   return text + rest + "\n";
 }
 
 std::string rates_text(const Prediction& p) {
   std::string text;
-  const auto add = [&](std::string_view name, const std::string& value) { text += fmt::format("  {:<31}{}\n", name, value); };
+  const auto add = [&](std::string_view name, const std::string& value) {
+    text += fmt::format("  {:<31}{}\n", name, value);
+  };
   add("tokens per second", grouped(static_cast<std::int64_t>(p.tokens_per_second)));
   add("tokens per second and GPU", fmt::format("{:.1f}", p.tokens_per_second_per_gpu));
   add("model FLOP/s of a GPU", fmt::format("{} (MFU {})", with_unit(p.model_flops_per_gpu), percent(p.mfu)));

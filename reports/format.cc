@@ -48,8 +48,7 @@ std::string with_unit(Bytes amount) {
 }
 
 std::string with_unit(BytesPerSecond rate) {
-  return scaled(rate.value, 1000,
-                std::array<std::string_view, 6>{" B/s", " kB/s", " MB/s", " GB/s", " TB/s", " PB/s"});
+  return scaled(rate.value, 1000, std::array<std::string_view, 6>{" B/s", " kB/s", " MB/s", " GB/s", " TB/s", " PB/s"});
 }
 
 std::string with_unit(FlopsPerSecond rate) {
@@ -70,7 +69,7 @@ std::string signed_percent(double fraction, int decimals) {
 std::string grouped(std::int64_t count) {
   std::string digits = std::to_string(count);
   const std::size_t first = digits[0] == '-' ? 1 : 0;
-  for (std::size_t at = digits.size(); at > first + 3;) digits.insert(at -= 3, ",");
+  for (std::size_t at = digits.size(); at > first + 3;) digits.insert(at -= 3, 1, ',');
   return digits;
 }
 

@@ -16,7 +16,8 @@ struct TableStyle {
   bool color = false;
 };
 
-/// A value with its unit, three significant digits: rates in SI ("989 TFLOP/s", "3.35 TB/s"), memory in KiB, MiB, GiB or TiB
+/// A value with its unit, three significant digits: rates in SI ("989 TFLOP/s", "3.35 TB/s"), memory in KiB, MiB, GiB
+/// or TiB
 /// ("79.6 GiB"), times in us, ms or s ("12.3 s", from 1000 s on "1,234 s").
 std::string with_unit(Seconds);
 std::string with_unit(Bytes);
@@ -35,8 +36,8 @@ std::string grouped(std::int64_t count);
 /// "406 B", "8.03 B", "125 M", "999": thousands of millions are B, as in model names.
 std::string short_count(std::int64_t count);
 
-/// Text broken at spaces into lines of at most `width` characters, each with `indent` spaces before it and a newline at its
-/// end. A longer word has a line of its own.
+/// Text broken at spaces into lines of at most `width` characters, each with `indent` spaces before it and a newline at
+/// its end. A longer word has a line of its own.
 std::string wrapped(std::string_view text, int width, int indent = 0);
 
 /// Escape sequences of a terminal around `text` where the style has colour.

@@ -70,7 +70,8 @@ Json layout_json(const Layout& layout, std::int64_t global_batch) {
   json["vpp"] = layout.virtual_pipeline;
   json["schedule"] = name_of(layout.schedule);
   if (!layout.layers_per_chunk.empty()) json["layers_per_stage"] = layers_per_stage(layout);  // else impossible
-  if (layout.layers_per_chunk.size() > static_cast<std::size_t>(layout.pipeline)) json["layers_per_chunk"] = layout.layers_per_chunk;
+  if (layout.layers_per_chunk.size() > static_cast<std::size_t>(layout.pipeline))
+    json["layers_per_chunk"] = layout.layers_per_chunk;
   json["ep"] = 1;
   json["etp"] = 1;
   json["dp"] = layout.data;
@@ -145,7 +146,8 @@ Json priced_json(const PricedLayout& plan, std::int64_t global_batch, std::size_
 
 Json list_json(const std::vector<PricedLayout>& plans, std::int64_t global_batch, bool ranked) {
   Json list = Json::array();
-  for (std::size_t i = 0; i < plans.size(); ++i) list.push_back(priced_json(plans[i], global_batch, ranked ? i + 1 : 0));
+  for (std::size_t i = 0; i < plans.size(); ++i)
+    list.push_back(priced_json(plans[i], global_batch, ranked ? i + 1 : 0));
   return list;
 }
 

@@ -14,10 +14,10 @@ namespace shardwright {
 /// The program's version, "0.1.0".
 std::string_view version();
 
-// Files for programs: `schema` ("shardwright.<kind>/1") and `shardwright_version` first, units in key names, keys in a fixed
-// order, a newline at the end. What is not known has no key.
+// Files for programs: `schema` ("shardwright.<kind>/1") and `shardwright_version` first, units in key names, keys in a
+// fixed order, a newline at the end. What is not known has no key.
 
-std::string plan_result_json(const PlanResult& result);     ///< of `plan` and `estimate`
+std::string plan_result_json(const PlanResult& result);  ///< of `plan` and `estimate`
 std::string models_json(const std::vector<Model>& models);
 std::string machines_json(const std::vector<Machine>& machines);
 std::string validation_json(const Validation& validation);

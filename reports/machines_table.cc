@@ -37,14 +37,17 @@ std::string machines_table(const std::vector<Machine>& machines, const TableStyl
   std::string text;
   const std::vector<std::string> lines = table.lines(table.width(2) <= style.width ? 2 : 1);
   for (std::size_t i = 0; i < lines.size(); ++i) text += (i == 0 ? bold(lines[i], style) : lines[i]) + "\n";
-  text += wrapped("bf16 and fp8 in TFLOP/s; links in GB/s of one GPU, one direction, inside the first level and into the next.",
-                  style.width);
+  text += wrapped(
+      "bf16 and fp8 in TFLOP/s; links in GB/s of one GPU, one direction, inside the first level and into the next.",
+      style.width);
   return text + wrapped(kSources, style.width);
 }
 
 std::string machine_text(const Machine& machine, const TableStyle& style) {
   std::string text = bold(machine.name, style) + "\n";
-  const auto add = [&](std::string_view name, const std::string& value) { text += fmt::format("  {:<31}{}\n", name, value); };
+  const auto add = [&](std::string_view name, const std::string& value) {
+    text += fmt::format("  {:<31}{}\n", name, value);
+  };
   add("memory of a GPU", fmt::format("{}, {} usable", with_unit(machine.memory), with_unit(machine.usable_memory())));
   add("memory bandwidth", with_unit(machine.memory_bandwidth));
   for (const DataType type : kDataTypes) {

@@ -32,7 +32,9 @@ std::string models_table(const std::vector<Model>& models, const TableStyle& sty
 
 std::string model_text(const Model& model, const TableStyle& style) {
   std::string text = bold(model.name, style) + "\n";
-  const auto add = [&](std::string_view name, const std::string& value) { text += fmt::format("  {:<31}{}\n", name, value); };
+  const auto add = [&](std::string_view name, const std::string& value) {
+    text += fmt::format("  {:<31}{}\n", name, value);
+  };
   const std::string lacking = unsupported(model);
   if (lacking.empty()) {
     const std::int64_t total = parameters(model);
@@ -54,8 +56,8 @@ std::string model_text(const Model& model, const TableStyle& style) {
                                grouped(model.max_position_embeddings)));
   add("norm", model.norm == Norm::rmsnorm ? "rmsnorm" : "layernorm");
   if (model.sliding_window > 0) {
-    add("sliding window", fmt::format("{} tokens, one layer in {}", grouped(model.sliding_window),
-                                      model.sliding_window_pattern));
+    add("sliding window",
+        fmt::format("{} tokens, one layer in {}", grouped(model.sliding_window), model.sliding_window_pattern));
   }
   if (!lacking.empty()) text += wrapped(fmt::format("no graph in this version: {}", lacking), style.width, 2);
   return text;

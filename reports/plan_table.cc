@@ -49,19 +49,21 @@ std::vector<LayoutColumn> layout_columns() {
   const auto number = [](auto member) {
     return [member](const PricedLayout& row) { return std::to_string(row.layout.*member); };
   };
-  return {{{"tp"}, true, number(&Layout::tensor)},
-          {{"sp"}, true, [](const PricedLayout& row) { return row.layout.sequence_parallel ? "y" : "-"; }},
-          {{"cp"}, false, number(&Layout::context)},
-          {{"pp"}, true, number(&Layout::pipeline)},
-          {{"vpp"}, true, number(&Layout::virtual_pipeline)},
-          {{"dp"}, true, number(&Layout::data)},
-          {{"zero"}, true, [](const PricedLayout& row) { return zero_text(row.layout); }},
-          {{"mb"}, true, number(&Layout::micro_batch)},
-          {{"recompute", Align::left}, true, [](const PricedLayout& row) { return short_recompute(row.layout.recompute); }},
-          {{"sched"}, false, [](const PricedLayout& row) { return short_schedule(row.layout.schedule); }},
-          {{"type"}, false, [](const PricedLayout& row) { return std::string(name_of(row.precision)); }},
-          {{"order"}, false,
-           [](const PricedLayout& row) { return row.layout.rank_order == RankOrder::tp_cp_dp_pp ? "dp-pp" : "pp-dp"; }}};
+  return {
+      {{"tp"}, true, number(&Layout::tensor)},
+      {{"sp"}, true, [](const PricedLayout& row) { return row.layout.sequence_parallel ? "y" : "-"; }},
+      {{"cp"}, false, number(&Layout::context)},
+      {{"pp"}, true, number(&Layout::pipeline)},
+      {{"vpp"}, true, number(&Layout::virtual_pipeline)},
+      {{"dp"}, true, number(&Layout::data)},
+      {{"zero"}, true, [](const PricedLayout& row) { return zero_text(row.layout); }},
+      {{"mb"}, true, number(&Layout::micro_batch)},
+      {{"recompute", Align::left}, true, [](const PricedLayout& row) { return short_recompute(row.layout.recompute); }},
+      {{"sched"}, false, [](const PricedLayout& row) { return short_schedule(row.layout.schedule); }},
+      {{"type"}, false, [](const PricedLayout& row) { return std::string(name_of(row.precision)); }},
+      {{"order"}, false, [](const PricedLayout& row) {
+         return row.layout.rank_order == RankOrder::tp_cp_dp_pp ? "dp-pp" : "pp-dp";
+       }}};
 }
 
 LayoutColumn predicted(std::string header, std::function<std::string(const Prediction&)> cell) {
@@ -77,13 +79,15 @@ std::string four_digits(double value) {
 }
 
 /// Whether a column has something to say: cp of 1, the usual schedule, and one type or rank order for all is nothing.
-bool says_something(const LayoutColumn& column, const std::vector<PricedLayout>& rows) {
-  if (column.always) return true;
+/// The type always says something where it was searched.
+bool says_something(const LayoutColumn& column, const std::vector<PricedLayout>& rows, bool any_precision) {
+  if (column.always || (column.head.header == "type" && any_precision)) return true;
   if (column.head.header == "cp") {
     return std::any_of(rows.begin(), rows.end(), [](const PricedLayout& row) { return row.layout.context > 1; });
   }
   if (column.head.header == "sched") {  // more chunks than one already say interleaved, and 1f1b is the rule
-    return std::any_of(rows.begin(), rows.end(), [](const PricedLayout& row) { return row.layout.schedule == Schedule::gpipe; });
+    return std::any_of(rows.begin(), rows.end(),
+                       [](const PricedLayout& row) { return row.layout.schedule == Schedule::gpipe; });
   }
   return std::any_of(rows.begin(), rows.end(),
                      [&](const PricedLayout& row) { return column.cell(row) != column.cell(rows[0]); });
@@ -103,10 +107,10 @@ TextTable table_of(const std::vector<LayoutColumn>& columns, const std::vector<P
 
 /// The rows with the layout's columns and then `results`; optional columns go when the line is too short for them.
 std::vector<std::string> layout_lines(const std::vector<PricedLayout>& rows, const std::vector<LayoutColumn>& results,
-                                      const TableStyle& style) {
+                                      bool any_precision, const TableStyle& style) {
   std::vector<LayoutColumn> columns;
   for (const LayoutColumn& column : layout_columns()) {
-    if (says_something(column, rows)) columns.push_back(column);
+    if (says_something(column, rows, any_precision)) columns.push_back(column);
   }
   columns.insert(columns.end(), results.begin(), results.end());
   for (const std::string dropped : {"order", "sched"}) {
@@ -119,13 +123,13 @@ std::vector<std::string> layout_lines(const std::vector<PricedLayout>& rows, con
   return table.lines(table.width(2) <= style.width ? 2 : 1);
 }
 
-std::string ranked_table(const std::vector<PricedLayout>& rows, const TableStyle& style) {
+std::string ranked_table(const std::vector<PricedLayout>& rows, bool any_precision, const TableStyle& style) {
   const std::vector<LayoutColumn> results = {
       predicted("step s", [](const Prediction& p) { return four_digits(p.step.value); }),
       predicted("tok/s/GPU", [](const Prediction& p) { return four_digits(p.tokens_per_second_per_gpu); }),
       predicted("MFU %", [](const Prediction& p) { return fmt::format("{:.1f}", p.mfu * 100); }),
       predicted("mem GiB", [](const Prediction& p) { return in_gib(p.worst().reserved); })};
-  const std::vector<std::string> lines = layout_lines(rows, results, style);
+  const std::vector<std::string> lines = layout_lines(rows, results, any_precision, style);
   std::string text;
   for (std::size_t i = 0; i < lines.size(); ++i) {
     text += (i == 0 ? bold(lines[i], style) : i == 1 ? green(lines[i], style) : lines[i]) + "\n";
@@ -156,9 +160,9 @@ std::string runner_up_text(const PricedLayout& best, const PricedLayout& second,
   }
   const Seconds longer = b.step - a.step;
   const bool same_time = std::fabs(longer.value) < 1e-6 * a.step.value;
-  const std::string verdict =
-      same_time ? "#2 takes the same time"
-                : fmt::format("#2 takes {} ({}) longer", with_unit(longer), percent(longer / a.step));
+  const std::string verdict = same_time
+                                  ? "#2 takes the same time"
+                                  : fmt::format("#2 takes {} ({}) longer", with_unit(longer), percent(longer / a.step));
   const std::string order = same_time && reasons.empty() ? "; the order between them is that of the layouts' keys" : "";
   std::string differences = layout_differences(second.layout, best.layout);
   if (second.precision != best.precision) {
@@ -178,8 +182,9 @@ std::string tie_text(const std::vector<PricedLayout>& plans, const TableStyle& s
   }
   if (last == 0) return "";
   const std::string which = last == 1 ? "#2 is" : fmt::format("#2 to #{} are", last + 1);
-  return wrapped(fmt::format("{} within the error of #1: a tie on these numbers, which only a run would settle.", which),
-                 style.width);
+  return wrapped(
+      fmt::format("{} within the error of #1: a tie on these numbers, which only a run would settle.", which),
+      style.width);
 }
 
 // ---- The search ----
@@ -198,9 +203,9 @@ std::string rejected_text(const SearchSummary& search) {
 }
 
 std::string search_text(const SearchSummary& search, bool found, const TableStyle& style) {
-  std::string text = fmt::format("Search: {} layouts considered = {} priced + {} pruned by bounds + {}.",
-                                 grouped(search.considered), grouped(search.priced), grouped(search.pruned),
-                                 rejected_text(search));
+  std::string text =
+      fmt::format("Search: {} layouts considered = {} priced + {} pruned by bounds + {}.", grouped(search.considered),
+                  grouped(search.priced), grouped(search.pruned), rejected_text(search));
   if (found) {
     text += search.proven_best ? " #1 is proven to be the best of them." : " #1 is not proven to be the best of them.";
   }
@@ -217,7 +222,7 @@ std::vector<PricedLayout> sample(const std::vector<PricedLayout>& front, std::si
   return result;
 }
 
-std::string pareto_text(const std::vector<PricedLayout>& front, const TableStyle& style) {
+std::string pareto_text(const std::vector<PricedLayout>& front, bool any_precision, const TableStyle& style) {
   if (front.size() < 2) return "";
   const std::vector<LayoutColumn> results = {
       predicted("step s", [](const Prediction& p) { return four_digits(p.step.value); }),
@@ -225,7 +230,7 @@ std::string pareto_text(const std::vector<PricedLayout>& front, const TableStyle
   const std::vector<PricedLayout> rows = sample(front, 5);
   const std::string which = rows.size() == front.size() ? "" : fmt::format(" ({} of {})", rows.size(), front.size());
   std::string text = "\n" + bold(fmt::format("Less memory, for time{}", which), style) + "\n";
-  const std::vector<std::string> lines = layout_lines(rows, results, style);
+  const std::vector<std::string> lines = layout_lines(rows, results, any_precision, style);
   for (const std::string& line : lines) text += line + "\n";
   return text;
 }
@@ -245,7 +250,8 @@ std::string cheapest_change(const PlanRequest& request, const Prediction& p) {
                        in_gib(state));
   }
   return fmt::format(
-      "Weights, gradients and optimizer state take {} GiB of it, the rest grows with the sequence: a shorter sequence or "
+      "Weights, gradients and optimizer state take {} GiB of it, the rest grows with the sequence: a shorter sequence "
+      "or "
       "more GPUs would help.",
       in_gib(state));
 }
@@ -260,7 +266,7 @@ std::string nothing_fits_text(const PlanRequest& request, const PlanResult& resu
         predicted("mem GiB", [](const Prediction& p) { return in_gib(p.worst().reserved); }),
         predicted("over by", [memory](const Prediction& p) { return in_gib(p.worst().reserved - memory); })};
     text += bold("Nearest misses", style) + "\n";
-    for (const std::string& line : layout_lines(nearest, results, style)) text += line + "\n";
+    for (const std::string& line : layout_lines(nearest, results, request.any_precision, style)) text += line + "\n";
     const Prediction& p = *nearest[0].prediction;
     text += "\n" + wrapped(fmt::format("#1 misses in stage {} of {}: a GPU needs {} GiB and has {}.", p.worst_stage,
                                        p.stages.size(), in_gib(p.worst().reserved), in_gib(memory)),
@@ -280,13 +286,13 @@ std::string plan_table(const PlanRequest& request, const PlanResult& result, con
   const std::vector<PricedLayout>& plans = result.plans;
   assert(plans[0].prediction && "a layout that fits has a prediction");
   const Prediction& best = *plans[0].prediction;
-  text += ranked_table(plans, style) + "\n";
+  text += ranked_table(plans, request.any_precision, style) + "\n";
   text += step_text(best, "Where a step of #1 goes", style) + "\n";
   if (plans.size() > 1 && plans[1].prediction) text += runner_up_text(plans[0], plans[1], style);
   text += tie_text(plans, style) + "\n";
   text += worst_stage_text(best, request.machine, style);
   text += wrapped("  layers by stage: " + layers_text(plans[0].layout), style.width, 2);
-  text += pareto_text(result.pareto, style) + "\n";
+  text += pareto_text(result.pareto, request.any_precision, style) + "\n";
   text += search_text(result.search, true, style);
   text += source_text(best, style) + "\n";
   text += "#1 in detail:\n" + estimate_command(request, result, asked, plans[0], style);

@@ -8,8 +8,8 @@
 
 namespace shardwright {
 
-/// The answer to `plan` for people: the ranked layouts, then why the best is the best, what the search did, and what to ask
-/// next; or, when nothing fits, by how much. No times of this run: the same question has the same text.
+/// The answer to `plan` for people: the ranked layouts, then why the best is the best, what the search did, and what to
+/// ask next; or, when nothing fits, by how much. No times of this run: the same question has the same text.
 std::string plan_table(const PlanRequest& request, const PlanResult& result, const AskedAs& asked,
                        const TableStyle& style = {});
 

@@ -31,6 +31,19 @@ std::vector<std::pair<std::string, std::string>> choices(const Layout& layout) {
           {"layers_per_stage", layers_text(layout)}};
 }
 
+/// "17 + 3 x 16"
+std::string runs_text(const std::vector<int>& layers) {
+  std::vector<std::string> runs;
+  for (std::size_t begin = 0; begin < layers.size();) {
+    std::size_t end = begin;
+    while (end < layers.size() && layers[end] == layers[begin]) ++end;
+    const bool alone = end - begin == 1;
+    runs.push_back(alone ? std::to_string(layers[begin]) : fmt::format("{} x {}", end - begin, layers[begin]));
+    begin = end;
+  }
+  return fmt::format("{}", fmt::join(runs, " + "));
+}
+
 std::string pins_text(const LayoutPins& pins) {
   std::vector<std::string> parts;
   const auto add = [&](std::string_view key, const auto& pin) {
@@ -48,9 +61,7 @@ std::string pins_text(const LayoutPins& pins) {
   add("micro_batch", pins.micro_batch);
   if (pins.schedule) parts.push_back(fmt::format("schedule={}", name_of(*pins.schedule)));
   if (pins.rank_order) parts.push_back(fmt::format("rank_order={}", name_of(*pins.rank_order)));
-  if (pins.layers_per_stage) {
-    parts.push_back(fmt::format("layers_per_stage={}", fmt::join(*pins.layers_per_stage, "+")));
-  }
+  if (pins.layers_per_stage) { parts.push_back("layers_per_stage=" + runs_text(*pins.layers_per_stage)); }
   return fmt::format("{}", fmt::join(parts, ", "));
 }
 
@@ -86,16 +97,7 @@ std::string recompute_text(const Recompute& recompute) {
 
 std::string layers_text(const Layout& layout) {
   if (layout.layers_per_chunk.empty()) return "";
-  const std::vector<int> layers = layers_per_stage(layout);
-  std::vector<std::string> runs;
-  for (std::size_t begin = 0; begin < layers.size();) {
-    std::size_t end = begin;
-    while (end < layers.size() && layers[end] == layers[begin]) ++end;
-    const bool alone = end - begin == 1;
-    runs.push_back(alone ? std::to_string(layers[begin]) : fmt::format("{} x {}", end - begin, layers[begin]));
-    begin = end;
-  }
-  return fmt::format("{}", fmt::join(runs, " + "));
+  return runs_text(layers_per_stage(layout));
 }
 
 std::string layout_differences(const Layout& other, const Layout& layout) {
@@ -198,7 +200,9 @@ std::string source_text(const Prediction& p, const TableStyle& style) {
 std::string estimate_command(const PlanRequest& request, const PlanResult& result, const AskedAs& asked,
                              const PricedLayout& plan, const TableStyle& style) {
   std::vector<std::string> words = {"shardwright", "estimate", quoted(asked.model), quoted(asked.machine)};
-  const auto add = [&](std::string_view flag, const auto& value) { words.push_back(fmt::format("{} {}", flag, value)); };
+  const auto add = [&](std::string_view flag, const auto& value) {
+    words.push_back(fmt::format("{} {}", flag, value));
+  };
   add("--gpus", request.gpus);
   add("--sequence-length", result.workload.sequence_length);
   add("--global-batch", result.workload.global_batch);

@@ -36,8 +36,8 @@ std::string recompute_text(const Recompute& recompute);
 /// "pp 16 instead of 8, micro_batch 2 instead of 1": what of `other` is not as in `layout`.
 std::string layout_differences(const Layout& other, const Layout& layout);
 
-/// The command that prices `plan` again, broken with backslashes so that it can be pasted. A long list of layers that the
-/// planner chose is left to it again.
+/// The command that prices `plan` again, broken with backslashes so that it can be pasted. A long list of layers that
+/// the planner chose is left to it again.
 std::string estimate_command(const PlanRequest& request, const PlanResult& result, const AskedAs& asked,
                              const PricedLayout& plan, const TableStyle& style);
 

@@ -20,12 +20,12 @@ std::string first_line(const Validation& validation, const TableStyle& style) {
     rows.insert(row.id);
     if (row.suspect) suspects.insert(row.id);
   }
-  return wrapped(fmt::format("{} rows predicted ({} of them suspect and not scored), {} skipped; {} published numbers.",
-                             grouped(static_cast<std::int64_t>(rows.size())),
-                             grouped(static_cast<std::int64_t>(suspects.size())),
-                             grouped(static_cast<std::int64_t>(validation.skipped.size())),
-                             grouped(static_cast<std::int64_t>(validation.rows.size()))),
-                 style.width);
+  return wrapped(
+      fmt::format("{} rows predicted ({} of them suspect and not scored), {} skipped; {} published numbers.",
+                  grouped(static_cast<std::int64_t>(rows.size())), grouped(static_cast<std::int64_t>(suspects.size())),
+                  grouped(static_cast<std::int64_t>(validation.skipped.size())),
+                  grouped(static_cast<std::int64_t>(validation.rows.size()))),
+      style.width);
 }
 
 /// One table for a kind and metric: all sources, then each.

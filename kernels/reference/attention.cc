@@ -17,7 +17,8 @@ void add_scaled(double* to, double factor, const double* from, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) to[i] += factor * from[i];
 }
 
-/// Calls visit(query row, key row of the first key that it sees, keys that it sees, its KV head's step between keys in rows).
+/// Calls visit(query row, key row of the first key that it sees, keys that it sees, its KV head's step between keys in
+/// rows).
 template <typename Visit>
 void for_each_query(const AttentionShape& s, Visit visit) {
   std::int64_t query = 0;
@@ -94,7 +95,8 @@ AttentionGradient attention_gradient(In q, In k, In v, In o, In log_sum_exp, In 
   const double scale = 1.0 / std::sqrt(static_cast<double>(s.head_dim));
   AttentionGradient d = {Array(q.size(), 0.0), Array(k.size(), 0.0), Array(v.size(), 0.0)};
   for_each_query(s, [&](std::int64_t query, std::int64_t key, std::int64_t seen) {
-    const auto q_at = static_cast<std::size_t>(query * s.head_dim), o_at = static_cast<std::size_t>(query * s.value_dim);
+    const auto q_at = static_cast<std::size_t>(query * s.head_dim),
+               o_at = static_cast<std::size_t>(query * s.value_dim);
     const double along = dot(&o[o_at], &d_o[o_at], s.value_dim);
     for (std::int64_t j = 0; j < seen; ++j) {
       const auto k_at = static_cast<std::size_t>((key + j * s.heads) * s.head_dim);

@@ -6,8 +6,9 @@
 
 namespace shardwright::reference {
 
-/// Plain kernels in double precision: what every other backend is compared with. Arrays are dense and row-major; a kernel sees
-/// one rank's block and is told where it begins in the whole tensor when that matters. Nothing here is fast.
+/// Plain kernels in double precision: what every other backend is compared with. Arrays are dense and row-major; a
+/// kernel sees one rank's block and is told where it begins in the whole tensor when that matters. Nothing here is
+/// fast.
 using Array = std::vector<double>;
 using In = std::span<const double>;
 
@@ -29,10 +30,10 @@ Array add_bias(In x, In bias);
 /// Sum of dy over rows.
 Array add_bias_gradient(In dy, std::int64_t width);
 
-Array gelu(In x);   // x Phi(x), with erf
+Array gelu(In x);  // x Phi(x), with erf
 Array gelu_gradient(In x, In dy);
 
-Array gated_silu(In gate, In up);   // gate sigmoid(gate) up
+Array gated_silu(In gate, In up);  // gate sigmoid(gate) up
 struct GatedSiluGradient {
   Array gate, up;
 };
@@ -41,20 +42,20 @@ GatedSiluGradient gated_silu_gradient(In gate, In up, In dy);
 /// x where the mask is 1, scaled by 1 / (1 - probability); 0 where it is 0. Also its own gradient, with dy for x.
 Array dropout(In x, In mask, double probability);
 
-/// x [outer, sequence, inner, width], width even: the pair (i, i + width / 2) turned by position * 10000^(-2 i / width).
-/// `first_position` of the block in the whole sequence.
+/// x [outer, sequence, inner, width], width even: the pair (i, i + width / 2) turned by position * 10000^(-2 i /
+/// width). `first_position` of the block in the whole sequence.
 struct RotaryShape {
   std::int64_t outer = 1, sequence = 1, inner = 1, width = 2, first_position = 0;
 };
 Array rotary(In x, const RotaryShape& shape);
-Array rotary_gradient(In dy, const RotaryShape& shape);   // turned back
+Array rotary_gradient(In dy, const RotaryShape& shape);  // turned back
 
 // ---- norms: x [rows, width], weight and bias [width], epsilon 1e-5 ----
 
 Array rms_norm(In x, In weight);
 Array layer_norm(In x, In weight, In bias);
 struct NormGradient {
-  Array x, weight, bias;   // bias: layer_norm's
+  Array x, weight, bias;  // bias: layer_norm's
 };
 NormGradient rms_norm_gradient(In x, In weight, In dy);
 NormGradient layer_norm_gradient(In x, In weight, In dy);
@@ -80,7 +81,7 @@ struct AttentionShape {
   std::int64_t first_query = 0, window = 0;
 };
 struct AttentionOutput {
-  Array o, log_sum_exp;   // log_sum_exp [batch, queries, heads, group]
+  Array o, log_sum_exp;  // log_sum_exp [batch, queries, heads, group]
 };
 AttentionOutput attention(In q, In k, In v, const AttentionShape& shape);
 struct AttentionGradient {

@@ -19,7 +19,8 @@ Array gather(In ids, In table, std::int64_t width, std::int64_t first) {
   Array y(ids.size() * static_cast<std::size_t>(width), 0.0);
   for (std::size_t t = 0; t < ids.size(); ++t) {
     const std::int64_t row = inside(ids[t], first, rows);
-    if (row >= 0) std::copy_n(&table[static_cast<std::size_t>(row * width)], width, &y[t * static_cast<std::size_t>(width)]);
+    if (row >= 0)
+      std::copy_n(&table[static_cast<std::size_t>(row * width)], width, &y[t * static_cast<std::size_t>(width)]);
   }
   return y;
 }
@@ -29,7 +30,8 @@ Array gather_gradient(In ids, In dy, std::int64_t width, std::int64_t first, std
   for (std::size_t t = 0; t < ids.size(); ++t) {
     const std::int64_t row = inside(ids[t], first, rows);
     for (std::int64_t i = 0; row >= 0 && i < width; ++i)
-      d[static_cast<std::size_t>(row * width + i)] += dy[t * static_cast<std::size_t>(width) + static_cast<std::size_t>(i)];
+      d[static_cast<std::size_t>(row * width + i)] +=
+          dy[t * static_cast<std::size_t>(width) + static_cast<std::size_t>(i)];
   }
   return d;
 }
@@ -41,7 +43,7 @@ Array vocabulary_max(In logits, std::int64_t columns) {
     y[t] = logits[t * width];
     for (std::size_t i = 1; i < width; ++i) {
       const double logit = logits[t * width + i];
-      if (!(logit <= y[t])) y[t] = logit;   // also when it is not a number
+      if (!(logit <= y[t])) y[t] = logit;  // also when it is not a number
       if (std::isnan(y[t])) break;
     }
   }

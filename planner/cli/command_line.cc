@@ -66,14 +66,10 @@ class CommandApp {
     std::reverse(words.begin(), words.end());  // CLI11 takes them from the back
     try {
       app_.parse(words);
-    } catch (const CLI::CallForHelp&) {
-      return {nullptr, {}, app_.help()};
-    } catch (const CLI::ArgumentMismatch&) {
+    } catch (const CLI::CallForHelp&) { return {nullptr, {}, app_.help()}; } catch (const CLI::ArgumentMismatch&) {
       // Values are taken whatever they look like, so only the last option can be without one.
       throw InputError(fmt::format("{}: needs a value", last));
-    } catch (const CLI::ParseError& error) {
-      throw InputError(fmt::format("{}: {}", command_.name, error.what()));
-    }
+    } catch (const CLI::ParseError& error) { throw InputError(fmt::format("{}: {}", command_.name, error.what())); }
     refuse_extras();
     Parsed parsed{&command_, {}, ""};
     collect_positionals(parsed.arguments);
@@ -88,7 +84,8 @@ class CommandApp {
     if (extras.empty()) return;
     const auto option = std::find_if(extras.begin(), extras.end(),
                                      [](const std::string& word) { return word.size() > 1 && word[0] == '-'; });
-    if (option == extras.end()) throw InputError(fmt::format("{}: unexpected argument '{}'", command_.name, shown(extras[0])));
+    if (option == extras.end())
+      throw InputError(fmt::format("{}: unexpected argument '{}'", command_.name, shown(extras[0])));
     const std::string name = option->substr(0, option->find('='));
     std::vector<std::string_view> known = {"--help"};
     for (const Option& declared : command_.options) known.push_back(declared.name);

@@ -20,7 +20,7 @@ struct Option {
 /// MODEL, MACHINE, ROWS.yaml...
 struct Positional {
   std::string name, help;
-  bool required = true, many = false;         ///< many: only of the last one
+  bool required = true, many = false;  ///< many: only of the last one
   Completes completes = Completes::nothing;
   std::vector<std::string> words = {};
 };
@@ -28,7 +28,7 @@ struct Positional {
 /// What was typed, as text. Reading it is the command's (options.h).
 struct Arguments {
   std::vector<std::string> positionals;
-  std::map<std::string, std::string> options;   ///< by name, "--gpus"; flags are ""
+  std::map<std::string, std::string> options;  ///< by name, "--gpus"; flags are ""
 
   bool has(const std::string& option) const { return options.contains(option); }
   std::optional<std::string> find(const std::string& option) const {
@@ -40,7 +40,7 @@ struct Arguments {
 /// One subcommand: what it takes, and what it does. `run` returns the exit code.
 struct Command {
   std::string name, summary;
-  std::vector<std::string> examples;           ///< without "shardwright "
+  std::vector<std::string> examples;  ///< without "shardwright "
   std::vector<Positional> positionals;
   std::vector<Option> options;
   int (*run)(const Arguments&) = nullptr;
@@ -56,8 +56,8 @@ struct Parsed {
   std::string text;
 };
 
-/// `words`: argv without the program's name. Throws InputError, one line: an unknown command, option or argument (with a
-/// suggestion), an option given twice or without its value, too few arguments.
+/// `words`: argv without the program's name. Throws InputError, one line: an unknown command, option or argument (with
+/// a suggestion), an option given twice or without its value, too few arguments.
 Parsed parse_command_line(const std::vector<std::string>& words, const std::vector<Command>& commands);
 
 }  // namespace shardwright

@@ -9,7 +9,7 @@ namespace shardwright {
 /// What the program ends with; main knows the last two.
 enum ExitCode {
   kDone = 0,
-  kNothingFits = 1,     ///< of what was asked for; the answer is printed all the same
+  kNothingFits = 1,  ///< of what was asked for; the answer is printed all the same
   kInputWrong = 2,
   kMachineFailed = 3
 };
@@ -20,6 +20,7 @@ Command estimate_command();
 Command models_command();
 Command machines_command();
 Command validate_command();
+Command import_command();
 Command completion_command();
 
 /// All of them, in the order of --help.

@@ -86,7 +86,8 @@ std::string fish_script(const std::vector<Command>& commands) {
       } else if (!option.value.empty()) {
         text += " -x";
       }
-      if (!option.words.empty()) text += fmt::format(" -a {}", fish_quoted(fmt::format("{}", fmt::join(option.words, " "))));
+      if (!option.words.empty())
+        text += fmt::format(" -a {}", fish_quoted(fmt::format("{}", fmt::join(option.words, " "))));
       text += "\n";
     }
     for (const Positional& positional : command.positionals) {

@@ -26,15 +26,15 @@ int run(const Arguments& arguments) {
 }  // namespace
 
 Command estimate_command() {
-  Command command{"estimate",
-                  "price one layout, whether it fits or not",
-                  {"estimate llama-3.1-405b h100-sxm-80gb --gpus 1024 \\\n    --sequence-length 8192 --global-batch 512 "
-                   "--layout tp=8,pp=16,zero=1"},
-                  question_positionals(),
-                  question_options(),
-                  run};
-  command.options.push_back(
-      {"--layout", "KEY=VALUE,...", "what is given of the layout; the rest is chosen"});
+  Command command{
+      "estimate",
+      "price one layout, whether it fits or not",
+      {"estimate llama-3.1-405b h100-sxm-80gb --gpus 1024 \\\n    --sequence-length 8192 --global-batch 512 "
+       "--layout tp=8,pp=16,zero=1"},
+      question_positionals(),
+      question_options(),
+      run};
+  command.options.push_back({"--layout", "KEY=VALUE,...", "what is given of the layout; the rest is chosen"});
   command.options.push_back(json_option());
   command.options.push_back(threads_option());
   return command;

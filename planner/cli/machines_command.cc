@@ -1,9 +1,8 @@
-#include "reports/machines_table.h"
-
 #include "planner/cli/commands.h"
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
 #include "reports/json.h"
+#include "reports/machines_table.h"
 
 namespace shardwright {
 namespace {

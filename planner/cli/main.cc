@@ -12,7 +12,7 @@ namespace shardwright {
 
 std::vector<Command> all_commands() {
   return {plan_command(),     estimate_command(), models_command(),
-          machines_command(), validate_command(), completion_command()};
+          machines_command(), validate_command(), import_command(), completion_command()};
 }
 
 namespace {
@@ -31,9 +31,7 @@ int run(const std::vector<std::string>& words) {
       return kDone;
     }
     return parsed.command->run(parsed.arguments);
-  } catch (const InputError& error) {
-    return complain(error.what(), kInputWrong);
-  } catch (const OutputError& error) {
+  } catch (const InputError& error) { return complain(error.what(), kInputWrong); } catch (const OutputError& error) {
     return complain(error.what(), kMachineFailed);
   } catch (const std::bad_alloc&) {
     return complain("out of memory", kMachineFailed);

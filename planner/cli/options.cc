@@ -13,8 +13,8 @@ namespace shardwright {
 namespace {
 
 constexpr std::int64_t kMostGpus = std::int64_t{1} << 24;
-constexpr std::int64_t kMostTokens = std::int64_t{1} << 24;      // of a sequence
-constexpr std::int64_t kMostSequences = std::int64_t{1} << 24;   // of a step
+constexpr std::int64_t kMostTokens = std::int64_t{1} << 24;     // of a sequence
+constexpr std::int64_t kMostSequences = std::int64_t{1} << 24;  // of a step
 
 constexpr std::array<std::string_view, 7> kPrecisions = {"fp32", "fp16", "bf16", "fp8", "mxfp8", "nvfp4", "any"};
 
@@ -47,7 +47,8 @@ void read_precision(const Arguments& arguments, PlanRequest& request) {
 
 std::int64_t whole_number(const std::string& flag, const std::string& text, std::int64_t low, std::int64_t high) {
   const auto refuse = [&] {
-    throw InputError(fmt::format("{}: must be a whole number between {} and {}, got '{}'", flag, low, high, shown(text)));
+    throw InputError(
+        fmt::format("{}: must be a whole number between {} and {}, got '{}'", flag, low, high, shown(text)));
   };
   const bool digits_only = text.find_first_not_of("0123456789") == std::string::npos;
   const bool leading_zero = text.size() > 1 && text[0] == '0';
@@ -72,7 +73,10 @@ std::vector<Option> question_options() {
           {"--serve", "", "plan serving: not supported in this version"},
           {"--sequence-length", "TOKENS", "tokens in a sequence"},
           {"--global-batch", "SEQUENCES", "sequences in an optimizer step"},
-          {"--precision", "TYPE", "fp32 fp16 bf16 (default) fp8 mxfp8 nvfp4, or any", Completes::words,
+          {"--precision",
+           "TYPE",
+           "fp32 fp16 bf16 (default) fp8 mxfp8 nvfp4, or any",
+           Completes::words,
            {kPrecisions.begin(), kPrecisions.end()}}};
 }
 

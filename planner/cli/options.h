@@ -9,16 +9,16 @@
 
 namespace shardwright {
 
-/// The text of `flag` as a number: decimal digits only, no sign, no exponent. Throws InputError: "--gpus: must be a whole number
-/// between 1 and 16777216, got '1e30'".
+/// The text of `flag` as a number: decimal digits only, no sign, no exponent. Throws InputError: "--gpus: must be a
+/// whole number between 1 and 16777216, got '1e30'".
 std::int64_t whole_number(const std::string& flag, const std::string& text, std::int64_t low, std::int64_t high);
 
 /// MODEL, MACHINE and the options that every question about a training run has.
 std::vector<Positional> question_positionals();
 std::vector<Option> question_options();
 
-/// Reads what question_positionals() and question_options() declare. Throws InputError; the model is one that can be planned,
-/// the machine computes in the precision.
+/// Reads what question_positionals() and question_options() declare. Throws InputError; the model is one that can be
+/// planned, the machine computes in the precision.
 PlanRequest read_question(const Arguments& arguments);
 
 /// --json FILE and --threads N.

@@ -108,13 +108,12 @@ void write_stdout(const std::string& text) {
 void write_answer(const Arguments& arguments, const std::string& text, const std::string& json) {
   const std::optional<std::string> path = arguments.find("--json");
   if (path == "-") return write_stdout(json);
-  // The file first: a reader of stdout that leaves early (`| head`) ends the program. Without it the text is still of use.
+  // The file first: a reader of stdout that leaves early (`| head`) ends the program. Without it the text is still of
+  // use.
   std::optional<OutputError> failure;
   try {
     if (path) write_file(*path, json);
-  } catch (const OutputError& error) {
-    failure = error;
-  }
+  } catch (const OutputError& error) { failure = error; }
   write_stdout(text);
   if (failure) throw *failure;
 }

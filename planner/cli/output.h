@@ -14,14 +14,15 @@ class OutputError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// Writes `text` to `path` whole or not at all: a temporary file beside it is renamed at the end, and an interrupt waits until
-/// then. What is no regular file (a pipe, a device) is written as it is. Throws OutputError.
+/// Writes `text` to `path` whole or not at all: a temporary file beside it is renamed at the end, and an interrupt
+/// waits until then. What is no regular file (a pipe, a device) is written as it is. Throws OutputError.
 void write_file(const std::string& path, const std::string& text);
 
 /// Writes to stdout. Throws OutputError when that cannot be done.
 void write_stdout(const std::string& text);
 
-/// An answer in both forms: the text to stdout and, with --json FILE, the JSON there; with `--json -` the JSON alone to stdout.
+/// An answer in both forms: the text to stdout and, with --json FILE, the JSON there; with `--json -` the JSON alone to
+/// stdout.
 void write_answer(const Arguments& arguments, const std::string& text, const std::string& json);
 
 /// 80 columns; colour where stdout is a terminal that has it and NO_COLOR is not set.

@@ -1,8 +1,7 @@
-#include "planner/validate.h"
-
 #include "planner/cli/commands.h"
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
+#include "planner/validate.h"
 #include "reports/json.h"
 #include "reports/validation_table.h"
 

@@ -19,27 +19,37 @@ KernelCost collective_cost(const CollectiveSpec& spec, const Machine& machine) {
   const auto ranks = static_cast<double>(n);
 
   double slowest = 0, latency = 0;
-  std::int64_t below = 1;   // members inside one unit of the level below
+  std::int64_t below = 1;  // members inside one unit of the level below
   for (const LinkLevel& level : machine.links) {
     const std::int64_t here = std::max(below, members(spec.group, n, level));
-    if (here == below) continue;   // no two of its units meet at this level
+    if (here == below) continue;  // no two of its units meet at this level
     const double rate = level.bandwidth.value * level.efficiency;
     double seconds = 0;
     switch (spec.kind) {
       case CollectiveKind::all_gather:
-      case CollectiveKind::reduce_scatter: seconds = (ranks - 1) / ranks * held / (static_cast<double>(below) * rate); break;
-      case CollectiveKind::all_reduce: seconds = 2 * (ranks - 1) / ranks * held / (static_cast<double>(below) * rate); break;
-      case CollectiveKind::all_to_all: seconds = held * static_cast<double>(here - below) / ranks / rate; break;
-      case CollectiveKind::send_recv: seconds = held / rate; break;
+      case CollectiveKind::reduce_scatter:
+        seconds = (ranks - 1) / ranks * held / (static_cast<double>(below) * rate);
+        break;
+      case CollectiveKind::all_reduce:
+        seconds = 2 * (ranks - 1) / ranks * held / (static_cast<double>(below) * rate);
+        break;
+      case CollectiveKind::all_to_all:
+        seconds = held * static_cast<double>(here - below) / ranks / rate;
+        break;
+      case CollectiveKind::send_recv:
+        seconds = held / rate;
+        break;
     }
     slowest = std::max(slowest, seconds);
-    const double steps = spec.kind == CollectiveKind::send_recv || spec.kind == CollectiveKind::all_to_all
-                             ? 1
-                             : static_cast<double>(here / below - 1) * (spec.kind == CollectiveKind::all_reduce ? 2 : 1);
+    const double steps =
+        spec.kind == CollectiveKind::send_recv || spec.kind == CollectiveKind::all_to_all
+            ? 1
+            : static_cast<double>(here / below - 1) * (spec.kind == CollectiveKind::all_reduce ? 2 : 1);
     latency += steps * level.latency.value;
     below = here;
   }
-  return {{slowest + latency + machine.efficiency.kernel_latency.value}, CostSource::datasheet,
+  return {{slowest + latency + machine.efficiency.kernel_latency.value},
+          CostSource::datasheet,
           machine.efficiency.relative_error};
 }
 

@@ -8,14 +8,15 @@ namespace shardwright {
 
 /// Time of one collective, called by every rank of its group at once while the groups beside it do the same.
 ///
-/// Levels of links are used in parallel, as NCCL's rings do: each GPU of a node drives its own NIC, so a group with several
-/// members in a node has as many lanes out of it. The slowest level decides, each pays its latency:
+/// Levels of links are used in parallel, as NCCL's rings do: each GPU of a node drives its own NIC, so a group with
+/// several members in a node has as many lanes out of it. The slowest level decides, each pays its latency:
 ///   all_gather, reduce_scatter   (n-1)/n held / (lanes x rate) at every level that the group crosses
 ///   all_reduce                   twice that
 ///   all_to_all                   held x (share that leaves the unit below) / rate, one lane a rank
 ///   send_recv                    held / rate of the level that joins the two
-/// lanes: members inside one unit of the level below. One rank costs nothing. No tree, NVLS or SHARP algorithm is modelled.
-/// Source of the shares: nccl-tests, doc/PERFORMANCE.md. Costs are `datasheet`: rates and efficiencies of Machine::links.
+/// lanes: members inside one unit of the level below. One rank costs nothing. No tree, NVLS or SHARP algorithm is
+/// modelled. Source of the shares: nccl-tests, doc/PERFORMANCE.md. Costs are `datasheet`: rates and efficiencies of
+/// Machine::links.
 KernelCost collective_cost(const CollectiveSpec& spec, const Machine& machine);
 
 }  // namespace shardwright

@@ -15,7 +15,7 @@ struct DataGroups {
   explicit DataGroups(const Layout& l) {
     const std::int64_t between = l.rank_order == RankOrder::tp_cp_pp_dp ? l.pipeline : 1;
     const std::int64_t stride = std::int64_t{l.tensor} * l.context * between;
-    const int shards = l.zero > 0 ? l.shard_group / l.context : l.data;   // along dp
+    const int shards = l.zero > 0 ? l.shard_group / l.context : l.data;  // along dp
     shard.add(l.context, l.tensor);
     shard.add(shards, stride);
     replica.add(l.data / shards, stride * shards);
@@ -35,8 +35,8 @@ Bytes sized(std::int64_t elements, DataType format) {
 
 }  // namespace
 
-DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine& machine, const TrainingFormats& formats,
-                   bool without_tied) {
+DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine& machine,
+                   const TrainingFormats& formats, bool without_tied) {
   const DataGroups groups(layout);
   const std::int64_t parts = layout.zero > 0 ? layout.shard_group : 1;
   const auto seconds = [&](CollectiveKind kind, Bytes held, const RankGroup& group) {
@@ -81,7 +81,8 @@ DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine&
   if (layout.zero >= 2) cost.buffer += sized(elements, formats.gradient_reduce);
   cost.buffer += sized(gathered, formats.parameter);
   // Adam reads the gradient, reads and writes both moments and the main parameter, writes the parameter.
-  const Bytes streamed = sized(sharded, formats.gradient) + 2 * cost.optimizer_state + sized(sharded, formats.parameter);
+  const Bytes streamed =
+      sized(sharded, formats.gradient) + 2 * cost.optimizer_state + sized(sharded, formats.parameter);
   if (elements > 0) cost.optimizer = look_up(MemorySpec{streamed}, machine).time;
   return cost;
 }

@@ -10,18 +10,18 @@ namespace shardwright {
 /// zero 1   reduce-scattered once a step, parameters all-gathered once
 /// zero 2   reduce-scattered every micro-batch, parameters all-gathered once
 /// zero 3   reduce-scattered every micro-batch, parameters all-gathered in every forward and again in every backward
-/// What is left of a partial gradient after the reduce-scatter (other replicas of the shard, tp for norms) is all-reduced once
-/// a step, on the shard. The optimizer streams its state once.
+/// What is left of a partial gradient after the reduce-scatter (other replicas of the shard, tp for norms) is
+/// all-reduced once a step, on the shard. The optimizer streams its state once.
 struct DataCost {
-  Seconds forward, backward;         ///< of one micro-batch
-  Seconds reduction, gather;         ///< once a step, before and after the optimizer
+  Seconds forward, backward;  ///< of one micro-batch
+  Seconds reduction, gather;  ///< once a step, before and after the optimizer
   Seconds optimizer;
-  Bytes weights, gradients, optimizer_state;   ///< resident
-  Bytes buffer;                      ///< gathered parameters and unsharded gradients while the graph runs
+  Bytes weights, gradients, optimizer_state;  ///< resident
+  Bytes buffer;                               ///< gathered parameters and unsharded gradients while the graph runs
 };
 
 /// `without_tied`: the table shared by embedding and head is counted elsewhere.
-DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine& machine, const TrainingFormats& formats,
-                   bool without_tied = false);
+DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine& machine,
+                   const TrainingFormats& formats, bool without_tied = false);
 
 }  // namespace shardwright

@@ -28,8 +28,8 @@ class Shapes {
   const ShardedGraph& s_;
 };
 
-/// The three tensors of a product: a[..] * b[..] -> out[..]. A dimension in a and out is a row of the result, in b and out a
-/// column, in a and b the sum, in all three the batch.
+/// The three tensors of a product: a[..] * b[..] -> out[..]. A dimension in a and out is a row of the result, in b and
+/// out a column, in a and b the sum, in all three the batch.
 GemmSpec product(const Shapes& shapes, const Seen& a, const Seen& b, const Seen& out, DataType type) {
   GemmSpec gemm;
   gemm.type = type;
@@ -51,7 +51,8 @@ MemorySpec streaming(const CostContext& context, const ShardedGraph& sharded, co
   return {moved};
 }
 
-/// The rows that a gather reads are those it writes; its gradient reads the output's gradient and adds it to as many rows.
+/// The rows that a gather reads are those it writes; its gradient reads the output's gradient and adds it to as many
+/// rows.
 MemorySpec gather_rows(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   const ValueId rows = node.gradient < 0 ? node.outputs[0] : node.inputs[0];
   const std::int64_t passes = node.gradient < 0 ? 2 : 3;
@@ -62,8 +63,10 @@ AttentionSpec attention(const CostContext& context, const ShardedGraph& sharded,
   const Operator& op = context.graph.op(node.op);
   const Shapes shapes(context, sharded);
   const bool backward = node.gradient >= 0;
-  const auto input = [&](int i) { return shapes.seen(op.inputs[static_cast<std::size_t>(i)], node.inputs[i + backward]); };
-  const Seen q = input(0), k = input(1), v = input(2);   // [batch, sequence, kv_head, query_in_group, head_dim], ...
+  const auto input = [&](int i) {
+    return shapes.seen(op.inputs[static_cast<std::size_t>(i)], node.inputs[i + backward]);
+  };
+  const Seen q = input(0), k = input(1), v = input(2);  // [batch, sequence, kv_head, query_in_group, head_dim], ...
   AttentionSpec spec;
   spec.batch = shapes.local(q, 0);
   spec.query_length = shapes.local(q, 1);
@@ -95,11 +98,16 @@ GemmSpec contraction(const CostContext& context, const ShardedGraph& sharded, co
 
 CollectiveKind collective_of(ReshardStep step) {
   switch (step) {
-    case ReshardStep::reduce_scatter: return CollectiveKind::reduce_scatter;
-    case ReshardStep::all_to_all: return CollectiveKind::all_to_all;
-    case ReshardStep::all_reduce: return CollectiveKind::all_reduce;
-    case ReshardStep::all_gather: return CollectiveKind::all_gather;
-    case ReshardStep::slice: break;
+    case ReshardStep::reduce_scatter:
+      return CollectiveKind::reduce_scatter;
+    case ReshardStep::all_to_all:
+      return CollectiveKind::all_to_all;
+    case ReshardStep::all_reduce:
+      return CollectiveKind::all_reduce;
+    case ReshardStep::all_gather:
+      return CollectiveKind::all_gather;
+    case ReshardStep::slice:
+      break;
   }
   assert(false && "a slice is no collective");
   return CollectiveKind::all_reduce;
@@ -108,29 +116,38 @@ CollectiveKind collective_of(ReshardStep step) {
 }  // namespace
 
 double bytes_per_element(const Tensor& tensor, const Value& value, const TrainingFormats& formats) {
-  if (tensor.role == TensorRole::index) return 8;   // int64, as frameworks keep token ids
-  if (tensor.role == TensorRole::weight) return bytes_per_element(value.gradient ? formats.gradient : formats.parameter);
+  if (tensor.role == TensorRole::index) return 8;  // int64, as frameworks keep token ids
+  if (tensor.role == TensorRole::weight)
+    return bytes_per_element(value.gradient ? formats.gradient : formats.parameter);
   switch (tensor.width) {
-    case Width::fp32: return 4;
-    case Width::byte: return 1;
-    case Width::compute: break;
+    case Width::fp32:
+      return 4;
+    case Width::byte:
+      return 1;
+    case Width::compute:
+      break;
   }
   // Between matrix products activations are 16 bits wide whatever the products' inputs are cast to.
   return bytes_per_element(formats.compute) >= 4 ? 4 : 2;
 }
 
 Bytes bytes_of(const OpGraph& graph, const Value& value, const TrainingFormats& formats) {
-  const double bytes = static_cast<double>(value.elements) * bytes_per_element(graph.tensor(value.tensor), value, formats);
+  const double bytes =
+      static_cast<double>(value.elements) * bytes_per_element(graph.tensor(value.tensor), value, formats);
   return {static_cast<std::int64_t>(std::ceil(bytes))};
 }
 
 std::variant<GemmSpec, AttentionSpec, MemorySpec> node_question(const CostContext& context, const ShardedGraph& sharded,
                                                                 const Node& node) {
   if (node.kind == Node::Kind::compute) switch (context.graph.op(node.op).kind) {
-      case OpKind::contraction: return contraction(context, sharded, node);
-      case OpKind::attention: return attention(context, sharded, node);
-      case OpKind::gather: return gather_rows(context, sharded, node);
-      default: break;
+      case OpKind::contraction:
+        return contraction(context, sharded, node);
+      case OpKind::attention:
+        return attention(context, sharded, node);
+      case OpKind::gather:
+        return gather_rows(context, sharded, node);
+      default:
+        break;
     }
   return streaming(context, sharded, node);
 }

@@ -13,7 +13,7 @@ namespace shardwright {
 /// Everything that turns a node into questions and bytes.
 struct CostContext {
   const OpGraph& graph;
-  const std::vector<std::int64_t>& extents;   // whole, by dim
+  const std::vector<std::int64_t>& extents;  // whole, by dim
   const Mesh& mesh;
   const Machine& machine;
   TrainingFormats formats;
@@ -26,7 +26,7 @@ std::variant<GemmSpec, AttentionSpec, MemorySpec> node_question(const CostContex
 /// Time of one node, apart for compute and communication.
 struct NodeCost {
   Seconds compute, communication;
-  Seconds error;   ///< one sigma, as if every part erred the same way
+  Seconds error;  ///< one sigma, as if every part erred the same way
 };
 NodeCost node_cost(const CostContext& context, const ShardedGraph& sharded, const Node& node);
 

@@ -28,7 +28,9 @@ class GraphPricer {
  public:
   GraphPricer(const OpGraph& graph, const Layout& layout, const Mesh& mesh, const Machine& machine,
               const Workload& workload, const TrainingFormats& formats)
-      : graph_(graph), extents_(layout_extents(graph, layout, workload.sequence_length)), mesh_(mesh),
+      : graph_(graph),
+        extents_(layout_extents(graph, layout, workload.sequence_length)),
+        mesh_(mesh),
         context_{graph_, extents_, mesh_, machine, formats},
         sharded_(shard(graph_, extents_, mesh_, declare(graph_, layout, mesh_))) {}
 

@@ -21,7 +21,7 @@ Shape shape_of(const Layout& layout);
 /// One micro-batch through one graph, for one choice of recomputation.
 struct PassPrice {
   Seconds forward_compute, forward_communication, backward_compute, backward_communication;
-  Seconds error;    ///< one sigma of the sum
+  Seconds error;  ///< one sigma of the sum
   ActivationNeed need;
   Seconds forward() const { return forward_compute + forward_communication; }
   Seconds backward() const { return backward_compute + backward_communication; }
@@ -29,17 +29,17 @@ struct PassPrice {
 
 /// Weights whose gradients are reduced over the same axes, together: one bucket a graph.
 struct WeightBucket {
-  RankGroup tensor_ranks;               ///< gradients are partial over these ranks of tp too (norms under sequence parallelism)
-  std::int64_t elements = 0;            ///< of one rank, whole on the shard axes
-  std::int64_t gathered_forward = 0;    ///< elements that ZeRO-3 gathers for forward
-  std::int64_t gathered_backward = 0;   ///< and for backward (weights that only their own gradient reads are not)
+  RankGroup tensor_ranks;     ///< gradients are partial over these ranks of tp too (norms under sequence parallelism)
+  std::int64_t elements = 0;  ///< of one rank, whole on the shard axes
+  std::int64_t gathered_forward = 0;   ///< elements that ZeRO-3 gathers for forward
+  std::int64_t gathered_backward = 0;  ///< and for backward (weights that only their own gradient reads are not)
 };
 
 /// A graph at a shape.
 struct GraphPrice {
-  std::vector<PassPrice> passes;        ///< by index into recompute_choices()
+  std::vector<PassPrice> passes;  ///< by index into recompute_choices()
   std::vector<WeightBucket> buckets;
-  std::int64_t tied_elements = 0;       ///< part of the buckets: the table that embedding and head share
+  std::int64_t tied_elements = 0;  ///< part of the buckets: the table that embedding and head share
   std::int64_t elements() const {
     std::int64_t n = 0;
     for (const WeightBucket& b : buckets) n += b.elements;
@@ -49,20 +49,21 @@ struct GraphPrice {
 
 struct ShapePrice {
   GraphPrice embedding, head;
-  std::vector<GraphPrice> layers;       ///< by layer class
-  Bytes stream;                         ///< the residual stream of one rank: what a stage sends to the next
+  std::vector<GraphPrice> layers;  ///< by layer class
+  Bytes stream;                    ///< the residual stream of one rank: what a stage sends to the next
 };
 
 /// none, every set of modules, full: the order of PassPrice lists. Embedding and head are never recomputed.
 const std::vector<Recompute>& recompute_choices();
 int index_of(const Recompute& recompute);
 
-/// Shards every graph at `shape` and prices it. `choices`: indices of recompute_choices() that are wanted (others stay empty).
+/// Shards every graph at `shape` and prices it. `choices`: indices of recompute_choices() that are wanted (others stay
+/// empty).
 ShapePrice price_shape(const ModelGraphs& graphs, const Model& model, const Machine& machine, const Workload& workload,
                        const Shape& shape, const std::vector<int>& choices);
 
-/// A layout that has this shape and every kind of data axis, to shard graphs once for all layouts of the shape: its data
-/// parallelism is 2 replicas of 2 shards with ZeRO-3.
+/// A layout that has this shape and every kind of data axis, to shard graphs once for all layouts of the shape: its
+/// data parallelism is 2 replicas of 2 shards with ZeRO-3.
 Layout sample_layout(const Shape& shape);
 
 }  // namespace shardwright

@@ -2,9 +2,14 @@
 
 #include <doctest/doctest.h>
 
+#include "hardware/catalog.h"
 #include "tests/support/message_of.h"
 
 using namespace shardwright;
+
+namespace shardwright {
+const std::vector<CatalogFile>& machine_catalog();  // made by hardware/embed.cmake
+}
 
 namespace {
 
@@ -170,18 +175,44 @@ TEST_CASE("wrong efficiencies are refused") {
 
 TEST_CASE("the catalog's machines") {
   CHECK(machine_names() ==
-        std::vector<std::string>{"a100-sxm-40gb", "a100-sxm-80gb", "h100-sxm-80gb", "h800-sxm-80gb"});
+        std::vector<std::string>{"a100-pcie-80gb", "a100-sxm-40gb", "a100-sxm-80gb", "a800-sxm-80gb", "b200-sxm-192gb",
+                                 "b300-sxm-288gb", "gb200-nvl72", "gb300-nvl72", "gh200-144gb", "gh200-96gb",
+                                 "h100-96gb-hbm2e", "h100-nvl-94gb", "h100-sxm-80gb", "h200-nvl-141gb",
+                                 "h200-sxm-141gb", "h800-sxm-80gb", "l40s-48gb", "rtx-pro-6000-96gb", "v100-sxm-32gb"});
   for (const std::string& name : machine_names()) {
     const Machine machine = find_machine(name);
     CAPTURE(name);
     CHECK(machine.name == name);
-    CHECK(machine.links.size() == 3);
-    CHECK(machine.links[0].gpus == machine.gpus_per_node);
     CHECK(machine.links.back().gpus == 0);
-    CHECK(supports(machine, DataType::bf16));
-    CHECK(supports(machine, DataType::fp8) == (name[0] == 'h'));
-    CHECK_FALSE(supports(machine, DataType::nvfp4));
+    CHECK(machine.usable_memory().value > machine.memory.value * 9 / 10);
+    CHECK(supports(machine, DataType::fp16));
     CHECK_FALSE(machine.price_per_gpu_hour.has_value());
+  }
+}
+
+TEST_CASE("number formats came with the generations") {
+  for (const std::string& name : machine_names()) {
+    const Machine machine = find_machine(name);
+    CAPTURE(name);
+    const bool volta = name[0] == 'v';
+    const bool ampere = name[0] == 'a';
+    const bool blackwell = name[0] == 'b' || name[0] == 'r' || name.starts_with("gb");
+    CHECK(supports(machine, DataType::tf32) == !volta);
+    CHECK(supports(machine, DataType::bf16) == !volta);
+    CHECK(supports(machine, DataType::fp8) == !(volta || ampere));
+    CHECK(supports(machine, DataType::mxfp8) == blackwell);
+    CHECK(supports(machine, DataType::nvfp4) == blackwell);
+    CHECK(machine.peak[DataType::bf16] == (volta ? FlopsPerSecond{0} : machine.peak[DataType::fp16]));
+    CHECK(machine.peak[DataType::mxfp8] == (blackwell ? machine.peak[DataType::fp8] : FlopsPerSecond{0}));
+  }
+}
+
+TEST_CASE("every link and every curve of the catalog names its source") {
+  for (const CatalogFile& file : machine_catalog()) {
+    CAPTURE(file.name);
+    const YamlCursor top = YamlCursor::parse(std::string(file.text), std::string(file.path));
+    for (const YamlCursor& level : top.at("links").items()) CHECK_FALSE(level.at("source").text().empty());
+    CHECK_FALSE(top.at("efficiency").at("source").text().empty());
   }
 }
 
@@ -205,6 +236,62 @@ TEST_CASE("the catalog has the datasheets' numbers") {
   CHECK(h100.links[0].bandwidth.value == 450e9);
   CHECK(h100.links[1].bandwidth.value == doctest::Approx(50e9));
   CHECK(find_machine("h800-sxm-80gb").links[0].bandwidth.value == 200e9);
+  CHECK(find_machine("a800-sxm-80gb").links[0].bandwidth.value == 200e9);
+
+  const Machine b200 = find_machine("b200-sxm-192gb");
+  CHECK(b200.memory == Bytes{183359} * (std::int64_t{1} << 20));
+  CHECK(b200.peak[DataType::bf16].value == 2250e12);
+  CHECK(b200.peak[DataType::nvfp4].value == 2 * b200.peak[DataType::fp8].value);
+  CHECK(find_machine("gb200-nvl72").peak[DataType::nvfp4].value == 10000e12);
+  CHECK(find_machine("gb300-nvl72").peak[DataType::nvfp4].value == 15000e12);
+  CHECK(find_machine("l40s-48gb").peak[DataType::bf16].value == 362.05e12);
+
+  const Machine v100 = find_machine("v100-sxm-32gb");
+  CHECK(v100.peak[DataType::fp16].value == 125e12);
+  CHECK(v100.links[1].bandwidth.value == doctest::Approx(6.25e9));  // 4 NICs of 12.5 GB/s for 8 GPUs
+}
+
+TEST_CASE("an H200 is an H100 with more and faster memory") {
+  const Machine h100 = find_machine("h100-sxm-80gb"), h200 = find_machine("h200-sxm-141gb");
+  CHECK(h200.peak == h100.peak);
+  CHECK(h200.multiprocessors == h100.multiprocessors);
+  CHECK(h200.links[0].bandwidth == h100.links[0].bandwidth);
+  CHECK(h200.memory == Bytes{143771} * (std::int64_t{1} << 20));
+  CHECK(h200.memory_bandwidth.value == 4.8e12);
+}
+
+TEST_CASE("links are those of each form of machine") {
+  for (const std::string name : {"gb200-nvl72", "gb300-nvl72"}) {
+    const Machine machine = find_machine(name);
+    CAPTURE(name);
+    CHECK(machine.gpus_per_node == 4);
+    CHECK(machine.links[0].gpus == 72);
+    CHECK(machine.links[0].bandwidth.value == 900e9);
+  }
+  CHECK(find_machine("gb200-nvl72").links[1].bandwidth.value == doctest::Approx(50e9));
+  CHECK(find_machine("gb300-nvl72").links[1].bandwidth.value == doctest::Approx(100e9));
+
+  // Bridged cards: NVLink inside a bridge, PCIe beside it.
+  const Machine h100_nvl = find_machine("h100-nvl-94gb"), h200_nvl = find_machine("h200-nvl-141gb");
+  CHECK(h100_nvl.links[0].gpus == 2);
+  CHECK(h100_nvl.links[0].bandwidth.value == 300e9);
+  CHECK(h200_nvl.links[0].gpus == 4);
+  CHECK(h200_nvl.links[0].bandwidth.value == 450e9);
+  for (const Machine& machine : {h100_nvl, h200_nvl}) {
+    CHECK(machine.links[1].gpus == machine.gpus_per_node);
+    CHECK(machine.links[1].bandwidth.value == 64e9);
+  }
+
+  // Without NVLink: PCIe, or a GPU by itself.
+  CHECK(find_machine("a100-pcie-80gb").links[0].bandwidth.value == 32e9);
+  CHECK(find_machine("l40s-48gb").links[0].bandwidth.value == 32e9);
+  CHECK(find_machine("rtx-pro-6000-96gb").links[0].bandwidth.value == 64e9);
+  for (const std::string name : {"gh200-96gb", "gh200-144gb"}) {
+    const Machine machine = find_machine(name);
+    CHECK(machine.gpus_per_node == 1);
+    CHECK(machine.links[0].name == "rail");
+    CHECK(machine.links[0].bandwidth.value == doctest::Approx(50e9));
+  }
 }
 
 TEST_CASE("an unknown machine is answered with the nearest") {

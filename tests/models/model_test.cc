@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <string>
 
+#include "tests/models/counted_parameters.h"
+
 using namespace shardwright;
 
 namespace {
@@ -38,44 +40,99 @@ std::string fault_of(const std::string& text) {
   return "no fault";
 }
 
-/// Written apart from the graph, from the table of keys: every matrix, bias and norm counted by hand.
-std::int64_t counted_parameters(const Model& m) {
-  const std::int64_t h = m.hidden_size, f = m.intermediate_size;
-  const std::int64_t q = m.num_attention_heads * m.head_dim, kv = m.num_key_value_heads * m.head_dim;
-  const std::int64_t norm = m.norm == Norm::layernorm ? 2 * h : h;
-  std::int64_t layer = h * q + 2 * h * kv + q * h + (m.gated_mlp ? 3 : 2) * h * f + 2 * norm;
-  if (m.attention_bias) layer += q + 2 * kv;
-  if (m.attention_output_bias) layer += h;
-  if (m.mlp_bias) layer += (m.gated_mlp ? 2 : 1) * f + h;
-  if (m.qk_norm == QkNorm::head) layer += 2 * m.head_dim;
-  if (m.qk_norm == QkNorm::full) layer += q + kv;
-  const std::int64_t tables = (m.tie_word_embeddings ? 1 : 2) * m.vocab_size * h;
-  const std::int64_t positions = m.position == Position::learned ? m.max_position_embeddings * h : 0;
-  return m.num_hidden_layers * layer + tables + positions + norm;
-}
+/// DeepSeek-V3 in small: 4 layers, the first dense, 8 experts in 4 groups.
+const std::string kSmallExperts = kSmall +
+                                  "n_routed_experts: 8\n"
+                                  "num_experts_per_tok: 2\n"
+                                  "moe_intermediate_size: 32\n"
+                                  "n_group: 4\n"
+                                  "topk_group: 2\n";
 
 }  // namespace
 
 TEST_CASE("every model of the catalog has its exact number of parameters") {
-  const std::vector<std::pair<std::string, std::int64_t>> totals = {
-      {"deepseek-llm-67b", 67'425'001'472}, {"deepseek-llm-7b", 6'910'365'696}, {"gpt3-175b", 174'615'846'912},
-      {"llama-3.1-405b", 405'853'388'800},  {"llama-3.1-70b", 70'553'706'496},  {"llama-3.1-8b", 8'030'261'248},
-      {"megatron-1t", 1'008'038'758'400},   {"megatron-22b", 22'074'273'792},   {"megatron-530b", 529'600'819'200},
-      {"qwen3-32b", 32'762'123'264},
+  struct Sizes {
+    std::string name;
+    std::int64_t total, active, active_without_embedding, kv_elements;
+  };
+  // KV elements of gpt-oss: of a token within the window.
+  const std::vector<Sizes> all = {
+      {"deepseek-llm-67b", 67'425'001'472, 67'425'001'472, 66'586'140'672, 194'560},
+      {"deepseek-llm-7b", 6'910'365'696, 6'910'365'696, 6'490'935'296, 245'760},
+      {"deepseek-v2", 235'741'434'880, 21'375'800'320, 20'851'512'320, 34'560},
+      {"deepseek-v2-lite", 15'706'484'224, 2'661'150'208, 2'451'435'008, 15'552},
+      {"deepseek-v3", 671'026'419'200, 37'552'297'472, 36'625'618'432, 35'136},
+      {"gpt-oss-120b", 116'829'156'672, 5'711'982'912, 5'132'849'472, 36'864},
+      {"gpt-oss-20b", 20'914'757'184, 4'187'440'704, 3'608'307'264, 24'576},
+      // Tied tables: only the 2048 (2050) positions are not multiplied with. KV: 2 x layers x hidden_size.
+      {"gpt3-175b", 174'615'846'912, 174'615'846'912, 174'590'681'088, 2'359'296},
+      {"kimi-k2", 1'026'408'232'448, 32'861'500'928, 31'687'095'808, 35'136},
+      {"llama-3.1-405b", 405'853'388'800, 405'853'388'800, 403'752'042'496, 258'048},
+      {"llama-3.1-70b", 70'553'706'496, 70'553'706'496, 69'503'033'344, 163'840},
+      {"llama-3.1-8b", 8'030'261'248, 8'030'261'248, 7'504'924'672, 65'536},
+      {"megatron-1t", 1'008'038'758'400, 1'008'038'758'400, 1'007'986'329'600, 6'553'600},
+      {"megatron-22b", 22'074'273'792, 22'074'273'792, 22'061'690'880, 589'824},
+      {"megatron-530b", 529'600'819'200, 529'600'819'200, 529'558'876'160, 4'300'800},
+      {"mixtral-8x22b", 140'620'634'112, 39'152'031'744, 38'955'423'744, 114'688},
+      {"mixtral-8x7b", 46'702'792'704, 12'879'925'248, 12'748'853'248, 65'536},
+      {"opt-13b", 12'853'473'280, 12'853'473'280, 12'842'977'280, 409'600},
+      {"qwen3-235b-a22b", 235'093'634'560, 22'190'763'520, 21'568'433'664, 96'256},
+      {"qwen3-30b-a3b", 30'532'122'624, 3'353'032'704, 3'041'867'776, 49'152},
+      // Without 151936 x 5120 of the input embedding; KV: 2 x 64 layers x 8 heads x 128.
+      {"qwen3-32b", 32'762'123'264, 32'762'123'264, 31'984'210'944, 131'072},
   };
   std::vector<std::string> names;
-  for (const auto& entry : totals) {
-    const std::string& name = entry.first;
-    const std::int64_t total = entry.second;
-    CAPTURE(name);
-    names.push_back(name);
-    const Model model = find_model(name);
-    CHECK(model.name == name);
-    CHECK(counted_parameters(model) == total);
-    CHECK(model.published_parameters.value_or(total) == total);
-    CHECK(unsupported(model) == "");
+  for (const Sizes& sizes : all) {
+    CAPTURE(sizes.name);
+    names.push_back(sizes.name);
+    const Model model = find_model(sizes.name);
+    CHECK(model.name == sizes.name);
+    CHECK(counted_parameters(model) == sizes.total);
+    CHECK(model.published_parameters.value_or(sizes.total) == sizes.total);
+    CHECK(counted_active_parameters(model) == sizes.active);
+    CHECK(counted_active_without_embedding(model) == sizes.active_without_embedding);
+    CHECK(counted_kv_elements(model) == sizes.kv_elements);
   }
   CHECK(model_names() == names);
+}
+
+TEST_CASE("the parts of DeepSeek-V3 are the published ones") {
+  const Model model = find_model("deepseek-v3");
+  CHECK(counted_attention(model) == 187'107'328);
+  CHECK(counted_feed_forward(model, model.moe_intermediate_size) == 44'040'192);
+  CHECK(counted_layer(model, true, 256) == 11'507'286'272);
+  CHECK(counted_layer(model, false, 0) == 583'483'392);
+  CHECK(counted_mtp_parameters(model) == 11'610'068'224);
+  CHECK(counted_mtp_parameters(find_model("kimi-k2")) == 0);
+}
+
+TEST_CASE("a model file is written and read back as the same model") {
+  for (const std::string& name : model_names()) {
+    CAPTURE(name);
+    const Model model = find_model(name);
+    CHECK(read_model(YamlCursor::parse(model_yaml(model), "again.yaml"), name) == model);
+  }
+  // What no catalog model has.
+  const Model odd = read(kSmallExperts +
+                         "qk_norm: full\nmoe_layer_freq: 2\nn_shared_experts: 2\nshared_expert_intermediate_size: 40\n"
+                         "shared_expert_gate: true\nattention_chunk_size: 16\nsliding_window: 9\n"
+                         "sliding_window_pattern: 3\npublished_parameters: 77\n");
+  CHECK(read_model(YamlCursor::parse(model_yaml(odd), "again.yaml"), "small") == odd);
+  CHECK(model_yaml(read(kSmall)) ==
+        "num_hidden_layers: 4\nhidden_size: 64\nnum_attention_heads: 8\nnum_key_value_heads: 2\nhead_dim: 8\n"
+        "intermediate_size: 96\nvocab_size: 100\ngated_mlp: true\ntie_word_embeddings: false\nposition: rope\n"
+        "norm: rmsnorm\n");
+}
+
+TEST_CASE("one group of experts is no limit") {
+  const Model free =
+      read(replaced(replaced(kSmallExperts, "n_group: 4", "n_group: 1"), "topk_group: 2", "topk_group: 1"));
+  CHECK(free.n_group == 0);
+  CHECK(free.topk_group == 0);
+  const Model limited = read(kSmallExperts);
+  CHECK(limited.n_group == 4);
+  CHECK(limited.topk_group == 2);
+  CHECK(override_model(limited, YamlCursor::parse("{n_group: 1, topk_group: 1}", "m.yaml")) == free);
 }
 
 TEST_CASE("a model file is read key by key") {
@@ -242,6 +299,25 @@ TEST_CASE("keys of a model must agree with each other") {
           "                     ^");
     CHECK(fault_of(kSmall + "shared_expert_gate: true\n") ==
           "m.yaml:12:1: 'shared_expert_gate' needs 'n_shared_experts'\nshared_expert_gate: true\n^");
+  }
+  SUBCASE("groups of experts") {
+    CHECK(fault_of(kSmallExperts) == "no fault");
+    CHECK(fault_of(kSmall + "n_group: 4\ntopk_group: 2\n") ==
+          "m.yaml:12:1: 'n_group' needs 'n_routed_experts'\nn_group: 4\n^");
+    CHECK(fault_of(replaced(kSmallExperts, "topk_group: 2\n", "")) ==
+          "m.yaml:15:1: 'n_group' needs 'topk_group'\nn_group: 4\n^");
+    CHECK(fault_of(replaced(kSmallExperts, "n_group: 4\n", "")) ==
+          "m.yaml:15:1: 'topk_group' needs 'n_group'\ntopk_group: 2\n^");
+    CHECK(fault_of(replaced(kSmallExperts, "n_group: 4", "n_group: 3")) ==
+          "m.yaml:12:19: 'n_routed_experts' 8 is not a multiple of n_group 3\nn_routed_experts: 8\n"
+          "                  ^");
+    CHECK(fault_of(replaced(kSmallExperts, "topk_group: 2", "topk_group: 5")) ==
+          "m.yaml:16:13: 'topk_group' 5 is more than n_group 4\ntopk_group: 5\n            ^");
+    CHECK(fault_of(replaced(kSmallExperts, "per_tok: 2", "per_tok: 5")) ==
+          "m.yaml:13:22: 'num_experts_per_tok' 5 is more than the 4 experts of topk_group 2\nnum_experts_per_tok: 5\n"
+          "                     ^");
+    CHECK(fault_of(replaced(kSmallExperts, "n_group: 4", "n_group: 0")) ==
+          "m.yaml:15:10: 'n_group' must be between 1 and 65536, got 0\nn_group: 0\n         ^");
   }
   SUBCASE("latent attention") {
     CHECK(fault_of(kSmall + "kv_lora_rank: 512\n") ==

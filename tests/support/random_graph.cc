@@ -38,7 +38,8 @@ DimList joined(const DimList& a, const DimList& b) {
 /// Draws the operators. Activations have dims [batch, sequence, features...]; every one of them reaches the output.
 class GraphDice {
  public:
-  GraphDice(Dice& dice, OpGraph& graph, const std::vector<std::int64_t>& extents) : dice_(dice), g_(graph), extents_(extents) {}
+  GraphDice(Dice& dice, OpGraph& graph, const std::vector<std::int64_t>& extents, bool tidy)
+      : dice_(dice), g_(graph), extents_(extents), tidy_(tidy) {}
 
   void draw() {
     const DimList tokens = {dim("batch"), dim("sequence")};
@@ -91,6 +92,7 @@ class GraphDice {
     g_.add_op(std::move(o));
     return y;
   }
+  bool on_stream(TensorId x, double probability) { return dice_.chance(probability) && (!tidy_ || dims(x) == wide_); }
   Operator start(OpKind kind, std::vector<Operand> inputs) {
     Operator o;
     o.kind = kind;
@@ -127,16 +129,31 @@ class GraphDice {
     switch (dice_.below(12)) {
       case 0:
       case 1:
-      case 2: return random_linear(x);
-      case 3: elementwise(x); return;
-      case 4: add_bias(x); return;
-      case 5: norm(x, 1 + dice_.below(2)); return;
-      case 6: dropout(x); return;
-      case 7: residual(x); return;
-      case 8: return attention_unfused();
-      case 9: return attention_fused();
-      case 10: return attention_linear();
-      default: return feed_forward();
+      case 2:
+        return random_linear(x);
+      case 3:
+        elementwise(x);
+        return;
+      case 4:
+        add_bias(x);
+        return;
+      case 5:
+        norm(x, 1 + dice_.below(2));
+        return;
+      case 6:
+        dropout(x);
+        return;
+      case 7:
+        residual(x);
+        return;
+      case 8:
+        return attention_unfused();
+      case 9:
+        return attention_fused();
+      case 10:
+        return attention_linear();
+      default:
+        return feed_forward();
     }
   }
   /// Rather what nobody reads yet.
@@ -150,7 +167,7 @@ class GraphDice {
   TensorId pick_wide() {
     for (int attempt = 0; attempt < 8; ++attempt)
       if (const TensorId t = dice_.one_of(pool_); dims(t) == wide_) return t;
-    return pool_.front();   // the first is wide
+    return pool_.front();  // the first is wide
   }
   DimList features(TensorId t) const {
     DimList f;
@@ -158,6 +175,11 @@ class GraphDice {
     return f;
   }
 
+  std::int64_t extent(const DimList& of) const {
+    std::int64_t n = 1;
+    for (DimId d : of) n *= extents_[d];
+    return n;
+  }
   void random_linear(TensorId x) {
     const DimList f = features(x);
     DimList lost, shared, made;
@@ -174,7 +196,9 @@ class GraphDice {
     for (const char* n : {"hidden", "head", "head_dim", "ffn", "value_dim"})
       if (!f.has(dim(n))) fresh.push_back(dim(n));
     dice_.shuffle(fresh);
+    constexpr std::int64_t kMostProducts = 60000;  // many graphs are run
     for (std::size_t n = 1 + dice_.below(2); n > 0 && !fresh.empty(); --n) {
+      if (made.size() > 0 && extent(dims(x)) * extent(made) * extents_[fresh.back()] > kMostProducts) break;
       made.dims[made.count++] = fresh.back();
       fresh.pop_back();
     }
@@ -204,9 +228,9 @@ class GraphDice {
   }
   void add_bias(TensorId x) {
     Operator o = start(OpKind::add_bias, {plain(x)});
-    o.on_stream = dice_.chance(0.3);
+    o.on_stream = on_stream(x, 0.3);
     DimList over;
-    if (dims(x) == wide_ && dice_.chance(0.4)) {   // learned positions
+    if (dims(x) == wide_ && dice_.chance(0.4)) {  // learned positions
       const TensorId rows = gather(index("position_ids", {dim("sequence")}), weight({dim("position"), dim("hidden")}),
                                    {dim("sequence"), dim("hidden")});
       pool_.pop_back();
@@ -218,8 +242,8 @@ class GraphDice {
     }
     op(std::move(o), dims(x), {{.of = {0}, .identity = true}, {.of = {1}}});
   }
-  TensorId norm(TensorId x, std::size_t last) {
-    const bool layer = dice_.chance(0.4);
+  TensorId norm(TensorId x, std::size_t last) { return norm(x, last, dice_.chance(0.4)); }
+  TensorId norm(TensorId x, std::size_t last, bool layer) {
     Operator o = start(layer ? OpKind::layer_norm : OpKind::rms_norm, {plain(x)});
     const int n = std::min<int>(dims(x).size() - 2, static_cast<int>(last));
     for (int i = dims(x).size() - n; i < dims(x).size(); ++i) o.whole.dims[o.whole.count++] = dims(x)[i];
@@ -233,14 +257,15 @@ class GraphDice {
   }
   TensorId dropout(TensorId x) {
     Operator o = start(OpKind::dropout, {plain(x)});
-    o.on_stream = dice_.chance(0.3);
-    const TensorId mask = g_.add_tensor({name("mask"), dims(x), TensorRole::activation, Width::byte, Combine::sum, false});
+    o.on_stream = on_stream(x, 0.3);
+    const TensorId mask =
+        g_.add_tensor({name("mask"), dims(x), TensorRole::activation, Width::byte, Combine::sum, false});
     o.outputs.push_back(plain(mask));
     return op(std::move(o), dims(x), {{.of = {0}, .reads = {2}}});
   }
   TensorId residual_of(std::vector<TensorId> terms) {
     Operator o = start(OpKind::residual_sum, {});
-    o.on_stream = dice_.chance(0.5);
+    o.on_stream = on_stream(terms[0], 0.5);
     Gradient gradient = {.of = {}, .identity = true};
     for (TensorId t : terms) {
       gradient.of.push_back(static_cast<int>(o.inputs.size()));
@@ -268,8 +293,8 @@ class GraphDice {
     Heads h = {linear(x, {dim("hidden")}, {}, query), linear(x, {dim("hidden")}, {}, key),
                linear(x, {dim("hidden")}, {}, value)};
     if (dice_.chance(0.3)) {
-      h.q = norm(h.q, 1);
-      h.k = norm(h.k, 1);
+      h.q = norm(h.q, 1, false);
+      h.k = norm(h.k, 1, false);
     }
     if (extents_[dim("head_dim")] % 2 == 0 && dice_.chance(0.5)) {
       h.q = rotary_of(h.q);
@@ -309,7 +334,8 @@ class GraphDice {
   }
   void feed_forward() {
     const TensorId x = pick_wide();
-    const TensorId gate = linear(x, {dim("hidden")}, {}, {dim("ffn")}), up = linear(x, {dim("hidden")}, {}, {dim("ffn")});
+    const TensorId gate = linear(x, {dim("hidden")}, {}, {dim("ffn")}),
+                   up = linear(x, {dim("hidden")}, {}, {dim("ffn")});
     const TensorId y =
         op(start(OpKind::gated_silu, {plain(gate), plain(up)}), dims(up), {{.of = {0, 1}, .reads = {0, 1}}});
     residual_of({x, linear(y, {dim("ffn")}, {}, {dim("hidden")})});
@@ -347,11 +373,12 @@ class GraphDice {
     TensorId logits = linear(x, {dim("hidden")}, {}, {dim("vocab")});
     const TensorId offset =
         g_.add_tensor({"logit_offset", {dim("vocab")}, TensorRole::weight, Width::compute, Combine::sum, false});
-    logits = op(start(OpKind::add_bias, {plain(logits), plain(offset)}), row, {{.of = {0}, .identity = true}, {.of = {1}}});
+    logits =
+        op(start(OpKind::add_bias, {plain(logits), plain(offset)}), row, {{.of = {0}, .identity = true}, {.of = {1}}});
     const TensorId labels = index("labels", tokens);
     const TensorId largest = op(start(OpKind::vocabulary_max, {plain(logits)}), tokens, {}, Combine::max);
-    const TensorId sum = op(start(OpKind::vocabulary_exp_sum, {plain(logits), plain(largest)}), tokens,
-                            {{.of = {0}, .reads = {0, 1}}});
+    const TensorId sum =
+        op(start(OpKind::vocabulary_exp_sum, {plain(logits), plain(largest)}), tokens, {{.of = {0}, .reads = {0, 1}}});
     const TensorId picked = op(start(OpKind::vocabulary_pick, {plain(logits), plain(labels)}), tokens,
                                {{.of = {0}, .reads = {1}, .one_hot = true}});
     op(start(OpKind::cross_entropy, {plain(largest), plain(sum), plain(picked)}), {},
@@ -361,32 +388,34 @@ class GraphDice {
   Dice& dice_;
   OpGraph& g_;
   const std::vector<std::int64_t>& extents_;
+  bool tidy_;
   DimList wide_;
   std::vector<TensorId> pool_;
-  std::vector<char> read_;   // by tensor
+  std::vector<char> read_;  // by tensor
   std::vector<Used> used_;
 };
 
 struct DimSpec {
   const char* name;
-  std::int64_t prime;      // what is left when all axes cut it
-  std::int64_t most = 4;   // ranks that may share it
+  std::int64_t prime;     // what is left when all axes cut it
+  std::int64_t most = 3;  // ranks that may share it
 };
 
-const std::vector<std::vector<std::int64_t>> kMeshes = {{2, 2}, {2, 3},    {3, 2},    {2, 5},    {5, 2},      {3, 3},
+const std::vector<std::vector<std::int64_t>> kMeshes = {{2, 2},    {2, 3},    {3, 2},    {2, 5},    {5, 2},      {3, 3},
                                                         {2, 2, 2}, {2, 2, 3}, {3, 2, 2}, {2, 3, 2}, {2, 2, 2, 2}};
 
 class CaseDice {
  public:
-  explicit CaseDice(std::uint64_t seed) : dice_(seed) {}
+  CaseDice(std::uint64_t seed, bool tidy) : dice_(seed), tidy_(tidy) {}
 
   RandomCase draw() {
     RandomCase c;
     draw_mesh(c);
     do draw_dims(c);
     while (!distinct(c));
-    GraphDice(dice_, c.graph, c.extents).draw();
-    declare(c);
+    GraphDice(dice_, c.graph, c.extents, tidy_).draw();
+    tidy_ ? declare_tidy(c) : declare_wild(c);
+    declare_storage(c);
     return c;
   }
 
@@ -399,12 +428,12 @@ class CaseDice {
   }
   /// Extent = sizes of the axes that may cut the dimension x a prime of its own.
   void draw_dims(RandomCase& c) {
-    std::vector<std::int64_t> primes = {3, 5, 7, 11};
+    std::vector<std::int64_t> primes = {3, 5, 7};
     dice_.shuffle(primes);
-    const DimSpec specs[] = {{"batch", 2},          {"sequence", primes[0], 4}, {"key_sequence", primes[0]},
-                             {"hidden", primes[1], 6}, {"head", 1, 6},          {"group", 1, 3},
-                             {"head_dim", primes[2]}, {"value_dim", 13, 2},     {"ffn", primes[3]},
-                             {"vocab", 17},           {"position", 19}};
+    const DimSpec specs[] = {
+        {"batch", 2},   {"sequence", primes[0]}, {"key_sequence", primes[0]}, {"hidden", primes[1]},
+        {"head", 1, 4}, {"group", 1, 3},         {"head_dim", primes[2], 2},  {"value_dim", 13, 2},
+        {"ffn", 11, 4}, {"vocab", 17, 4},        {"position", 19, 4}};
     c.graph = {};
     c.extents.clear();
     allowed_.clear();
@@ -417,11 +446,12 @@ class CaseDice {
         parts *= c.mesh.axes()[a].size;
         allowed = static_cast<AxisSet>(allowed | bit(static_cast<AxisId>(a)));
       }
-      if (name == "key_sequence") {   // the sequence under another name
+      if (name == "key_sequence") {  // the sequence under another name
         allowed = allowed_.back();
         parts = c.mesh.size_of(allowed);
       }
       std::int64_t extent = parts * spec.prime;
+      if (extent == 1) extent = name == "head" ? 3 : 2;  // heads have no prime of their own
       if (name == "head_dim" && extent % 2 != 0 && dice_.chance(0.5)) extent *= 2;
       allowed_.push_back(allowed);
       c.extents.push_back(extent);
@@ -455,11 +485,12 @@ class CaseDice {
     return result;
   }
 
-  void declare(RandomCase& c) {
+  void declare_wild(RandomCase& c) {
     Declarations& says = c.says;
     std::vector<DimId> some;
     for (std::size_t d = 0; d < c.extents.size(); ++d)
-      if (c.graph.dims()[d].name != "key_sequence" && (d < 2 || dice_.chance(0.3))) some.push_back(static_cast<DimId>(d));
+      if (c.graph.dims()[d].name != "key_sequence" && (d < 2 || dice_.chance(0.3)))
+        some.push_back(static_cast<DimId>(d));
     says.home = spread(c, some, 0.7);
     const auto hidden = static_cast<DimId>(c.graph.find_dim("hidden"));
     says.stream = spread(c, {0, 1, hidden}, 0.7);
@@ -480,11 +511,51 @@ class CaseDice {
       const DimId d = out[static_cast<int>(dice_.below(static_cast<std::size_t>(out.size())))];
       says.pins.push_back({static_cast<OpId>(i), d, spread(c, {d}, 0.5)[d]});
     }
+    says.shard_axes = static_cast<AxisSet>(dice_.below(std::size_t{1} << c.mesh.axes().size()));
+  }
+  /// As layouts do: some axes are for tokens, the others cut features, one way everywhere; the stream's tokens are cut
+  /// at least as home says, and state is cut over axes of tokens.
+  void declare_tidy(RandomCase& c) {
+    Declarations& says = c.says;
+    AxisSet of_tokens = 0;
+    says.home = spread(c, {0, 1}, 0.5);
+    for (const AxisTuple& t : says.home) of_tokens = static_cast<AxisSet>(of_tokens | set_of(t));
+    std::vector<AxisTuple> of_feature(c.extents.size());
+    for (std::size_t d = 3; d < c.extents.size(); ++d) {
+      std::vector<AxisId> axes;
+      for (std::size_t a = 0; a < c.mesh.axes().size(); ++a)
+        if (((allowed_[d] & ~of_tokens) >> a & 1) && dice_.chance(0.7)) axes.push_back(static_cast<AxisId>(a));
+      of_feature[d] = tuple(axes);
+    }
+    says.stream = says.home;
+    const auto hidden = static_cast<std::size_t>(c.graph.find_dim("hidden"));
+    says.stream[hidden] = of_feature[hidden];
+    const auto more = spread(c, {0, 1}, 0.5);
+    for (std::size_t d = 0; d < more.size(); ++d)
+      for (AxisId a : more[d])
+        if (!((of_tokens | set_of(of_feature[hidden])) & bit(a))) says.stream[d].push_back(a);
+    says.weight_use.resize(c.graph.tensors().size());
+    for (std::size_t i = 0; i < c.graph.tensors().size(); ++i) {
+      const Tensor& t = c.graph.tensors()[i];
+      AxisSet taken = 0;
+      for (int k = 0; t.role == TensorRole::weight && k < t.dims.size(); ++k) {
+        if (needs_whole(c.graph, static_cast<TensorId>(i), t.dims[k])) continue;
+        for (AxisId a : of_feature[t.dims[k]]) {
+          if (taken & bit(a)) break;
+          says.weight_use[i].dims[k].push_back(a);
+          taken = static_cast<AxisSet>(taken | bit(a));
+        }
+      }
+    }
+    says.shard_axes = static_cast<AxisSet>(of_tokens & dice_.below(std::size_t{1} << c.mesh.axes().size()));
+  }
+  void declare_storage(RandomCase& c) {
+    Declarations& says = c.says;
     says.gather_again = dice_.chance(0.5);
     says.merge_sums = dice_.chance(0.7);
     const int stages[] = {0, 1, 3};
     says.zero = stages[dice_.below(3)];
-    says.shard_axes = static_cast<AxisSet>(says.zero ? dice_.below(std::size_t{1} << c.mesh.axes().size()) : 0);
+    if (says.zero == 0) says.shard_axes = 0;
     says.keep_parameters = dice_.chance(0.3);
   }
   static bool needs_whole(const OpGraph& graph, TensorId weight, DimId d) {
@@ -495,11 +566,12 @@ class CaseDice {
   }
 
   Dice dice_;
-  std::vector<AxisSet> allowed_;   // by dim: axes that may cut it
+  bool tidy_;
+  std::vector<AxisSet> allowed_;  // by dim: axes that may cut it
 };
 
 }  // namespace
 
-RandomCase random_case(std::uint64_t seed) { return CaseDice(seed).draw(); }
+RandomCase random_case(std::uint64_t seed, bool tidy) { return CaseDice(seed, tidy).draw(); }
 
 }  // namespace shardwright

@@ -36,7 +36,8 @@ bool adds(ReshardStep kind) { return kind == ReshardStep::reduce_scatter || kind
 
 /// A pseudo-random number for an element of an operator's output, the same on every rank.
 double dropout_mask(OpId op, std::int64_t element) {
-  std::uint64_t x = static_cast<std::uint64_t>(element) * 0x9E3779B97F4A7C15u + static_cast<std::uint64_t>(op) * 0xBF58476D1CE4E5B9u;
+  std::uint64_t x =
+      static_cast<std::uint64_t>(element) * 0x9E3779B97F4A7C15u + static_cast<std::uint64_t>(op) * 0xBF58476D1CE4E5B9u;
   x ^= x >> 31;
   x *= 0x94D049BB133111EBu;
   x ^= x >> 29;
@@ -84,7 +85,8 @@ WholeData draw_data(const OpGraph& graph, const std::vector<std::int64_t>& exten
     const Tensor& t = graph.tensors()[i];
     if (t.role != TensorRole::weight && static_cast<TensorId>(i) != graph.stream_in) continue;
     data.tensors[i].resize(elements(t.dims));
-    // Weights of norms and biases have one dimension or hang on the last ones; a product keeps its size under 1 / sqrt(rows).
+    // Weights of norms and biases have one dimension or hang on the last ones; a product keeps its size under 1 /
+    // sqrt(rows).
     double scale = 1.0;
     for (const Operator& op : graph.ops())
       if (op.kind == OpKind::contraction && op.inputs[1].tensor == static_cast<TensorId>(i)) {
@@ -104,10 +106,7 @@ WholeData draw_data(const OpGraph& graph, const std::vector<std::int64_t>& exten
     const DimId rows = op.kind == OpKind::gather ? table.dims[0] : table.dims[table.dims.size() - 1];
     auto& ids = data.tensors[static_cast<std::size_t>(index.tensor)];
     ids.resize(elements(index.dims));
-    for (std::size_t i = 0; i < ids.size(); ++i) {
-      const bool counts = graph.tensor(index.tensor).name.starts_with("position_ids");
-      ids[i] = static_cast<double>((counts ? i : random()) % static_cast<std::size_t>(extents[rows]));
-    }
+    for (double& id : ids) id = static_cast<double>(random() % static_cast<std::uint64_t>(extents[rows]));
   }
   const TensorId last = graph.stream_out >= 0 ? graph.stream_out : graph.ops().back().outputs[0].tensor;
   data.seed.resize(elements(graph.tensor(last).dims));
@@ -130,8 +129,8 @@ std::vector<Mutation> mutations(const ShardedGraph& sharded, const Mesh& mesh) {
       m.axes = step.axes;
       m.kind = Mutation::Kind::operation;
       if (adds(step.kind)) result.push_back(m);
-      m.kind = Mutation::Kind::reverse;
-      // Reduced weights are added up whole here, so there is no piece to reverse.
+      m.kind = Mutation::Kind::misroute;
+      // Reduced weights are added up whole here, so no piece has a place.
       if (step.kind != ReshardStep::all_reduce && weight < 0) result.push_back(m);
     }
   };
@@ -141,16 +140,17 @@ std::vector<Mutation> mutations(const ShardedGraph& sharded, const Mesh& mesh) {
 }
 
 std::string describe(const Mutation& m, const OpGraph& graph, const ShardedGraph& sharded) {
-  static const char* const kKinds[] = {"nothing", "drop", "wrong operation", "reverse"};
+  static const char* const kKinds[] = {"nothing", "drop", "wrong operation", "misroute"};
   std::ostringstream out;
   const bool of_node = m.node >= 0;
   const ReshardSteps& steps = of_node ? sharded.nodes[static_cast<std::size_t>(m.node)].steps
                                       : sharded.weights[static_cast<std::size_t>(m.weight)].reduction;
   const ValueId v = of_node ? sharded.nodes[static_cast<std::size_t>(m.node)].outputs[0]
                             : sharded.weights[static_cast<std::size_t>(m.weight)].gradient;
-  out << kKinds[static_cast<int>(m.kind)] << " " << name_of(steps.steps[m.step].kind) << " over " << shown(m.axes) << " of "
-      << shown(steps.steps[m.step].axes) << (of_node ? ", node " + std::to_string(m.node) : std::string(", weight reduction"))
-      << ", " << (sharded.value(v).gradient ? "d " : "") << graph.tensor(sharded.value(v).tensor).name;
+  out << kKinds[static_cast<int>(m.kind)] << " " << name_of(steps.steps[m.step].kind) << " over " << shown(m.axes)
+      << " of " << shown(steps.steps[m.step].axes)
+      << (of_node ? ", node " + std::to_string(m.node) : std::string(", weight reduction")) << ", "
+      << (sharded.value(v).gradient ? "d " : "") << graph.tensor(sharded.value(v).tensor).name;
   return out.str();
 }
 
@@ -164,8 +164,8 @@ std::string describe(const OpGraph& graph, const std::vector<std::int64_t>& exte
     out << " " << graph.dims()[i].name << "=" << extents[i] << " home(" << shown(says.home[i]) << ") stream("
         << shown(says.stream[i]) << ")";
   }
-  out << "\ngather_again " << says.gather_again << " merge_sums " << says.merge_sums << " zero " << says.zero << " over "
-      << shown(says.shard_axes) << " keep_parameters " << says.keep_parameters << "\n";
+  out << "\ngather_again " << says.gather_again << " merge_sums " << says.merge_sums << " zero " << says.zero
+      << " over " << shown(says.shard_axes) << " keep_parameters " << says.keep_parameters << "\n";
   for (const auto& pin : says.pins)
     out << "pin " << graph.op(pin.op).name << " " << graph.dims()[pin.dim].name << " (" << shown(pin.axes) << ")\n";
   for (std::size_t i = 0; i < sharded.values.size(); ++i) {
@@ -183,7 +183,8 @@ std::string describe(const OpGraph& graph, const std::vector<std::int64_t>& exte
           << (graph.op(n.op).passes_partial ? " passes_partial" : "");
     }
     if (n.gradient >= 0) out << " gradient " << static_cast<int>(n.gradient);
-    for (int k = 0; k < n.steps.count; ++k) out << " " << name_of(n.steps.steps[k].kind) << "(" << shown(n.steps.steps[k].axes) << ")";
+    for (int k = 0; k < n.steps.count; ++k)
+      out << " " << name_of(n.steps.steps[k].kind) << "(" << shown(n.steps.steps[k].axes) << ")";
     out << ":";
     for (ValueId v : n.inputs) out << " " << v;
     out << " ->";
@@ -307,8 +308,8 @@ RankSimulator::Blocks RankSimulator::gather_parameter(const Node& node, const Mu
     for (std::size_t e = 0; e < block.size(); ++e) {
       auto piece = static_cast<std::int64_t>(e / length);
       std::size_t element = e;
-      if (mutation && mutation->kind == Mutation::Kind::reverse) {
-        piece = parts - 1 - piece;
+      if (mutation && mutation->kind == Mutation::Kind::misroute) {
+        piece = std::max<std::int64_t>(piece - 1, 0);
         element = static_cast<std::size_t>(piece) * length + e % length;
       }
       std::int64_t from = rank;
@@ -317,7 +318,8 @@ RankSimulator::Blocks RankSimulator::gather_parameter(const Node& node, const Mu
         if (!(cut >> a & 1)) continue;
         const std::int64_t wanted = piece % mesh_.axes()[a].size, own = coordinate(rank, static_cast<AxisId>(a));
         piece /= mesh_.axes()[a].size;
-        if (mutation && mutation->kind == Mutation::Kind::drop && (mutation->axes >> a & 1) && wanted != own) missing = true;
+        if (mutation && mutation->kind == Mutation::Kind::drop && (mutation->axes >> a & 1) && wanted != own)
+          missing = true;
         from += (wanted - own) * line_[a];
       }
       block[e] = missing ? kMissing : stored[static_cast<std::size_t>(from)][element];
@@ -327,12 +329,12 @@ RankSimulator::Blocks RankSimulator::gather_parameter(const Node& node, const Mu
 }
 
 RankSimulator::Blocks RankSimulator::move(const Move& what, const Blocks& from, const Mutation* mutation) const {
-  AxisSet moved = 0, scattered = 0, reversed = 0;
+  AxisSet moved = 0, scattered = 0, misrouted = 0;
   for (int k = 0; k < what.steps.count; ++k) {
     const auto& step = what.steps.steps[k];
     if (moves_data(step.kind)) moved = static_cast<AxisSet>(moved | step.axes);
-    if (!mutation || mutation->step != k || mutation->kind != Mutation::Kind::reverse) continue;
-    (step.kind == ReshardStep::reduce_scatter ? scattered : reversed) = step.axes;
+    if (!mutation || mutation->step != k || mutation->kind != Mutation::Kind::misroute) continue;
+    (step.kind == ReshardStep::reduce_scatter ? scattered : misrouted) = step.axes;
   }
   const AxisSet dropped = mutation && mutation->kind == Mutation::Kind::drop ? mutation->axes : AxisSet{0};
   const bool largest = (what.combine == Combine::max) != (mutation && mutation->kind == Mutation::Kind::operation);
@@ -380,7 +382,7 @@ RankSimulator::Blocks RankSimulator::move(const Move& what, const Blocks& from, 
             complain("no rank of the group holds an element");
             s.missing = true;
           }
-          if (reversed & bit(a)) wanted = size - 1 - wanted;
+          if (misrouted & bit(a)) wanted = std::max<std::int64_t>(wanted - 1, 0);
           if (wanted != own && (dropped & bit(a))) s.missing = true;
           s.ranks += (wanted - own) * line_[a];
         }
@@ -417,24 +419,23 @@ RankSimulator::Blocks RankSimulator::move(const Move& what, const Blocks& from, 
     }
   }
   if (!scattered) return result;
-  Blocks swapped(result.size());
+  Blocks elsewhere(result.size());
   for (std::int64_t rank = 0; rank < rank_count; ++rank) {
     std::int64_t other = rank;
     for (std::size_t a = 0; a < mesh_.axes().size(); ++a)
-      if (scattered >> a & 1)
-        other += (mesh_.axes()[a].size - 1 - 2 * coordinate(rank, static_cast<AxisId>(a))) * line_[a];
-    swapped[static_cast<std::size_t>(rank)] = result[static_cast<std::size_t>(other)];
+      if ((scattered >> a & 1) && coordinate(rank, static_cast<AxisId>(a)) > 0) other -= line_[a];
+    elsewhere[static_cast<std::size_t>(rank)] = result[static_cast<std::size_t>(other)];
   }
-  return swapped;
+  return elsewhere;
 }
 
 RankSimulator::Blocks RankSimulator::reshard(const Node& node, const Mutation* mutation) const {
   const Value &from = sharded_.value(node.inputs[0]), &to = sharded_.value(node.outputs[0]);
   const Tensor& t = graph_.tensor(to.tensor);
-  Blocks result = move({dims_of(node.outputs[0]), from.placement, to.placement, node.steps,
-                        to.gradient ? Combine::sum : t.combine},
-                       at(node.inputs[0]), mutation);
-  if (t.role == TensorRole::index)   // an id that never came is an id outside every table
+  Blocks result =
+      move({dims_of(node.outputs[0]), from.placement, to.placement, node.steps, to.gradient ? Combine::sum : t.combine},
+           at(node.inputs[0]), mutation);
+  if (t.role == TensorRole::index)  // an id that never came is an id outside every table
     for (auto& block : result)
       for (double& x : block)
         if (std::isnan(x)) x = -1.0;
@@ -455,7 +456,8 @@ RankSimulator::Blocks RankSimulator::sum(const Node& node) const {
       if (p.partial & ~to.placement.partial) complain("a sum forgets a partial axis of a term");
       bool enters = true;
       for (std::size_t a = 0; a < mesh_.axes().size(); ++a)
-        if ((to.placement.partial & ~p.partial) >> a & 1) enters = enters && coordinate(rank, static_cast<AxisId>(a)) == 0;
+        if ((to.placement.partial & ~p.partial) >> a & 1)
+          enters = enters && coordinate(rank, static_cast<AxisId>(a)) == 0;
       const auto& term = at(v)[static_cast<std::size_t>(rank)];
       for (std::size_t e = 0; enters && e < block.size(); ++e) block[e] += term[e];
     }
@@ -466,9 +468,9 @@ RankSimulator::Blocks RankSimulator::sum(const Node& node) const {
 /// What one rank's kernel is given.
 struct RankSimulator::Arguments {
   const Operator& op;
-  std::vector<In> operands;                    // by forward operand: inputs, then outputs; empty when not read
+  std::vector<In> operands;  // by forward operand: inputs, then outputs; empty when not read
   In dy;
-  std::vector<std::int64_t> extent, begin;     // by dim
+  std::vector<std::int64_t> extent, begin;  // by dim
   const OpGraph& graph;
   const std::vector<std::int64_t>& whole;
 
@@ -506,7 +508,8 @@ struct RankSimulator::Arguments {
     const int sequence = graph.find_dim("sequence");
     const std::int64_t keys = extent[x[x.size() - 1]];
     std::vector<reference::KeyRange> seen(static_cast<std::size_t>(elements(x) / keys), {0, keys});
-    if (sequence < 0 || !x.has(static_cast<DimId>(sequence)) || graph.dims()[x[x.size() - 1]].name != "key_sequence") return seen;
+    if (sequence < 0 || !x.has(static_cast<DimId>(sequence)) || graph.dims()[x[x.size() - 1]].name != "key_sequence")
+      return seen;
     std::int64_t behind = 1;
     for (int i = x.find(static_cast<DimId>(sequence)) + 1; i + 1 < x.size(); ++i) behind *= extent[x[i]];
     const auto d = static_cast<std::size_t>(sequence);
@@ -516,7 +519,8 @@ struct RankSimulator::Arguments {
   }
   reference::AttentionShape attention() const {
     const DimList &q = dims(0), &v = dims(2);
-    return {extent[q[0]], extent[q[1]], extent[v[1]], extent[q[2]], extent[q[3]], extent[q[4]], extent[v[3]], begin[q[1]], op.window};
+    return {extent[q[0]], extent[q[1]], extent[v[1]], extent[q[2]], extent[q[3]],
+            extent[q[4]], extent[v[3]], begin[q[1]],  op.window};
   }
   Array mask() const {
     const DimList& x = dims(0);
@@ -550,27 +554,39 @@ struct RankSimulator::Arguments {
       }
       case OpKind::gather:
         return {reference::gather(in[0], in[1], elements(dims(1)) / extent[dims(1)[0]], begin[dims(1)[0]])};
-      case OpKind::add_bias: return {reference::add_bias(in[0], in[1])};
-      case OpKind::rotary: return {reference::rotary(in[0], rotary())};
-      case OpKind::gelu: return {reference::gelu(in[0])};
-      case OpKind::gated_silu: return {reference::gated_silu(in[0], in[1])};
+      case OpKind::add_bias:
+        return {reference::add_bias(in[0], in[1])};
+      case OpKind::rotary:
+        return {reference::rotary(in[0], rotary())};
+      case OpKind::gelu:
+        return {reference::gelu(in[0])};
+      case OpKind::gated_silu:
+        return {reference::gated_silu(in[0], in[1])};
       case OpKind::dropout: {
         Array m = mask();
         Array y = reference::dropout(in[0], m, kDropout);
         return {std::move(y), std::move(m)};
       }
-      case OpKind::rms_norm: return {reference::rms_norm(in[0], in[1])};
-      case OpKind::layer_norm: return {reference::layer_norm(in[0], in[1], in[2])};
-      case OpKind::softmax: return {reference::softmax(in[0], extent[last(0)], keys_seen())};
+      case OpKind::rms_norm:
+        return {reference::rms_norm(in[0], in[1])};
+      case OpKind::layer_norm:
+        return {reference::layer_norm(in[0], in[1], in[2])};
+      case OpKind::softmax:
+        return {reference::softmax(in[0], extent[last(0)], keys_seen())};
       case OpKind::attention: {
         auto out = reference::attention(in[0], in[1], in[2], attention());
         return {std::move(out.o), std::move(out.log_sum_exp)};
       }
-      case OpKind::residual_sum: return {};
-      case OpKind::vocabulary_max: return {reference::vocabulary_max(in[0], columns())};
-      case OpKind::vocabulary_exp_sum: return {reference::vocabulary_exp_sum(in[0], in[1], columns())};
-      case OpKind::vocabulary_pick: return {reference::vocabulary_pick(in[0], in[1], columns(), begin[last(0)])};
-      case OpKind::cross_entropy: return {{reference::cross_entropy(in[0], in[1], in[2], all_tokens())}};
+      case OpKind::residual_sum:
+        return {};
+      case OpKind::vocabulary_max:
+        return {reference::vocabulary_max(in[0], columns())};
+      case OpKind::vocabulary_exp_sum:
+        return {reference::vocabulary_exp_sum(in[0], in[1], columns())};
+      case OpKind::vocabulary_pick:
+        return {reference::vocabulary_pick(in[0], in[1], columns(), begin[last(0)])};
+      case OpKind::cross_entropy:
+        return {{reference::cross_entropy(in[0], in[1], in[2], all_tokens())}};
     }
     return {};
   }
@@ -586,30 +602,40 @@ struct RankSimulator::Arguments {
         return result;
       }
       case OpKind::gather:
-        return {{}, reference::gather_gradient(in[0], dy, elements(dims(1)) / extent[dims(1)[0]], begin[dims(1)[0]], extent[dims(1)[0]])};
-      case OpKind::add_bias: return {{}, reference::add_bias_gradient(dy, elements(dims(1)))};
-      case OpKind::rotary: return {reference::rotary_gradient(dy, rotary())};
-      case OpKind::gelu: return {reference::gelu_gradient(in[0], dy)};
+        return {{},
+                reference::gather_gradient(in[0], dy, elements(dims(1)) / extent[dims(1)[0]], begin[dims(1)[0]],
+                                           extent[dims(1)[0]])};
+      case OpKind::add_bias:
+        return {{}, reference::add_bias_gradient(dy, elements(dims(1)))};
+      case OpKind::rotary:
+        return {reference::rotary_gradient(dy, rotary())};
+      case OpKind::gelu:
+        return {reference::gelu_gradient(in[0], dy)};
       case OpKind::gated_silu: {
         auto d = reference::gated_silu_gradient(in[0], in[1], dy);
         return {std::move(d.gate), std::move(d.up)};
       }
-      case OpKind::dropout: return {reference::dropout(dy, in[2], kDropout)};
+      case OpKind::dropout:
+        return {reference::dropout(dy, in[2], kDropout)};
       case OpKind::rms_norm:
       case OpKind::layer_norm: {
         auto d = op.kind == OpKind::rms_norm ? reference::rms_norm_gradient(in[0], in[1], dy)
                                              : reference::layer_norm_gradient(in[0], in[1], dy);
         return {std::move(d.x), std::move(d.weight), std::move(d.bias)};
       }
-      case OpKind::softmax: return {reference::softmax_gradient(in[1], dy, extent[last(0)])};
+      case OpKind::softmax:
+        return {reference::softmax_gradient(in[1], dy, extent[last(0)])};
       case OpKind::attention: {
         auto d = reference::attention_gradient(in[0], in[1], in[2], in[3], in[4], dy, attention());
         return {std::move(d.q), std::move(d.k), std::move(d.v)};
       }
       case OpKind::residual_sum:
-      case OpKind::vocabulary_max: return {};
-      case OpKind::vocabulary_exp_sum: return {reference::vocabulary_exp_sum_gradient(in[0], in[1], dy, columns())};
-      case OpKind::vocabulary_pick: return {reference::vocabulary_pick_gradient(in[1], dy, columns(), begin[last(0)])};
+      case OpKind::vocabulary_max:
+        return {};
+      case OpKind::vocabulary_exp_sum:
+        return {reference::vocabulary_exp_sum_gradient(in[0], in[1], dy, columns())};
+      case OpKind::vocabulary_pick:
+        return {reference::vocabulary_pick_gradient(in[1], dy, columns(), begin[last(0)])};
       case OpKind::cross_entropy:
         if (gradient.of[0] == 1) return {{}, reference::cross_entropy_gradient_exp_sum(in[1], dy[0], all_tokens())};
         return {{}, {}, reference::cross_entropy_gradient_picked(elements(dims(2)), dy[0], all_tokens())};
@@ -618,8 +644,8 @@ struct RankSimulator::Arguments {
   }
 };
 
-/// A dimension lies in one place in one operator, whole where the operator needs it whole; over one axis one input may be
-/// partial; an axis is used once.
+/// A dimension lies in one place in one operator, whole where the operator needs it whole; over one axis one input may
+/// be partial; an axis is used once.
 void RankSimulator::check_together(const Node& node) const {
   const Operator& op = graph_.op(node.op);
   std::vector<const AxisTuple*> places(graph_.dims().size(), nullptr);
@@ -648,7 +674,8 @@ void RankSimulator::check_together(const Node& node) const {
   } else {
     const Gradient& g = op.gradients[static_cast<std::size_t>(node.gradient)];
     look(node.inputs[0], op.outputs[0].dims, true);
-    for (std::size_t i = 0; i < g.reads.size(); ++i) look(node.inputs[i + 1], dims(static_cast<std::size_t>(g.reads[i])), true);
+    for (std::size_t i = 0; i < g.reads.size(); ++i)
+      look(node.inputs[i + 1], dims(static_cast<std::size_t>(g.reads[i])), true);
     for (std::size_t i = 0; i < g.of.size(); ++i) look(node.outputs[i], dims(static_cast<std::size_t>(g.of[i])), false);
   }
 }
@@ -661,10 +688,12 @@ void RankSimulator::compute(const Node& node) {
   std::vector<Blocks> outputs(node.outputs.size(), Blocks(static_cast<std::size_t>(mesh_.ranks())));
   for (std::int64_t rank = 0; rank < mesh_.ranks(); ++rank) {
     const auto r = static_cast<std::size_t>(rank);
-    Arguments a = {op, std::vector<In>(op.inputs.size() + op.outputs.size()), {}, extents_,
-                   std::vector<std::int64_t>(extents_.size(), 0), graph_, extents_};
+    Arguments a = {op,       std::vector<In>(op.inputs.size() + op.outputs.size()), {},
+                   extents_, std::vector<std::int64_t>(extents_.size(), 0),         graph_,
+                   extents_};
     const auto place = [&](ValueId v, const DimList& dims) {
-      const auto n = local_extents(dims, sharded_.value(v).placement), begin = offsets(rank, dims, sharded_.value(v).placement);
+      const auto n = local_extents(dims, sharded_.value(v).placement),
+                 begin = offsets(rank, dims, sharded_.value(v).placement);
       for (int i = 0; i < dims.size(); ++i) {
         a.extent[dims[i]] = n[static_cast<std::size_t>(i)];
         a.begin[dims[i]] = begin[static_cast<std::size_t>(i)];
@@ -687,7 +716,8 @@ void RankSimulator::compute(const Node& node) {
       const std::size_t from = backward ? static_cast<std::size_t>(gradient->of[i]) : i;
       outputs[i][r] = std::move(made[from]);
       const auto expected = product(local_extents(dims_of(node.outputs[i]), sharded_.value(node.outputs[i]).placement));
-      if (static_cast<std::int64_t>(outputs[i][r].size()) != expected) complain("'" + op.name + "' made a block of another size");
+      if (static_cast<std::int64_t>(outputs[i][r].size()) != expected)
+        complain("'" + op.name + "' made a block of another size");
     }
   }
   for (std::size_t i = 0; i < node.outputs.size(); ++i) store(node.outputs[i], std::move(outputs[i]));
@@ -697,14 +727,19 @@ void RankSimulator::run_node(std::size_t index, const Mutation& mutation) {
   const Node& node = sharded_.nodes[index];
   const Mutation* here = mutation.node == static_cast<int>(index) ? &mutation : nullptr;
   switch (node.kind) {
-    case Node::Kind::compute: return compute(node);
-    case Node::Kind::sum: return store(node.outputs[0], sum(node));
-    case Node::Kind::reshard: return store(node.outputs[0], reshard(node, here));
-    case Node::Kind::gather_parameter: return store(node.outputs[0], gather_parameter(node, here));
+    case Node::Kind::compute:
+      return compute(node);
+    case Node::Kind::sum:
+      return store(node.outputs[0], sum(node));
+    case Node::Kind::reshard:
+      return store(node.outputs[0], reshard(node, here));
+    case Node::Kind::gather_parameter:
+      return store(node.outputs[0], gather_parameter(node, here));
   }
 }
 
-/// reduce_scatter over `flat` is run as all-reduce, which leaves every rank the piece that it keeps and the others' too.
+/// reduce_scatter over `flat` is run as all-reduce, which leaves every rank the piece that it keeps and the others'
+/// too.
 void RankSimulator::reduce_weights(const Mutation& mutation) {
   for (std::size_t i = 0; i < sharded_.weights.size(); ++i) {
     const WeightState& w = sharded_.weights[i];
@@ -790,6 +825,16 @@ double RankSimulator::output_along_seed() const {
   return sum;
 }
 
+double RankSimulator::gradients_along(const WholeData& direction) const {
+  double sum = 0.0;
+  for (std::size_t i = 0; i < sharded_.weights.size(); ++i) {
+    if (sharded_.weights[i].gradient < 0) continue;
+    const auto& along = direction.tensors[static_cast<std::size_t>(sharded_.weights[i].tensor)];
+    for (std::size_t e = 0; e < along.size(); ++e) sum += weight_gradients_[i][0][e] * along[e];
+  }
+  return sum;
+}
+
 RankSimulator::Difference RankSimulator::difference(const RankSimulator& one_rank) const {
   constexpr double kWrong = std::numeric_limits<double>::infinity();
   const std::vector<Result> ours = results(), theirs = one_rank.results();
@@ -802,7 +847,8 @@ RankSimulator::Difference RankSimulator::difference(const RankSimulator& one_ran
     // A gradient that is zero but for rounding has the others' scale.
     double scale = k > 0 ? 1e-5 * largest_gradient : 0.0;
     for (double x : theirs[k].blocks[0]) scale = std::max(scale, std::abs(x));
-    const Blocks expected = blocks_of(theirs[k].blocks[0], dims_of(ours[k].value), sharded_.value(ours[k].value).placement);
+    const Blocks expected =
+        blocks_of(theirs[k].blocks[0], dims_of(ours[k].value), sharded_.value(ours[k].value).placement);
     for (std::size_t r = 0; r < expected.size(); ++r) {
       if (ours[k].blocks[r].size() != expected[r].size()) return {kWrong, ours[k].name};
       for (std::size_t e = 0; e < expected[r].size(); ++e) {

@@ -14,9 +14,10 @@ namespace shardwright {
 /// Whole arrays, by tensor: weights, indices and the stream that enters; empty for what operators make.
 struct WholeData {
   std::vector<std::vector<double>> tensors;
-  std::vector<double> seed;   // gradient of the graph's output
+  std::vector<double> seed;  // gradient of the graph's output
 };
-/// Random ids below the extent that they index (position_ids count up), random numbers elsewhere.
+/// Random ids below the extent that they index, random numbers elsewhere; a weight `logit_offset` lies around -1000, so
+/// that only the true maximum keeps the exponentials behind it in range.
 WholeData draw_data(const OpGraph& graph, const std::vector<std::int64_t>& extents, std::uint64_t seed);
 
 /// One derived collective left out, or done wrong.
@@ -25,20 +26,22 @@ struct Mutation {
     none,
     drop,       // along `axes` of the step nothing moves and nothing is added
     operation,  // max for sum, sum for max
-    reverse,    // pieces come from the reversed coordinate of the step's axes
+    misroute,   // pieces come from the coordinate before the right one (the first from the first) on the step's axes
   };
   Kind kind = Kind::none;
-  int node = -1, weight = -1;   // of ShardedGraph::nodes or ::weights
+  int node = -1, weight = -1;  // of ShardedGraph::nodes or ::weights
   int step = 0;
   AxisSet axes = 0;
 };
-/// Every drop (of a step, and of each of its axes alone), wrong operation and reversal of every collective in `sharded`.
+/// Every drop (of a step, and of each of its axes alone), wrong operation and misrouting of every collective in
+/// `sharded`.
 std::vector<Mutation> mutations(const ShardedGraph& sharded, const Mesh& mesh);
 std::string describe(const Mutation& mutation, const OpGraph& graph, const ShardedGraph& sharded);
 std::string describe(const OpGraph& graph, const std::vector<std::int64_t>& extents, const Mesh& mesh,
                      const Declarations& says, const ShardedGraph& sharded);
 
-/// Moves one tensor as `steps` say, on all ranks. `blocks` by rank. An element that nobody in the group holds is a fault.
+/// Moves one tensor as `steps` say, on all ranks. `blocks` by rank. An element that nobody in the group holds is a
+/// fault.
 struct Move {
   const DimList& dims;
   Placement from, to;
@@ -46,11 +49,11 @@ struct Move {
   Combine combine = Combine::sum;
 };
 
-/// Runs a sharded graph, forward and backward, on all ranks of its mesh in one process with the reference kernels. A rank sees
-/// its own blocks only, but for what the steps of a reshard bring.
+/// Runs a sharded graph, forward and backward, on all ranks of its mesh in one process with the reference kernels. A
+/// rank sees its own blocks only, but for what the steps of a reshard bring.
 class RankSimulator {
  public:
-  using Blocks = std::vector<std::vector<double>>;   // by rank: a dense row-major block
+  using Blocks = std::vector<std::vector<double>>;  // by rank: a dense row-major block
 
   /// The arguments must outlive it.
   RankSimulator(const OpGraph& graph, const std::vector<std::int64_t>& extents, const Mesh& mesh,
@@ -63,8 +66,9 @@ class RankSimulator {
   /// What went wrong while running, "" if nothing: a missing element, operands that do not lie together, ...
   const std::string& fault() const { return fault_; }
 
-  /// Largest difference to a one-rank run of the same graph, relative to the largest element of each result: the output, the
-  /// gradient of the stream that enters, every weight's gradient after its reduction. Infinite for what is missing.
+  /// Largest difference to a one-rank run of the same graph, relative to the largest element of each result: the
+  /// output, the gradient of the stream that enters, every weight's gradient after its reduction. Infinite for what is
+  /// missing.
   struct Difference {
     double relative = 0.0;
     std::string result;
@@ -73,6 +77,8 @@ class RankSimulator {
 
   /// Of the output, summed over its elements times the seed.
   double output_along_seed() const;
+  /// Sum of every weight's gradient times a direction; on one rank.
+  double gradients_along(const WholeData& direction) const;
 
   Blocks move(const Move& what, const Blocks& from, const Mutation* mutation = nullptr) const;
   /// The block of each rank of a whole array.
@@ -101,9 +107,7 @@ class RankSimulator {
   void give_stored_weight(ValueId v, Blocks& blocks) const;
 
   const DimList& dims_of(ValueId v) const { return graph_.tensor(sharded_.value(v).tensor).dims; }
-  int coordinate(std::int64_t rank, AxisId a) const {
-    return static_cast<int>(rank / line_[a] % mesh_.axes()[a].size);
-  }
+  int coordinate(std::int64_t rank, AxisId a) const { return static_cast<int>(rank / line_[a] % mesh_.axes()[a].size); }
   std::vector<std::int64_t> local_extents(const DimList& dims, const Placement& p) const;
   std::vector<std::int64_t> offsets(std::int64_t rank, const DimList& dims, const Placement& p) const;
 
@@ -113,12 +117,12 @@ class RankSimulator {
   const Declarations& says_;
   const ShardedGraph& sharded_;
   const WholeData& data_;
-  std::vector<std::int64_t> line_;          // by axis: ranks between neighbours on the stage's line
-  std::vector<Blocks> blocks_, altered_;    // by value
+  std::vector<std::int64_t> line_;        // by axis: ranks between neighbours on the stage's line
+  std::vector<Blocks> blocks_, altered_;  // by value
   std::vector<char> is_altered_;
-  std::vector<Blocks> weight_gradients_;    // by weight, reduced
+  std::vector<Blocks> weight_gradients_;  // by weight, reduced
   bool mutating_ = false;
-  mutable std::string fault_;               // the first complaint
+  mutable std::string fault_;  // the first complaint
 };
 
 }  // namespace shardwright

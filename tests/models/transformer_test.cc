@@ -1,0 +1,104 @@
+#include "models/transformer.h"
+
+#include <doctest/doctest.h>
+
+#include <string>
+
+namespace shardwright {
+namespace {
+
+TEST_CASE("graphs have exactly the parameters of the published models") {
+  struct Expected {
+    const char* name;
+    std::int64_t parameters;
+  };
+  // Checkpoints' own totals; the Megatron models from 12 L h^2 (1 + 13 / 12h + (v + s) / 12Lh) with the padded
+  // vocabulary of Narayanan et al. 2021 plus the last norm.
+  const Expected all[] = {{"deepseek-llm-7b", 6'910'365'696},  {"deepseek-llm-67b", 67'425'001'472},
+                          {"llama-3.1-8b", 8'030'261'248},     {"llama-3.1-70b", 70'553'706'496},
+                          {"llama-3.1-405b", 405'853'388'800}, {"qwen3-32b", 32'762'123'264},
+                          {"gpt3-175b", 174'615'846'912},      {"megatron-22b", 22'074'273'792},
+                          {"megatron-530b", 529'600'819'200},  {"megatron-1t", 1'008'038'758'400}};
+  for (const Expected& model : all) {
+    INFO(model.name);
+    CHECK(parameters(find_model(model.name)) == model.parameters);
+  }
+}
+
+TEST_CASE("the parameters that a token multiplies with leave out the input embedding") {
+  CHECK(parameters_without_embedding(find_model("deepseek-llm-7b")) == 6'490'935'296);
+  CHECK(parameters_without_embedding(find_model("deepseek-llm-67b")) == 66'586'140'672);
+  CHECK(parameters_without_embedding(find_model("llama-3.1-8b")) == 7'504'924'672);
+  CHECK(parameters_without_embedding(find_model("llama-3.1-70b")) == 69'503'033'344);
+  CHECK(parameters_without_embedding(find_model("llama-3.1-405b")) == 403'752'042'496);
+  // Tied: the table is also the head's; learned positions are left out.
+  const Model gpt = find_model("gpt3-175b");
+  REQUIRE(gpt.tie_word_embeddings);
+  CHECK(parameters_without_embedding(gpt) == parameters(gpt) - gpt.max_position_embeddings * gpt.hidden_size);
+}
+
+TEST_CASE("keys and values of a token take two bytes an element") {
+  CHECK(kv_bytes_per_token(find_model("deepseek-llm-67b")) == 389'120);  // DeepSeek-V2 report's comparison model
+  CHECK(kv_bytes_per_token(find_model("llama-3.1-405b")) == 516'096);    // DeepSeek, ISCA 2025, table 1
+  CHECK(kv_bytes_per_token(find_model("llama-3.1-8b")) == 2 * 65'536);
+}
+
+TEST_CASE("a model is a few classes of layers and a count of each") {
+  const ModelGraphs llama = model_graphs(find_model("llama-3.1-405b"));
+  CHECK(llama.layer_classes.size() == 1);
+  CHECK(llama.class_of_layer == std::vector<int>(126, 0));
+  Model windowed = find_model("llama-3.1-8b");
+  windowed.sliding_window = 128;
+  windowed.sliding_window_pattern = 2;
+  const ModelGraphs two = model_graphs(windowed);
+  REQUIRE(two.layer_classes.size() == 2);
+  CHECK(two.class_of_layer[0] == 0);
+  CHECK(two.class_of_layer[1] == 1);
+  CHECK(two.class_of_layer[2] == 0);
+  const auto window = [](const OpGraph& graph) {
+    for (const Operator& op : graph.ops())
+      if (op.kind == OpKind::attention) return op.window;
+    return std::int64_t{-1};
+  };
+  CHECK(window(two.layer_classes[0]) == 128);
+  CHECK(window(two.layer_classes[1]) == 0);
+}
+
+TEST_CASE("a layer of Llama is a norm, attention, a norm and a gated feed-forward part") {
+  const ModelGraphs graphs = model_graphs(find_model("llama-3.1-8b"));
+  const OpGraph& layer = graphs.layer_classes[0];
+  std::string kinds;
+  for (const Operator& op : layer.ops()) kinds += std::string(name_of(op.kind)) + " ";
+  CHECK(kinds ==
+        "rms_norm contraction contraction contraction rotary rotary attention contraction residual_sum "
+        "rms_norm contraction contraction gated_silu contraction residual_sum ");
+  CHECK(layer.stream_in >= 0);
+  CHECK(layer.tensor(layer.stream_out).name == "after_mlp");
+  CHECK(graphs.embedding.stream_in == -1);
+  CHECK(graphs.head.stream_out == -1);
+  CHECK(graphs.head.ops().back().kind == OpKind::cross_entropy);
+}
+
+TEST_CASE("embedding and head of a tied model in one graph have one table") {
+  const Model gpt = find_model("gpt3-175b");
+  OpGraph graph;
+  const TransformerDims d = add_transformer_dims(graph, gpt);
+  append_head(graph, d, append_embedding(graph, d, gpt, {}), gpt);
+  // Table and positions, and the last norm's weight and bias.
+  CHECK(graph.weight_elements() == (gpt.vocab_size + gpt.max_position_embeddings + 2) * gpt.hidden_size);
+}
+
+TEST_CASE("dropout stands where GPT has it") {
+  const ModelGraphs graphs = model_graphs(find_model("gpt3-175b"), {.fused_attention = false, .dropout = true});
+  const auto dropouts = [](const OpGraph& graph) {
+    std::string names;
+    for (const Operator& op : graph.ops())
+      if (op.kind == OpKind::dropout) names += op.name + " ";
+    return names;
+  };
+  CHECK(dropouts(graphs.embedding) == "embedding_dropout ");
+  CHECK(dropouts(graphs.layer_classes[0]) == "attention_dropout hidden_dropout_1 hidden_dropout_2 ");
+}
+
+}  // namespace
+}  // namespace shardwright

@@ -1,0 +1,109 @@
+#include "planner/cost/collective_cost.h"
+
+#include <doctest/doctest.h>
+
+#include "tests/support/round_machine.h"
+
+namespace shardwright {
+namespace {
+
+using doctest::Approx;
+
+double seconds(CollectiveKind kind, std::int64_t held, const RankGroup& group) {
+  return collective_cost({kind, {held}, group}, round_machine()).time.value;
+}
+
+constexpr auto kAllGather = CollectiveKind::all_gather;
+constexpr auto kReduceScatter = CollectiveKind::reduce_scatter;
+constexpr auto kAllReduce = CollectiveKind::all_reduce;
+constexpr auto kAllToAll = CollectiveKind::all_to_all;
+constexpr auto kSendRecv = CollectiveKind::send_recv;
+
+/// Two of each of two nodes: ranks 0, 1, 4, 5.
+RankGroup two_by_two() {
+  RankGroup group = run_of(2);
+  group.add(2, 4);
+  return group;
+}
+
+}  // namespace
+
+TEST_CASE("one rank exchanges nothing and takes no time, not even a launch") {
+  for (CollectiveKind kind : {kAllGather, kReduceScatter, kAllReduce, kAllToAll, kSendRecv})
+    CHECK(seconds(kind, 1000, {}) == 0);
+  CHECK(collective_cost({kAllReduce, {1000}, {}}, round_machine()).relative_error == 0);
+}
+
+TEST_CASE("a collective's cost comes from the datasheet with the machine's error") {
+  const KernelCost cost = collective_cost({kAllReduce, {1000}, run_of(2)}, round_machine());
+  CHECK(cost.source == CostSource::datasheet);
+  CHECK(cost.relative_error == 0.1);
+}
+
+TEST_CASE("inside a node only the node's links count") {
+  // 400 bytes at 100 B/s, launch 0.5 s, a step 1 s.
+  CHECK(seconds(kAllGather, 400, run_of(4)) == Approx(300 / 100. + 3 + 0.5));
+  CHECK(seconds(kReduceScatter, 400, run_of(4)) == Approx(300 / 100. + 3 + 0.5));
+  CHECK(seconds(kAllReduce, 400, run_of(4)) == Approx(600 / 100. + 6 + 0.5));
+  CHECK(seconds(kAllToAll, 400, run_of(4)) == Approx(300 / 100. + 1 + 0.5));
+  CHECK(seconds(kSendRecv, 400, run_of(2)) == Approx(400 / 100. + 1 + 0.5));
+  // The same for neighbours that are not next to each other: ranks 0 and 2.
+  CHECK(seconds(kAllReduce, 400, run_of(2, 2)) == Approx(400 / 100. + 2 + 0.5));
+}
+
+TEST_CASE("one member a node leaves it on one lane") {
+  // Ranks 0, 4, 8, 12: nothing inside a node, 10 B/s and 10 s a step between them.
+  CHECK(seconds(kAllGather, 400, run_of(4, 4)) == Approx(300 / 10. + 30 + 0.5));
+  CHECK(seconds(kReduceScatter, 400, run_of(4, 4)) == Approx(300 / 10. + 30 + 0.5));
+  CHECK(seconds(kAllReduce, 400, run_of(4, 4)) == Approx(600 / 10. + 60 + 0.5));
+  CHECK(seconds(kAllToAll, 400, run_of(4, 4)) == Approx(300 / 10. + 10 + 0.5));
+  CHECK(seconds(kSendRecv, 400, run_of(2, 4)) == Approx(400 / 10. + 10 + 0.5));
+}
+
+TEST_CASE("several members in a node have as many lanes out of it") {
+  // Two lanes: 300 / 100 inside, 300 / (2 * 10) outside; one step inside, one outside.
+  CHECK(seconds(kAllGather, 400, two_by_two()) == Approx(15 + 1 + 10 + 0.5));
+  CHECK(seconds(kAllReduce, 400, two_by_two()) == Approx(30 + 2 + 20 + 0.5));
+  // Four lanes of two whole nodes: 700 / 100 inside, 700 / (4 * 10) outside; three steps inside, one outside.
+  CHECK(seconds(kReduceScatter, 800, run_of(8)) == Approx(17.5 + 3 + 10 + 0.5));
+}
+
+TEST_CASE("the inner links decide where they are the slower ones") {
+  Machine m = round_machine();
+  m.links[0].bandwidth = {20};  // 700 / 20 inside, 700 / 40 outside
+  CHECK(collective_cost({kAllGather, {800}, run_of(8)}, m).time.value == Approx(35 + 3 + 10 + 0.5));
+}
+
+TEST_CASE("an all-to-all sends each rank's own share over each level") {
+  // Of 800 bytes in eighths, three go to the node's others at 100 B/s and four leave it at 10 B/s.
+  CHECK(seconds(kAllToAll, 800, run_of(8)) == Approx(400 / 10. + 1 + 10 + 0.5));
+}
+
+TEST_CASE("a group over several rails crosses the spine at its oversubscribed rate") {
+  // 64 ranks: 6300 / 100 in a node, 6300 / (4 * 10) in a rail, 6300 / (16 * 5) over the spine; 3 steps at each.
+  CHECK(seconds(kAllGather, 6400, run_of(64)) == Approx(157.5 + 3 + 30 + 300 + 0.5));
+  // One rank a rail: only the spine, one lane.
+  CHECK(seconds(kAllGather, 400, run_of(4, 16)) == Approx(300 / 5. + 300 + 0.5));
+  Machine oversubscribed = round_machine();
+  oversubscribed.links[2].bandwidth = {1};  // 6300 / (16 * 1)
+  CHECK(collective_cost({kAllGather, {6400}, run_of(64)}, oversubscribed).time.value ==
+        Approx(393.75 + 3 + 30 + 300 + 0.5));
+}
+
+TEST_CASE("a run that straddles units counts by its even part") {
+  // Six neighbours in nodes of 4 and rails of 16: some translate has two in a node, and two in a rail. So pairs meet
+  // over the spine: 500 / 100 inside, 500 / (2 * 5) outside; one step inside, two outside.
+  CHECK(seconds(kAllGather, 600, run_of(6)) == Approx(50 + 1 + 200 + 0.5));
+}
+
+TEST_CASE("a link reaches its efficiency's share of its rate") {
+  Machine m = round_machine();
+  m.links[0].efficiency = 0.5;
+  CHECK(collective_cost({kAllReduce, {400}, run_of(4)}, m).time.value == Approx(12 + 6 + 0.5));
+}
+
+TEST_CASE("an empty collective still pays its steps and its launch") {
+  CHECK(seconds(kAllReduce, 0, run_of(4)) == Approx(6 + 0.5));
+}
+
+}  // namespace shardwright

@@ -1,0 +1,192 @@
+#include "planner/cost/data_cost.h"
+
+#include <doctest/doctest.h>
+
+#include "tests/support/round_machine.h"
+
+namespace shardwright {
+namespace {
+
+using doctest::Approx;
+
+constexpr std::int64_t kElements = 48000;  // Psi; every group below divides it
+
+/// One bucket of weights, all of them gathered in both directions.
+GraphPrice weights(RankGroup tensor_ranks = {}) {
+  GraphPrice price;
+  price.buckets.push_back({tensor_ranks, kElements, kElements, kElements});
+  return price;
+}
+
+Layout data_parallel(int dp, int zero, int group) {
+  Layout l;
+  l.data = dp;
+  l.zero = zero;
+  l.shard_group = group;
+  return l;
+}
+
+DataCost cost_of(const Layout& layout, const TrainingFormats& formats, const Machine& machine = wire_machine()) {
+  return data_cost(weights(), layout, machine, formats);
+}
+
+/// Resident bytes of one parameter.
+double per_parameter(const DataCost& c) {
+  return static_cast<double>((c.weights + c.gradients + c.optimizer_state).value) / kElements;
+}
+
+}  // namespace
+
+TEST_CASE("data parallelism moves the volumes of the ZeRO paper") {
+  // 2 bytes an element everywhere on the wire: volumes in elements are half of the seconds.
+  const TrainingFormats two_bytes = formats_for(DataType::fp16);
+  const double psi = kElements, share = 7. / 8;
+  SUBCASE("zero 0: 2 Psi, once a step") {
+    const DataCost c = cost_of(data_parallel(8, 0, 1), two_bytes);
+    CHECK(c.reduction.value / 2 == Approx(2 * psi * share));
+    CHECK(c.gather.value == 0);
+    CHECK(c.forward.value == 0);
+    CHECK(c.backward.value == 0);
+    CHECK(c.buffer.value == 0);
+  }
+  SUBCASE("zero 1: Psi down and Psi up, once a step") {
+    const DataCost c = cost_of(data_parallel(8, 1, 8), two_bytes);
+    CHECK(c.reduction.value / 2 == Approx(psi * share));
+    CHECK(c.gather.value / 2 == Approx(psi * share));
+    CHECK(c.forward.value == 0);
+    CHECK(c.backward.value == 0);
+    CHECK(c.buffer.value == 0);
+  }
+  SUBCASE("zero 2: gradients are scattered in every micro-batch") {
+    const DataCost c = cost_of(data_parallel(8, 2, 8), two_bytes);
+    CHECK(c.reduction.value == 0);
+    CHECK(c.gather.value / 2 == Approx(psi * share));
+    CHECK(c.forward.value == 0);
+    CHECK(c.backward.value / 2 == Approx(psi * share));
+    CHECK(c.buffer.value == 2 * kElements);  // one graph's whole gradient
+  }
+  SUBCASE("zero 3: 3 Psi in every micro-batch") {
+    const DataCost c = cost_of(data_parallel(8, 3, 8), two_bytes);
+    CHECK(c.reduction.value == 0);
+    CHECK(c.gather.value == 0);
+    CHECK(c.forward.value / 2 == Approx(psi * share));
+    CHECK(c.backward.value / 2 == Approx(2 * psi * share));
+    CHECK(c.buffer.value == 2 * kElements + 2 * kElements);  // and its gathered parameters
+  }
+}
+
+TEST_CASE("hybrid sharding reduces the shard over the replicas once a step") {
+  // 8 ranks in 2 replicas of 4 shards: scatter over 4, all-reduce of a quarter over 2.
+  const TrainingFormats two_bytes = formats_for(DataType::fp16);
+  const double psi = kElements;
+  const DataCost c = cost_of(data_parallel(8, 3, 4), two_bytes);
+  CHECK(c.forward.value / 2 == Approx(psi * 3 / 4));
+  CHECK(c.backward.value / 2 == Approx(2 * psi * 3 / 4));
+  CHECK(c.reduction.value / 2 == Approx(2 * (psi / 4) * 1 / 2));
+  CHECK(c.gather.value == 0);
+  const DataCost one = cost_of(data_parallel(8, 1, 4), two_bytes);
+  CHECK(one.reduction.value / 2 == Approx(psi * 3 / 4 + 2 * (psi / 4) / 2));
+  CHECK(one.gather.value / 2 == Approx(psi * 3 / 4));
+}
+
+TEST_CASE("bf16 training reduces fp32 gradients and gathers bf16 parameters") {
+  const DataCost c = cost_of(data_parallel(8, 1, 8), formats_for(DataType::bf16));
+  CHECK(c.reduction.value == Approx(4. * kElements * 7 / 8));
+  CHECK(c.gather.value == Approx(2. * kElements * 7 / 8));
+}
+
+TEST_CASE("context parallel ranks share the weights") {
+  Layout l = data_parallel(4, 1, 8);
+  l.context = 2;
+  const DataCost c = cost_of(l, formats_for(DataType::fp16));
+  CHECK(c.reduction.value == Approx(2. * kElements * 7 / 8));
+  CHECK(per_parameter(c) == Approx(4 + 12. / 8));
+}
+
+TEST_CASE("gradients that are partial over tp are summed over it, on the shard where there is one") {
+  // Norms under sequence parallelism with tp 2.
+  const TrainingFormats two_bytes = formats_for(DataType::fp16);
+  Layout l = data_parallel(4, 0, 1);
+  l.tensor = 2;
+  const double psi = kElements;
+  CHECK(data_cost(weights(run_of(2)), l, wire_machine(), two_bytes).reduction.value / 2 == Approx(2 * psi * 7 / 8));
+  l.zero = 1;
+  l.shard_group = 4;
+  CHECK(data_cost(weights(run_of(2)), l, wire_machine(), two_bytes).reduction.value / 2 ==
+        Approx(psi * 3 / 4 + 2 * (psi / 4) / 2));
+}
+
+TEST_CASE("data parallel groups lie where the rank order puts them") {
+  // tp 4 fills a node. dp 4 outside of it is one lane of the rail: 10 s a step, two ways. With pp 4 between, it is the
+  // spine's.
+  Layout l = data_parallel(4, 0, 1);
+  l.tensor = 4;
+  l.pipeline = 4;
+  const TrainingFormats two_bytes = formats_for(DataType::fp16);
+  const double wire = 2. * 2 * kElements * 3 / 4;
+  CHECK(cost_of(l, two_bytes, round_machine()).reduction.value == Approx(wire / 10 + 60 + 0.5));
+  l.rank_order = RankOrder::tp_cp_pp_dp;
+  CHECK(cost_of(l, two_bytes, round_machine()).reduction.value == Approx(wire / 5 + 600 + 0.5));
+}
+
+TEST_CASE("one replica moves nothing") {
+  const DataCost c = cost_of(Layout{}, formats_for(DataType::bf16), round_machine());
+  CHECK(c.forward.value == 0);
+  CHECK(c.backward.value == 0);
+  CHECK(c.reduction.value == 0);
+  CHECK(c.gather.value == 0);
+}
+
+TEST_CASE("resident bytes of a parameter with fp32 gradients are Megatron's") {
+  const TrainingFormats bf16 = formats_for(DataType::bf16);
+  for (int d : {2, 8, 16}) {
+    CAPTURE(d);
+    CHECK(per_parameter(cost_of(data_parallel(d, 0, 1), bf16)) == Approx(18));
+    CHECK(per_parameter(cost_of(data_parallel(d, 1, d), bf16)) == Approx(6 + 12. / d));
+    CHECK(per_parameter(cost_of(data_parallel(d, 2, d), bf16)) == Approx(2 + 16. / d));
+    CHECK(per_parameter(cost_of(data_parallel(d, 3, d), bf16)) == Approx(18. / d));
+  }
+}
+
+TEST_CASE("resident bytes of a parameter with 2-byte gradients are the ZeRO paper's") {
+  TrainingFormats two_bytes = formats_for(DataType::bf16);
+  two_bytes.gradient = two_bytes.gradient_reduce = DataType::bf16;
+  for (int d : {2, 8, 16}) {
+    CAPTURE(d);
+    CHECK(per_parameter(cost_of(data_parallel(d, 0, 1), two_bytes)) == Approx(16));
+    CHECK(per_parameter(cost_of(data_parallel(d, 1, d), two_bytes)) == Approx(4 + 12. / d));
+    CHECK(per_parameter(cost_of(data_parallel(d, 2, d), two_bytes)) == Approx(2 + 14. / d));
+    CHECK(per_parameter(cost_of(data_parallel(d, 3, d), two_bytes)) == Approx(16. / d));
+  }
+}
+
+TEST_CASE("fp32 training has no main copy beside its parameters") {
+  CHECK(per_parameter(cost_of(data_parallel(8, 0, 1), formats_for(DataType::fp32))) == Approx(16));
+}
+
+TEST_CASE("the optimizer streams what it reads and writes, once") {
+  // An element on its shard: the gradient 4, both moments and the main copy 12 in and 12 out, the parameter 2 out. At
+  // 1e12 B/s.
+  const DataCost c = cost_of(data_parallel(8, 1, 8), formats_for(DataType::bf16));
+  CHECK(c.optimizer.value == Approx(30. * kElements / 8 / 1e12));
+  CHECK(cost_of(data_parallel(8, 0, 1), formats_for(DataType::bf16)).optimizer.value == Approx(30. * kElements / 1e12));
+}
+
+TEST_CASE("a table that is counted elsewhere is left out") {
+  GraphPrice price = weights();
+  price.tied_elements = kElements / 4;
+  const DataCost with = data_cost(price, data_parallel(8, 1, 8), wire_machine(), formats_for(DataType::bf16), false);
+  const DataCost without = data_cost(price, data_parallel(8, 1, 8), wire_machine(), formats_for(DataType::bf16), true);
+  CHECK(without.weights.value * 4 == with.weights.value * 3);
+  CHECK(without.optimizer_state.value * 4 == with.optimizer_state.value * 3);
+  CHECK(without.reduction.value == Approx(with.reduction.value * 3 / 4));
+}
+
+TEST_CASE("a graph without weights costs nothing, not even an optimizer's launch") {
+  const DataCost c = data_cost({}, data_parallel(8, 3, 8), round_machine(), formats_for(DataType::bf16));
+  CHECK(c.optimizer.value == 0);
+  CHECK(c.forward.value == 0);
+  CHECK((c.weights + c.gradients + c.optimizer_state + c.buffer).value == 0);
+}
+
+}  // namespace shardwright

@@ -1,0 +1,281 @@
+#include "planner/memory.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "planner/cost/shape_price.h"
+#include "planner/declare.h"
+#include "planner/pricer.h"
+#include "tests/support/round_machine.h"
+
+namespace shardwright {
+namespace {
+
+using doctest::Approx;
+
+constexpr auto kCoreAttn = static_cast<std::uint8_t>(1 << static_cast<int>(RecomputeModule::core_attn));
+constexpr auto kLayernorm = static_cast<std::uint8_t>(1 << static_cast<int>(RecomputeModule::layernorm));
+constexpr auto kMlp = static_cast<std::uint8_t>(1 << static_cast<int>(RecomputeModule::mlp));
+constexpr Recompute kNone = {}, kFull = {true, 0}, kSelective = {false, kCoreAttn};
+
+/// What one micro-batch keeps in one layer.
+ActivationNeed need(const Model& model, const Workload& workload, const Shape& shape, const Recompute& recompute) {
+  Machine machine = round_machine();
+  machine.efficiency.kernel_latency = {0};
+  const ModelGraphs graphs = model_graphs(model, {workload.fused_attention, workload.dropout});
+  const int choice = index_of(recompute);
+  return price_shape(graphs, model, machine, workload, shape, {choice})
+      .layers[0]
+      .passes[static_cast<std::size_t>(choice)]
+      .need;
+}
+
+/// GPT-3 as in Korthikanti et al. 2022: fp16, dropout, attention with its scores in memory. In units of s b h.
+double gpt3(const Shape& shape, const Recompute& recompute) {
+  Workload w;
+  w.sequence_length = 2048;
+  w.global_batch = 64;
+  w.formats = formats_for(DataType::fp16);
+  w.fused_attention = false;
+  w.dropout = true;
+  const auto saved = static_cast<double>(need(find_model("gpt3-175b"), w, shape, recompute).saved.value);
+  return saved / (2048. * shape.micro_batch * 12288);
+}
+
+/// Llama with flash attention, bytes of a token on one rank.
+double llama(const char* name, const Shape& shape, const Recompute& recompute) {
+  Workload w;
+  w.sequence_length = 8192;
+  w.global_batch = 64;
+  w.formats = formats_for(DataType::bf16);
+  return static_cast<double>(need(find_model(name), w, shape, recompute).saved.value) / (8192. * shape.micro_batch);
+}
+
+/// Which collectives run again in backward, in order.
+std::vector<ReshardStep> collectives_again(const Shape& shape, const Recompute& recompute, bool zero3 = false) {
+  const Model model = find_model("llama-3.1-8b");
+  const OpGraph graph = model_graphs(model).layer_classes[0];
+  Layout layout = sample_layout(shape);
+  if (!zero3) {
+    layout.data = 1;
+    layout.zero = 0;
+    layout.shard_group = 1;
+  }
+  const Mesh mesh = std::get<Mesh>(stage_mesh(layout, model));
+  const ShardedGraph sharded = shard(graph, layout_extents(graph, layout, 8192), mesh, declare(graph, layout, mesh));
+  std::vector<ReshardStep> again;
+  for (NodeId n : plan_backward(graph, sharded, recompute).order) {
+    if (n >= static_cast<NodeId>(sharded.forward_nodes)) continue;
+    const ReshardSteps& steps = sharded.nodes[static_cast<std::size_t>(n)].steps;
+    for (int i = 0; i < steps.count; ++i)
+      if (steps.steps[i].kind != ReshardStep::slice) again.push_back(steps.steps[i].kind);
+  }
+  return again;
+}
+
+constexpr auto kAllReduce = ReshardStep::all_reduce;
+constexpr auto kAllGather = ReshardStep::all_gather;
+constexpr auto kReduceScatter = ReshardStep::reduce_scatter;
+
+/// y = gelu(x), z = gelu(y) on one rank: each tensor `rows` x 100 elements of two bytes.
+struct TwoGelus {
+  OpGraph graph;
+  ShardedGraph sharded;
+  TrainingFormats formats = formats_for(DataType::bf16);
+
+  explicit TwoGelus(std::int64_t rows, Region first = Region::none) {
+    const DimId row = graph.add_dim("row", rows), column = graph.add_dim("column", 100);
+    const DimList dims = {row, column};
+    const auto tensor = [&](const char* name) {
+      return graph.add_tensor({name, dims, TensorRole::activation, {}, {}, false});
+    };
+    const TensorId x = tensor("x"), y = tensor("y"), z = tensor("z");
+    for (auto [from, to] : {std::pair{x, y}, {y, z}}) {
+      Operator op;
+      op.kind = OpKind::gelu;
+      op.name = "gelu";
+      op.region = from == x ? first : Region::none;
+      op.inputs = {{from, dims}};
+      op.outputs = {{to, dims}};
+      op.gradients = {{.of = {0}, .reads = {0}}};
+      graph.add_op(op);
+    }
+    graph.mark_stream(x);
+    graph.mark_stream(z);
+    graph.stream_in = x;
+    graph.stream_out = z;
+    const Mesh mesh = std::get<Mesh>(Mesh::refine({{{"dp", 1}}}));
+    Declarations says;
+    says.home.resize(2);
+    says.stream.resize(2);
+    says.weight_use.resize(3);
+    sharded = shard(graph, graph.extents(), mesh, says);
+  }
+  ActivationNeed need(const Recompute& recompute) const {
+    return activation_need(graph, sharded, plan_backward(graph, sharded, recompute), formats);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a GPT-3 layer saves the bytes of Korthikanti's table 2") {
+  const double scores = 5. * 96 * 2048 / 12288;  // 80
+  const Shape one = {1, 1, 1, false}, tp = {8, 1, 1, false}, sp = {8, 1, 1, true};
+  SUBCASE("nothing recomputed") {
+    CHECK(gpt3(one, kNone) == Approx(34 + scores));
+    CHECK(gpt3(tp, kNone) == Approx(10 + 24. / 8 + scores / 8));
+    CHECK(gpt3(sp, kNone) == Approx((34 + scores) / 8));
+  }
+  SUBCASE("the core of attention recomputed") {
+    CHECK(gpt3(one, kSelective) == Approx(34));
+    CHECK(gpt3(tp, kSelective) == Approx(10 + 24. / 8));
+    CHECK(gpt3(sp, kSelective) == Approx(34. / 8));
+  }
+  SUBCASE("every layer recomputed from its input") {
+    CHECK(gpt3(one, kFull) == Approx(2));
+    CHECK(gpt3(tp, kFull) == Approx(2));
+    CHECK(gpt3(sp, kFull) == Approx(2. / 8));
+  }
+}
+
+TEST_CASE("saved bytes grow with the micro-batch") {
+  const Shape one = {8, 1, 1, true}, four = {8, 1, 4, true};
+  CHECK(gpt3(one, kNone) == Approx(gpt3(four, kNone)));  // both in units of s b h
+}
+
+TEST_CASE("a Llama layer saves 12 h + 4 h_kv + 6 f + 4 a bytes of a token") {
+  // 405B: h 16384, h_kv 1024, f 53248, a 128. 8B: 4096, 1024, 14336, 32.
+  const double large = 12. * 16384 + 4 * 1024 + 6 * 53248 + 4 * 128, small = 12. * 4096 + 4 * 1024 + 6 * 14336 + 4 * 32;
+  CHECK(llama("llama-3.1-405b", {8, 1, 1, true}, kNone) == Approx(large / 8));
+  CHECK(llama("llama-3.1-405b", {1, 1, 2, false}, kNone) == Approx(large));
+  CHECK(llama("llama-3.1-8b", {4, 1, 1, true}, kNone) == Approx(small / 4));
+  // Without sequence parallelism the stream (x, its norm, x after attention, its norm) is whole on every rank.
+  CHECK(llama("llama-3.1-8b", {4, 1, 1, false}, kNone) == Approx(8. * 4096 + (small - 8. * 4096) / 4));
+  // Context parallelism cuts the sequence of everything that is saved.
+  CHECK(llama("llama-3.1-8b", {4, 2, 1, true}, kNone) == Approx(small / 8));
+}
+
+TEST_CASE("modules of a Llama layer drop what they make again") {
+  const double h = 4096, f = 14336, a = 32, h_kv = 1024;
+  const double none = 12 * h + 4 * h_kv + 6 * f + 4 * a;
+  const Shape one = {1, 1, 1, false}, sp = {4, 1, 1, true};
+  CHECK(llama("llama-3.1-8b", one, {false, kLayernorm}) == Approx(none - 4 * h));
+  CHECK(llama("llama-3.1-8b", sp, {false, kLayernorm}) == Approx((none - 4 * h) / 4));
+  // The output of attention leaves its region and stays; only the log-sum-exp is dropped.
+  CHECK(llama("llama-3.1-8b", one, kSelective) == Approx(none - 4 * a));
+  // gate, up and act go; the norm's output, which the region reads, stays.
+  CHECK(llama("llama-3.1-8b", one, {false, kMlp}) == Approx(none - 6 * f));
+  // With both, the norm's output is made again too.
+  CHECK(llama("llama-3.1-8b", one, {false, static_cast<std::uint8_t>(kMlp | kLayernorm)}) ==
+        Approx(none - 6 * f - 4 * h));
+  CHECK(llama("llama-3.1-8b", one, kFull) == Approx(2 * h));
+}
+
+TEST_CASE("full recomputation runs the layer's collectives again") {
+  CHECK(collectives_again({8, 1, 1, false}, kFull) == std::vector{kAllReduce, kAllReduce});
+  CHECK(collectives_again({8, 1, 1, true}, kFull) ==
+        std::vector{kAllGather, kReduceScatter, kAllGather, kReduceScatter});
+  CHECK(collectives_again({1, 1, 1, false}, kFull).empty());
+}
+
+TEST_CASE("weights that backward gathers anyhow are not gathered for a re-run") {
+  for (bool sp : {false, true})
+    CHECK(collectives_again({8, 1, 1, sp}, kFull, true) == collectives_again({8, 1, 1, sp}, kFull, false));
+}
+
+TEST_CASE("a tensor that leaves a plain checkpoint stays saved, one that leaves a norm does not") {
+  // y comes out of the region and is read by the second gelu's backward.
+  CHECK(TwoGelus(10, Region::mlp).need({false, kMlp}).saved.value == 4000);
+  CHECK(TwoGelus(10, Region::core_attn).need(kSelective).saved.value == 4000);
+  CHECK(TwoGelus(10, Region::layernorm).need({false, kLayernorm}).saved.value == 2000);
+  CHECK(TwoGelus(10, Region::mlp).need({false, kLayernorm}).saved.value == 4000);
+}
+
+TEST_CASE("recomputing modules runs only their own collectives again") {
+  CHECK(collectives_again({8, 1, 1, true}, kNone).empty());
+  CHECK(collectives_again({8, 1, 1, true}, kSelective).empty());
+  // A norm is local; what gathers its output runs in backward anyhow.
+  CHECK(collectives_again({8, 1, 1, true}, {false, kLayernorm}).empty());
+}
+
+TEST_CASE("an allocator with pages rounds small blocks to 512 bytes and large ones to 2 MiB") {
+  CHECK(reserved_for({0}) == Bytes{0});
+  CHECK(reserved_for({1}) == Bytes{512});
+  CHECK(reserved_for({512}) == Bytes{512});
+  CHECK(reserved_for({513}) == Bytes{1024});
+  CHECK(reserved_for(1_MiB) == 1_MiB);
+  CHECK(reserved_for(1_MiB + Bytes{1}) == 2_MiB);
+  CHECK(reserved_for(2_MiB) == 2_MiB);
+  CHECK(reserved_for(2_MiB + Bytes{1}) == 4_MiB);
+}
+
+TEST_CASE("a chain of two operators needs what is alive at its worst moment") {
+  // Every tensor has 10 x 100 x 2 = 2000 bytes, 2048 in pages.
+  const TwoGelus chain(10);
+  SUBCASE("nothing recomputed") {
+    // Saved: x, y. Forward ends with x, y, z: 6000. Backward: x, y, dz, then dy: 8000; dz and y go, dx comes: 6000.
+    const ActivationNeed need = chain.need(kNone);
+    CHECK(need.saved.value == 4000);
+    CHECK(need.saved_reserved.value == 4096);
+    CHECK(need.transient.value == 4000);
+    CHECK(need.transient_reserved.value == 4096);
+  }
+  SUBCASE("all of it recomputed") {
+    // Saved: x. Backward: x, dz; y again: 6000; z again, read by nobody: 8000, then 6000; dy: 8000.
+    const ActivationNeed need = chain.need(kFull);
+    CHECK(need.saved.value == 2000);
+    CHECK(need.transient.value == 6000);
+  }
+}
+
+TEST_CASE("the parts of a stage's memory are its tensors") {
+  Machine machine = find_machine("h100-sxm-80gb");
+  Workload w;
+  w.sequence_length = 4096;
+  w.global_batch = 32;
+  w.formats = formats_for(DataType::bf16);
+  for (const char* name : {"llama-3.1-8b", "gpt3-175b"}) {
+    Pricer pricer(find_model(name), machine, w);
+    for (const char* text :
+         {"tp=4,pp=4,dp=2,sequence_parallel=true,zero=1,fsdp_group=2,recompute=none,micro_batch=2",
+          "tp=2,pp=2,vpp=2,dp=8,sequence_parallel=false,zero=3,fsdp_group=4,recompute=selective,micro_batch=1",
+          "tp=4,pp=1,dp=8,sequence_parallel=false,zero=2,fsdp_group=8,recompute=full,micro_batch=2"}) {
+      CAPTURE(name);
+      CAPTURE(text);
+      PlanRequest request;
+      request.model = pricer.model();
+      request.machine = machine;
+      request.gpus = 32;
+      request.workload = w;
+      request.pins = parse_layout(text, "--layout");
+      const PricedLayout priced = estimate(request).plans[0];
+      REQUIRE(priced.prediction);
+      for (int s = 0; s < priced.layout.pipeline; ++s) {
+        MemoryParts sum;
+        const std::vector<MemoryItem> items = pricer.memory_items(priced.layout, s);
+        for (const MemoryItem& i : items) {
+          Bytes& part = i.part == "weights"       ? sum.weights
+                        : i.part == "gradients"   ? sum.gradients
+                        : i.part == "optimizer"   ? sum.optimizer
+                        : i.part == "activations" ? sum.activations
+                        : i.part == "transient"   ? sum.transient
+                                                  : sum.buffers;
+          part += i.bytes;
+        }
+        const MemoryParts& parts = priced.prediction->stages[static_cast<std::size_t>(s)].parts;
+        CHECK(sum.weights.value == Approx(static_cast<double>(parts.weights.value)).epsilon(1e-6));
+        CHECK(sum.gradients.value == Approx(static_cast<double>(parts.gradients.value)).epsilon(1e-6));
+        CHECK(sum.optimizer.value == Approx(static_cast<double>(parts.optimizer.value)).epsilon(1e-6));
+        CHECK(sum.activations == parts.activations);
+        CHECK(sum.transient == parts.transient);
+        CHECK(sum.buffers == parts.buffers);
+        CHECK(
+            std::is_sorted(items.begin(), items.end(), [](const auto& a, const auto& b) { return a.bytes > b.bytes; }));
+      }
+    }
+  }
+}
+
+}  // namespace shardwright

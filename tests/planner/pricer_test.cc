@@ -1,0 +1,325 @@
+#include "planner/pricer.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+#include <set>
+
+#include "planner/cost/node_cost.h"
+#include "tests/support/round_machine.h"
+
+namespace shardwright {
+namespace {
+
+using doctest::Approx;
+
+Workload workload(std::int64_t sequence, std::int64_t batch, DataType precision = DataType::bf16) {
+  Workload w;
+  w.sequence_length = sequence;
+  w.global_batch = batch;
+  w.formats = formats_for(precision);
+  return w;
+}
+
+template <typename T>
+T pick(std::mt19937& random, const std::vector<T>& from) {
+  return from[random() % from.size()];
+}
+
+int divisor_of(std::mt19937& random, std::int64_t n) {
+  std::vector<int> all;
+  for (int d = 1; d <= n; ++d)
+    if (n % d == 0) all.push_back(d);
+  return pick(random, all);
+}
+
+/// Any layout of any degrees; often an impossible one.
+Layout random_layout(std::mt19937& random, const Model& model, const Workload& w) {
+  Layout l;
+  l.tensor = pick(random, std::vector{1, 2, 4, 8});
+  l.pipeline = pick(random, std::vector{1, 2, 3, 4, 6, 8});
+  l.context = pick(random, std::vector{1, 1, 1, 2});
+  l.data = pick(random, std::vector{1, 2, 3, 4, 8, 16});
+  l.sequence_parallel = l.tensor > 1 && random() % 2;
+  const int most = static_cast<int>((model.num_hidden_layers + 2) / l.pipeline);
+  if (l.pipeline > 1 && most > 1 && random() % 2) {
+    l.virtual_pipeline = 2 + static_cast<int>(random() % static_cast<unsigned>(most - 1));
+    l.schedule = Schedule::interleaved;
+  } else if (random() % 3 == 0) {
+    l.schedule = Schedule::gpipe;
+  }
+  l.zero = l.data * l.context > 1 ? static_cast<int>(random() % 4) : 0;
+  if (l.zero > 0) l.shard_group = l.context * divisor_of(random, l.data);
+  l.recompute = pick(random, recompute_choices());
+  if (w.global_batch % l.data == 0) l.micro_batch = divisor_of(random, w.global_batch / l.data);
+  l.rank_order = random() % 4 ? RankOrder::tp_cp_dp_pp : RankOrder::tp_cp_pp_dp;
+  return l;
+}
+
+/// Models made small, so that many pipelines are too deep for them and some fit anywhere.
+std::vector<Model> small_models() {
+  Model llama = find_model("llama-3.1-8b"), gpt = find_model("gpt3-175b"), windowed = find_model("qwen3-32b");
+  llama.num_hidden_layers = 7;
+  gpt.num_hidden_layers = 12;
+  gpt.hidden_size = 1536;
+  gpt.num_attention_heads = gpt.num_key_value_heads = 12;
+  gpt.intermediate_size = 6144;
+  windowed.num_hidden_layers = 10;
+  windowed.sliding_window = 256;
+  windowed.sliding_window_pattern = 3;
+  return {llama, gpt, windowed};
+}
+
+/// Calls `check` with every layout of `wanted` that is possible, its layers filled in.
+template <typename Check>
+void with_random_layouts(int wanted, unsigned seed, const Check& check) {
+  std::mt19937 random(seed);
+  for (const Model& model : small_models())
+    for (const char* machine : {"h100-sxm-80gb", "a100-sxm-40gb", "round"}) {
+      const Machine m = std::string(machine) == "round" ? round_machine() : find_machine(machine);
+      Workload w = workload(1024, 48);
+      w.fused_attention = random() % 2;
+      w.dropout = random() % 2;
+      Pricer pricer(model, m, w);
+      for (int done = 0; done < wanted;) {
+        Layout l = random_layout(random, model, w);
+        if (impossible(model, m, w, l)) continue;
+        l.layers_per_chunk =
+            pricer.balanced_layers(pricer.shape(shape_of(l)), l.recompute, l.pipeline * l.virtual_pipeline);
+        REQUIRE(!l.layers_per_chunk.empty());
+        CAPTURE(model.name);
+        CAPTURE(m.name);
+        CAPTURE(to_string(l));
+        check(pricer, l);
+        ++done;
+      }
+    }
+}
+
+/// The whole text of why a layout is impossible.
+std::string why(const Layout& layout, Workload w = workload(1024, 48), const char* model = "llama-3.1-8b",
+                const char* machine = "a100-sxm-80gb") {
+  const auto rejection = impossible(find_model(model), find_machine(machine), w, layout);
+  return rejection ? rejection->reason + ": " + rejection->detail : "possible";
+}
+
+}  // namespace
+
+TEST_CASE("the parts of a step add up to it") {
+  with_random_layouts(300, 1, [](Pricer& pricer, const Layout& l) {
+    const Prediction p = pricer.price(l);
+    const double sum = (p.compute + p.exposed_communication + p.bubble + p.optimizer).value;
+    CHECK(std::abs(sum - p.step.value) <= 1e-9 * p.step.value);
+    CHECK(p.compute.value > 0);
+    CHECK(p.bubble.value >= 0);
+    if (l.pipeline == 1) CHECK(p.bubble.value <= 1e-9 * p.step.value);  // nobody to wait for: all of it is named
+    CHECK(p.step_low <= p.step);
+    CHECK(p.step <= p.step_high);
+    CHECK(p.tokens_per_second == Approx(48. * 1024 / p.step.value));
+    CHECK(p.tokens_per_second_per_gpu == Approx(p.tokens_per_second / static_cast<double>(l.gpus())));
+  });
+}
+
+TEST_CASE("no layout is faster than its lower bound") {
+  double tightest = 0, sum = 0;
+  int count = 0;
+  with_random_layouts(600, 2, [&](Pricer& pricer, const Layout& l) {
+    const Seconds bound = pricer.lower_bound(l), step = pricer.price(l).step;
+    CHECK(bound < step);
+    tightest = std::max(tightest, bound / step);
+    sum += bound / step;
+    ++count;
+  });
+  MESSAGE("bound / step over ", count, " layouts: ", sum / count, " in the mean, ", tightest, " at most");
+}
+
+TEST_CASE("the memory that the search asks for is the prediction's worst stage") {
+  with_random_layouts(200, 3, [](Pricer& pricer, const Layout& l) {
+    const Prediction p = pricer.price(l);
+    Bytes worst;
+    for (const StageMemory& s : p.stages) {
+      worst = std::max(worst, s.reserved);
+      CHECK(s.allocated == s.parts.total());
+      CHECK(s.reserved >= s.allocated);
+    }
+    CHECK(pricer.worst_reserved(l) == worst);
+    CHECK(p.worst().reserved == worst);
+    const ShapePrice& shape = pricer.shape(shape_of(l));
+    CHECK(PipelineShape(pricer, shape, l).fits(pricer.data_of(shape, l)) ==
+          (worst <= pricer.machine().usable_memory()));
+  });
+}
+
+TEST_CASE("faster links never slow a layout down") {
+  std::vector<std::pair<Machine, std::unique_ptr<Pricer>>> faster;
+  for (std::size_t level = 0; level < 3; ++level) {
+    with_random_layouts(60, 4, [&](Pricer& pricer, const Layout& l) {
+      if (faster.empty() || !(faster.back().second->model() == pricer.model()) ||
+          faster.back().first.name != pricer.machine().name ||
+          !(faster.back().second->workload() == pricer.workload())) {
+        Machine m = pricer.machine();
+        m.links[level].bandwidth = m.links[level].bandwidth * 2;
+        faster.clear();
+        faster.push_back({m, std::make_unique<Pricer>(pricer.model(), m, pricer.workload())});
+      }
+      CHECK(faster.back().second->price(l).step.value <= pricer.price(l).step.value * (1 + 1e-12));
+    });
+    faster.clear();
+  }
+}
+
+TEST_CASE("one GPU takes the plain sum of its kernels") {
+  const Model model = small_models()[0];
+  const Workload w = workload(1024, 12);
+  Pricer pricer(model, find_machine("h100-sxm-80gb"), w);
+  Layout l;
+  l.micro_batch = 2;
+  l.layers_per_chunk = {7};
+  const ShapePrice& shape = pricer.shape(shape_of(l));
+  const auto both = [](const GraphPrice& g) {
+    return (g.passes[0].forward_compute + g.passes[0].backward_compute).value;
+  };
+  const double once = both(shape.embedding) + 7 * both(shape.layers[0]) + both(shape.head);
+  const auto data = pricer.data_of(shape, l);
+  const double optimizer =
+      data.embedding.optimizer.value + 7 * data.layers[0].optimizer.value + data.head.optimizer.value;
+
+  const Prediction p = pricer.price(l);
+  CHECK(p.compute.value == Approx(6 * once));  // 12 sequences, two at a time
+  CHECK(p.optimizer.value == Approx(optimizer));
+  CHECK(p.step.value == Approx(6 * once + optimizer));
+  CHECK(p.communication.value == 0);
+  CHECK(p.bubble.value <= 1e-12 * p.step.value);
+  CHECK(p.mfu == Approx(pricer.model_flops_per_token().value * 12 * 1024 / p.step.value / 989.4e12));
+  // All weights, bf16: two bytes each.
+  CHECK(p.stages[0].parts.weights.value == 2 * parameters(model));
+  CHECK(p.stages[0].parts.gradients.value == 4 * parameters(model));
+  CHECK(p.stages[0].parts.optimizer.value == 12 * parameters(model));
+}
+
+TEST_CASE("a tied table is held once by one stage and twice by a pipeline") {
+  Model model = small_models()[1];
+  REQUIRE(model.tie_word_embeddings);
+  Pricer pricer(model, find_machine("a100-sxm-80gb"), workload(1024, 48));
+  const std::int64_t table = model.vocab_size * model.hidden_size;
+  const auto weights = [&](Layout l) {
+    l.layers_per_chunk = pricer.balanced_layers(pricer.shape(shape_of(l)), l.recompute, l.pipeline);
+    Bytes sum;
+    for (const StageMemory& s : pricer.price(l).stages) sum += s.parts.weights;
+    return sum.value;
+  };
+  Layout one, two;
+  two.pipeline = 2;
+  CHECK(weights(one) == 2 * parameters(model));
+  CHECK(weights(two) == 2 * (parameters(model) + table));
+  // Its two gradients are summed between first and last stage, neighbours in a node: fp32, once a step.
+  const ShapePrice& shape = pricer.shape(shape_of(two));
+  const double wire = 4. * static_cast<double>(table) / (300e9 * 0.62);
+  CHECK(pricer.data_of(shape, two).tied.reduction.value == Approx(wire + 2 * 3.5e-6 + 4e-6));
+  CHECK(pricer.data_of(shape, one).tied.reduction.value == 0);
+}
+
+TEST_CASE("the work of a GPT model is Narayanan's and Korthikanti's") {
+  // 72 B L s h^2 (1 + s/6h + v/12hL) counts all scores; here only the causal half is: s/12h.
+  const Model m = find_model("gpt3-175b");
+  const double L = 96, h = 12288, s = 2048, v = 51200;
+  const double per_token = Pricer(m, find_machine("a100-sxm-80gb"), workload(2048, 8)).model_flops_per_token().value;
+  CHECK(per_token == Approx(72 * L * h * h * (1 + s / (12 * h) + v / (12 * h * L))).epsilon(1e-12));
+  const double hidden_half = 3 * L * 2 * s * h;  // forward 2 s h a token and layer, backward twice that
+  CHECK(per_token + hidden_half == Approx(72 * L * h * h * (1 + s / (6 * h) + v / (12 * h * L))).epsilon(1e-12));
+}
+
+TEST_CASE("the work of Llama-3.1-405B is six times its parameters and causal attention") {
+  const Model m = find_model("llama-3.1-405b");
+  const double n = static_cast<double>(parameters_without_embedding(m));
+  const double attention = 3. * 126 * 2 * 8192 * 16384;
+  CHECK(Pricer(m, find_machine("h100-sxm-80gb"), workload(8192, 8)).model_flops_per_token().value ==
+        Approx(6 * n + attention).epsilon(1e-3));
+}
+
+TEST_CASE("recomputation and attention kernels do not change a model's work") {
+  Workload unfused = workload(2048, 8);
+  unfused.fused_attention = false;
+  unfused.dropout = true;
+  const Model m = find_model("llama-3.1-8b");
+  const Machine h100 = find_machine("h100-sxm-80gb");
+  CHECK(Pricer(m, h100, unfused).model_flops_per_token() == Pricer(m, h100, workload(2048, 8)).model_flops_per_token());
+}
+
+TEST_CASE("an impossible layout is rejected with its numbers") {
+  Layout l;
+  CHECK(why(l) == "possible");
+  SUBCASE("precision") {
+    CHECK(why(l, workload(1024, 48, DataType::fp8)) == "precision: a100-sxm-80gb does not compute in fp8");
+  }
+  SUBCASE("heads") {
+    l.tensor = 7;  // 14336 = 7 * 2048
+    CHECK(why(l) == "heads: tp 7 does not cut 8 KV heads with 4 query heads each into equal parts");
+    l.tensor = 64;
+    CHECK(why(l) == "heads: tp 64 does not cut 8 KV heads with 4 query heads each into equal parts");
+    l.tensor = 32;
+    CHECK(why(l) == "possible");
+  }
+  SUBCASE("ffn") {
+    Model m = find_model("llama-3.1-8b");
+    m.intermediate_size = 14337;
+    l.tensor = 2;
+    const auto rejection = impossible(m, find_machine("a100-sxm-80gb"), workload(1024, 48), l);
+    CHECK(rejection == Rejection{"ffn", "tp 2 does not divide intermediate_size 14337"});
+  }
+  SUBCASE("sequence") {
+    l.context = 3;
+    CHECK(why(l) == "sequence: cp 3 does not divide sequence_length 1024");
+    l.context = 2;
+    l.tensor = 4;
+    l.sequence_parallel = true;
+    CHECK(why(l, workload(1020, 48)) == "sequence: cp * tp 8 does not divide sequence_length 1020");
+    l.sequence_parallel = false;
+    CHECK(why(l, workload(1020, 48)) == "possible");
+  }
+  SUBCASE("layers") {
+    l.pipeline = 35;
+    CHECK(why(l) == "layers: 35 chunks are too many for 32 layers: only the first and the last may be without one");
+    l.pipeline = 34;
+    CHECK(why(l) == "possible");
+  }
+  SUBCASE("batch") {
+    l.data = 5;
+    l.micro_batch = 2;
+    CHECK(why(l) == "batch: dp * micro_batch 10 does not divide global_batch 48");
+  }
+  SUBCASE("interleaving") {
+    l.pipeline = 8;
+    l.virtual_pipeline = 2;
+    l.schedule = Schedule::interleaved;
+    l.data = 4;
+    CHECK(why(l) == "interleaving: 12 micro-batches are no multiple of pp 8");
+  }
+  SUBCASE("shard_group") {
+    l.data = 8;
+    l.zero = 3;
+    l.shard_group = 3;
+    CHECK(why(l) == "shard_group: fsdp_group 3 must divide dp * cp 8 and be a multiple of cp 1");
+    l.context = 2;
+    l.data = 4;
+    l.shard_group = 1;
+    CHECK(why(l) == "shard_group: fsdp_group 1 must divide dp * cp 8 and be a multiple of cp 2");
+    l.shard_group = 4;
+    CHECK(why(l) == "possible");
+  }
+}
+
+TEST_CASE("a layout that does not fit names the stage and its bytes") {
+  Machine m = round_machine();
+  m.memory = 80_GiB;
+  m.unusable_memory = 1_GiB;
+  Prediction p;
+  p.stages.resize(4);
+  p.worst_stage = 3;
+  p.stages[3].reserved = 82_GiB + 100_MiB;
+  CHECK(too_large(m, p) == Rejection{"memory", "stage 3 needs 82.1 GiB of 79.0 GiB"});
+}
+
+}  // namespace shardwright

@@ -1,0 +1,479 @@
+#include "planner/search.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <random>
+#include <set>
+#include <tuple>
+
+#include "tests/support/message_of.h"
+
+namespace shardwright {
+namespace {
+
+PlanRequest request_for(Model model, const char* machine, std::int64_t gpus, std::int64_t sequence,
+                        std::int64_t batch) {
+  PlanRequest r;
+  r.model = std::move(model);
+  r.machine = find_machine(machine);
+  r.gpus = gpus;
+  r.workload.sequence_length = sequence;
+  r.workload.global_batch = batch;
+  r.workload.formats = formats_for(DataType::bf16);
+  r.top = 20;
+  r.threads = 2;
+  return r;
+}
+
+Model shallow(const char* name, std::int64_t layers) {
+  Model m = find_model(name);
+  m.num_hidden_layers = layers;
+  return m;
+}
+
+std::vector<int> divisors_of(std::int64_t n) {
+  std::vector<int> all;
+  for (int d = 1; d <= n; ++d)
+    if (n % d == 0) all.push_back(d);
+  return all;
+}
+
+std::vector<int> pinned_or(const std::optional<int>& pin, const std::vector<int>& all) {
+  return pin ? std::vector{*pin} : all;
+}
+
+/// What a search should find.
+struct Expected {
+  std::int64_t considered = 0;
+  std::map<std::string, std::int64_t> rejected;
+  std::vector<PricedLayout> fitting, too_large;  // fastest first; smallest first
+};
+
+double step(const PricedLayout& p) { return p.prediction->step.value; }
+std::int64_t memory(const PricedLayout& p) { return p.prediction->worst().reserved.value; }
+
+/// Every layout of a request's space, by plain loops over the list in search.h, each priced alone.
+Expected every_layout(const PlanRequest& given) {
+  Expected e;
+  const LayoutPins& pins = given.pins;
+  std::vector<Recompute> recomputes;
+  for (std::uint8_t modules = 0; modules < 8; ++modules) recomputes.push_back({false, modules});
+  recomputes.push_back({true, 0});
+  if (pins.recompute) recomputes = {*pins.recompute};
+  std::vector<DataType> precisions = {given.precision};
+  if (given.any_precision) precisions = {DataType::bf16, DataType::fp16, DataType::fp8};  // of an H100
+
+  const auto consider = [&](DataType precision, const LayoutPins& all) {
+    PlanRequest one = given;
+    one.threads = 1;
+    one.pins = all;
+    one.any_precision = false;
+    one.precision = precision;
+    if (given.any_precision) one.workload.formats = formats_for(precision);
+    const PlanResult result = estimate(one);
+    REQUIRE(result.plans.size() == 1);
+    const PricedLayout& p = result.plans[0];
+    ++e.considered;
+    if (p.rejection) ++e.rejected[p.rejection->reason];
+    if (p.fits) e.fitting.push_back(p);
+    if (!p.fits && p.prediction) e.too_large.push_back(p);
+    CHECK(p.fits != p.rejection.has_value());
+  };
+
+  for (DataType precision : precisions)
+    for (int tp : pinned_or(pins.tp, divisors_of(given.gpus)))
+      for (int pp : pinned_or(pins.pp, divisors_of(given.gpus))) {
+        const int cp = pins.cp.value_or(1);
+        if (given.gpus % (tp * pp * cp) != 0) continue;
+        const int dp = static_cast<int>(given.gpus / (tp * pp * cp));
+        if (pins.dp && *pins.dp != dp) continue;
+        std::vector<int> vpps = {1};
+        for (int v = 2; pp > 1 && v <= (given.model.num_hidden_layers + 2) / pp; ++v) vpps.push_back(v);
+        for (int vpp : pinned_or(pins.vpp, vpps)) {
+          if (vpp > 1 && (pp == 1 || pins.schedule.value_or(Schedule::interleaved) != Schedule::interleaved)) continue;
+          if (vpp == 1 && pins.schedule == Schedule::interleaved) continue;
+          if (pins.layers_per_stage) {
+            const auto entries = static_cast<int>(pins.layers_per_stage->size());
+            if (entries != pp && entries != pp * vpp) continue;
+          }
+          for (int sp = 0; sp <= (tp > 1 ? 1 : 0); ++sp) {
+            if (tp > 1 && pins.sequence_parallel && *pins.sequence_parallel != (sp == 1)) continue;
+            std::vector<int> micro_batches = {1};
+            if (given.workload.global_batch % dp == 0) micro_batches = divisors_of(given.workload.global_batch / dp);
+            for (int micro_batch : pinned_or(pins.micro_batch, micro_batches))
+              for (const Recompute& recompute : recomputes)
+                for (int zero = 0; zero < 4; ++zero)
+                  for (int group : divisors_of(std::max(dp * cp, pins.fsdp_group.value_or(1)))) {
+                    const bool alone = pins.fsdp_group ? *pins.fsdp_group == 1 : dp * cp == 1;
+                    if (alone && zero > 0) continue;
+                    if (!alone && pins.zero && *pins.zero != zero) continue;
+                    if ((zero == 0) != (group == 1)) continue;
+                    if (!alone && zero == 0 && pins.fsdp_group) continue;
+                    if (zero > 0 && pins.fsdp_group && group != *pins.fsdp_group) continue;
+                    if ((zero == 1 || zero == 2) && !pins.fsdp_group && group != dp * cp) continue;
+                    LayoutPins all;
+                    all.tp = tp;
+                    all.pp = pp;
+                    all.cp = cp;
+                    all.dp = dp;
+                    all.vpp = vpp;
+                    all.sequence_parallel = sp == 1;
+                    all.micro_batch = micro_batch;
+                    all.recompute = recompute;
+                    all.zero = zero;
+                    if (zero > 0) all.fsdp_group = group;
+                    all.schedule = vpp > 1 ? Schedule::interleaved : pins.schedule.value_or(Schedule::one_f_one_b);
+                    all.rank_order = pins.rank_order.value_or(RankOrder::tp_cp_dp_pp);
+                    all.layers_per_stage = pins.layers_per_stage;
+                    consider(precision, all);
+                  }
+          }
+        }
+      }
+  std::sort(e.fitting.begin(), e.fitting.end(), [](const PricedLayout& a, const PricedLayout& b) {
+    return std::tuple(step(a), a.layout, a.precision) < std::tuple(step(b), b.layout, b.precision);
+  });
+  std::sort(e.too_large.begin(), e.too_large.end(), [](const PricedLayout& a, const PricedLayout& b) {
+    return std::tuple(memory(a), a.layout, a.precision) < std::tuple(memory(b), b.layout, b.precision);
+  });
+  return e;
+}
+
+/// The same layouts in the same order, times bit by bit.
+void check_same(const std::vector<PricedLayout>& found, const std::vector<PricedLayout>& expected) {
+  REQUIRE(found.size() == expected.size());
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    CAPTURE(i);
+    CHECK(to_string(found[i].layout) == to_string(expected[i].layout));
+    CHECK(found[i].layout == expected[i].layout);
+    CHECK(found[i].precision == expected[i].precision);
+    CHECK(step(found[i]) == step(expected[i]));
+    CHECK(memory(found[i]) == memory(expected[i]));
+    CHECK(found[i].fits == expected[i].fits);
+    CHECK(found[i].rejection == expected[i].rejection);
+  }
+}
+
+std::vector<PricedLayout> front_of(const std::vector<PricedLayout>& fastest_first) {
+  std::vector<PricedLayout> front;
+  for (const PricedLayout& p : fastest_first)
+    if (front.empty() || memory(p) < memory(front.back())) front.push_back(p);
+  return front;
+}
+
+std::int64_t sum_of(const std::map<std::string, std::int64_t>& counts) {
+  std::int64_t n = 0;
+  for (const auto& [reason, count] : counts) n += count;
+  return n;
+}
+
+/// plan() against every_layout(); returns the summary.
+SearchSummary agree(const PlanRequest& request) {
+  const Expected e = every_layout(request);
+  const PlanResult r = plan(request);
+  CHECK(r.search.considered == e.considered);
+  CHECK(r.search.rejected == e.rejected);
+  CHECK(r.search.priced + r.search.pruned + sum_of(r.search.rejected) == r.search.considered);
+  CHECK(r.search.proven_best == !e.fitting.empty());
+  std::vector<PricedLayout> top = e.fitting, nearest;
+  if (top.size() > static_cast<std::size_t>(request.top)) top.resize(static_cast<std::size_t>(request.top));
+  check_same(r.plans, top);
+  check_same(r.pareto, front_of(e.fitting));
+  if (e.fitting.empty())
+    nearest.assign(e.too_large.begin(), e.too_large.begin() + std::min<std::ptrdiff_t>(3, std::ssize(e.too_large)));
+  check_same(r.nearest, nearest);
+  return r.search;
+}
+
+void tell(const std::string& what, const SearchSummary& s) {
+  MESSAGE(what, ": considered ", s.considered, ", priced ", s.priced, ", pruned ", s.pruned, ", rejected ",
+          sum_of(s.rejected));
+}
+
+/// All that a search says, but for its seconds.
+void check_identical(const PlanResult& a, const PlanResult& b) {
+  CHECK(std::tuple(a.search.considered, a.search.priced, a.search.pruned, a.search.rejected, a.search.proven_best) ==
+        std::tuple(b.search.considered, b.search.priced, b.search.pruned, b.search.rejected, b.search.proven_best));
+  for (auto list : {&PlanResult::plans, &PlanResult::pareto, &PlanResult::nearest}) {
+    check_same(a.*list, b.*list);
+    for (std::size_t i = 0; i < (a.*list).size(); ++i) {
+      const PricedLayout &x = (a.*list)[i], &y = (b.*list)[i];
+      CHECK(x.assumed == y.assumed);
+      CHECK(x.prediction->stages == y.prediction->stages);
+      CHECK(
+          std::tuple(x.prediction->compute, x.prediction->communication, x.prediction->bubble, x.prediction->optimizer,
+                     x.prediction->step_low, x.prediction->step_high, x.prediction->mfu, x.prediction->worst_stage) ==
+          std::tuple(y.prediction->compute, y.prediction->communication, y.prediction->bubble, y.prediction->optimizer,
+                     y.prediction->step_low, y.prediction->step_high, y.prediction->mfu, y.prediction->worst_stage));
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("brute force agrees: a small Llama on one node, some layouts too large") {
+  PlanRequest r = request_for(shallow("llama-3.1-8b", 4), "h100-sxm-80gb", 8, 2048, 8);
+  r.machine.memory = 12_GiB;
+  const SearchSummary s = agree(r);
+  tell("llama", s);
+  CHECK(s.rejected.at("memory") > 0);
+  CHECK(s.pruned > 0);
+}
+
+TEST_CASE("brute force agrees: GPipe, tied and learned embeddings, unfused attention with dropout, fp16") {
+  PlanRequest r = request_for(shallow("gpt3-175b", 5), "a100-sxm-80gb", 12, 1024, 12);
+  r.precision = DataType::fp16;
+  r.workload.formats = formats_for(DataType::fp16);
+  r.workload.fused_attention = false;
+  r.workload.dropout = true;
+  r.model.hidden_size = 1536;
+  r.model.num_attention_heads = r.model.num_key_value_heads = 12;
+  r.model.intermediate_size = 6144;
+  r.machine.memory = 6_GiB;
+  r.pins.schedule = Schedule::gpipe;
+  const SearchSummary s = agree(r);
+  tell("gpipe", s);
+  CHECK(s.pruned > 0);
+}
+
+TEST_CASE("brute force agrees: sliding windows and context parallelism") {
+  PlanRequest r = request_for(shallow("qwen3-32b", 5), "h100-sxm-80gb", 16, 4096, 8);
+  r.model.sliding_window = 512;
+  r.model.sliding_window_pattern = 2;
+  r.pins.cp = 2;
+  r.pins.rank_order = RankOrder::tp_cp_pp_dp;
+  r.machine.memory = 24_GiB;
+  const SearchSummary s = agree(r);
+  tell("windows", s);
+  CHECK(s.rejected.at("memory") > 0);
+}
+
+TEST_CASE("brute force agrees: any precision") {
+  PlanRequest r = request_for(shallow("deepseek-llm-7b", 6), "h100-sxm-80gb", 8, 4096, 8);
+  r.any_precision = true;
+  r.pins.recompute = Recompute{};
+  r.machine.memory = 30_GiB;
+  const SearchSummary s = agree(r);
+  tell("any precision", s);
+  CHECK(plan(r).plans[0].precision == DataType::fp8);
+}
+
+TEST_CASE("brute force agrees: many chunks on 24 GPUs") {
+  PlanRequest r = request_for(shallow("qwen3-32b", 10), "a100-sxm-40gb", 24, 2048, 24);
+  r.pins.recompute = Recompute{false, 2};
+  r.pins.zero = 1;
+  tell("chunks", agree(r));
+}
+
+TEST_CASE("brute force agrees: layers as given, a stage with fewer") {
+  PlanRequest r = request_for(shallow("llama-3.1-8b", 7), "h100-sxm-80gb", 8, 2048, 16);
+  r.pins.layers_per_stage = {3, 4};
+  agree(r);
+  r.pins.layers_per_stage = {1, 2, 2, 2};  // four stages of any chunks, or two stages of two
+  agree(r);
+  r.top = 100000;  // all that fit
+  std::set<std::pair<int, int>> depths;
+  for (const PricedLayout& p : plan(r).plans) depths.insert({p.layout.pipeline, p.layout.virtual_pipeline});
+  CHECK(depths == std::set<std::pair<int, int>>{{2, 2}, {4, 1}, {4, 2}});
+}
+
+TEST_CASE("brute force agrees: random small spaces") {
+  for (unsigned seed = 1; seed <= 20; ++seed) {
+    CAPTURE(seed);
+    std::mt19937 random(seed);
+    const auto one_of = [&](auto list) {
+      return *(list.begin() + static_cast<std::ptrdiff_t>(random() % list.size()));
+    };
+    PlanRequest r = request_for(
+        shallow(one_of(std::initializer_list<const char*>{"llama-3.1-8b", "gpt3-175b", "qwen3-32b", "deepseek-llm-7b"}),
+                one_of(std::initializer_list<int>{2, 3, 6, 9})),
+        one_of(std::initializer_list<const char*>{"h100-sxm-80gb", "a100-sxm-40gb"}),
+        one_of(std::initializer_list<int>{4, 6, 8, 16, 32}), 1024, one_of(std::initializer_list<int>{4, 12, 15, 16}));
+    r.model.tie_word_embeddings = random() % 2;
+    r.machine.memory = r.machine.unusable_memory + one_of(std::initializer_list<std::int64_t>{3, 10, 20, 38}) * 1_GiB;
+    r.top = one_of(std::initializer_list<int>{1, 3, 20});
+    if (random() % 3) r.pins.recompute = Recompute{random() % 4 == 0, 0};
+    if (random() % 3) r.pins.micro_batch = one_of(std::initializer_list<int>{1, 2});
+    if (random() % 3 == 0) r.pins.tp = one_of(std::initializer_list<int>{1, 2, 4});
+    if (random() % 3 == 0) r.pins.pp = one_of(std::initializer_list<int>{1, 2});
+    if (random() % 4 == 0) r.pins.zero = static_cast<int>(random() % 4);
+    if (random() % 4 == 0) r.pins.sequence_parallel = random() % 2;
+    if (random() % 5 == 0 && r.pins.zero != 0) r.pins.fsdp_group = one_of(std::initializer_list<int>{1, 2, 4});
+    if (random() % 5 == 0 && r.pins.pp != 1)
+      r.pins.schedule = one_of(std::initializer_list<Schedule>{Schedule::gpipe, Schedule::one_f_one_b});
+    if (r.gpus % (std::int64_t{r.pins.tp.value_or(1)} * r.pins.pp.value_or(1)) != 0) continue;
+    agree(r);
+  }
+}
+
+TEST_CASE("when nothing fits, the three layouts that need least memory are named") {
+  PlanRequest r = request_for(shallow("llama-3.1-8b", 4), "h100-sxm-80gb", 4, 2048, 8);
+  r.machine.memory = r.machine.unusable_memory + 1_GiB;
+  const SearchSummary s = agree(r);
+  CHECK_FALSE(s.proven_best);
+  const PlanResult result = plan(r);
+  CHECK(result.plans.empty());
+  CHECK(result.pareto.empty());
+  REQUIRE(result.nearest.size() == 3);
+  CHECK(result.nearest[0].rejection->reason == "memory");
+  CHECK_FALSE(result.nearest[0].fits);
+  r.any_precision = true;  // three of all precisions
+  CHECK(plan(r).nearest.size() == 3);
+}
+
+TEST_CASE("threads change nothing but the time") {
+  PlanRequest r = request_for(shallow("llama-3.1-8b", 8), "h100-sxm-80gb", 32, 2048, 32);
+  r.machine.memory = 14_GiB;
+  for (std::int64_t memory_limit : {(14_GiB).value, (3_GiB).value}) {
+    r.machine.memory = {memory_limit};
+    r.threads = 1;
+    const PlanResult one = plan(r);
+    for (int threads : {2, 3, 0}) {
+      r.threads = threads;
+      check_identical(one, plan(r));
+    }
+  }
+}
+
+TEST_CASE("an estimate fills free keys with the fastest layout that fits") {
+  PlanRequest r = request_for(shallow("llama-3.1-8b", 8), "h100-sxm-80gb", 16, 2048, 16);
+  r.machine.memory = 16_GiB;
+  r.pins = parse_layout("tp=2,pp=4", "--layout");
+  const PlanResult result = estimate(r);
+  CHECK(result.is_estimate);
+  REQUIRE(result.plans.size() == 1);
+  const PricedLayout& p = result.plans[0];
+  CHECK(p.layout.tensor == 2);
+  CHECK(p.layout.pipeline == 4);
+  CHECK(p.layout.virtual_pipeline == 1);  // 1 unless given
+  CHECK(p.layout.context == 1);
+  CHECK(p.layout.data == 2);
+  CHECK(p.fits);
+  CHECK(p.assumed == std::vector<std::string>{"sequence_parallel", "cp", "vpp", "dp", "zero", "fsdp_group", "recompute",
+                                              "micro_batch", "schedule", "rank_order", "layers_per_stage"});
+  PlanRequest same = r;  // the same space as a plan's
+  same.pins.vpp = 1;
+  same.pins.cp = 1;
+  check_same({p}, {plan(same).plans[0]});
+  CHECK(every_layout(same).fitting[0].layout == p.layout);
+}
+
+TEST_CASE("an interleaved estimate searches the chunks") {
+  PlanRequest r = request_for(shallow("llama-3.1-8b", 8), "h100-sxm-80gb", 8, 2048, 16);
+  r.pins = parse_layout("pp=2,tp=4,schedule=interleaved", "--layout");
+  CHECK(estimate(r).plans[0].layout.virtual_pipeline > 1);
+}
+
+TEST_CASE("an estimate that does not fit is the smallest, with the reason") {
+  PlanRequest r = request_for(find_model("llama-3.1-70b"), "h100-sxm-80gb", 8, 8192, 8);
+  r.pins = parse_layout("tp=8", "--layout");
+  const PricedLayout p = estimate(r).plans[0];
+  CHECK_FALSE(p.fits);
+  REQUIRE(p.prediction);
+  REQUIRE(p.rejection);
+  CHECK(*p.rejection == too_large(r.machine, *p.prediction));
+  r.pins.vpp = 1;
+  CHECK(every_layout(r).too_large[0].layout == p.layout);
+}
+
+TEST_CASE("an impossible estimate has its reason and no prediction") {
+  PlanRequest r = request_for(find_model("llama-3.1-8b"), "h100-sxm-80gb", 64, 8192, 60);
+  r.pins = parse_layout("dp=64,micro_batch=1", "--layout");
+  PricedLayout p = estimate(r).plans[0];
+  CHECK_FALSE(p.prediction);
+  CHECK_FALSE(p.fits);
+  CHECK(p.rejection == Rejection{"batch", "dp * micro_batch 64 does not divide global_batch 60"});
+  CHECK(p.layout.data == 64);
+
+  r.gpus = 64;
+  r.pins = parse_layout("tp=64", "--layout");
+  p = estimate(r).plans[0];
+  CHECK_FALSE(p.prediction);
+  CHECK(p.rejection == Rejection{"heads", "tp 64 does not cut 8 KV heads with 4 query heads each into equal parts"});
+
+  r.workload.global_batch = 64;
+  r.pins = parse_layout("dp=64,zero=1,fsdp_group=3", "--layout");
+  p = estimate(r).plans[0];
+  CHECK(p.rejection == Rejection{"shard_group", "fsdp_group 3 must divide dp * cp 64 and be a multiple of cp 1"});
+  r.pins = parse_layout("dp=64,zero=1,fsdp_group=128", "--layout");  // never quietly another group
+  CHECK(estimate(r).plans[0].rejection->reason == "shard_group");
+}
+
+TEST_CASE("a pinned group of one, or nothing to shard over, is zero 0") {
+  PlanRequest r = request_for(shallow("llama-3.1-8b", 4), "h100-sxm-80gb", 8, 2048, 8);
+  r.pins = parse_layout("dp=8,zero=3,fsdp_group=1", "--layout");
+  CHECK(estimate(r).plans[0].layout.zero == 0);
+  r.pins = parse_layout("tp=8,zero=1", "--layout");
+  CHECK(estimate(r).plans[0].layout.zero == 0);
+  CHECK(estimate(r).plans[0].layout.shard_group == 1);
+}
+
+TEST_CASE("pins that some degrees cannot hold leave the others") {
+  PlanRequest r = request_for(shallow("llama-3.1-8b", 4), "h100-sxm-80gb", 8, 2048, 8);
+  r.pins.vpp = 2;
+  const PlanResult found = plan(r);
+  REQUIRE(!found.plans.empty());
+  for (const PricedLayout& p : found.plans) CHECK(p.layout.virtual_pipeline == 2);
+}
+
+TEST_CASE("pins that no layout can hold are the user's mistake") {
+  PlanRequest r = request_for(find_model("llama-3.1-8b"), "h100-sxm-80gb", 1024, 8192, 512);
+  const auto message = [&](const char* pins) {
+    r.pins = parse_layout(pins, "--pin");
+    return message_of([&] { plan(r); });
+  };
+  const auto of_estimate = [&](const char* pins) {
+    r.pins = parse_layout(pins, "--layout");
+    return message_of([&] { estimate(r); });
+  };
+  CHECK(message("tp=6") == "tp 6 cannot fill 1024 GPUs");
+  CHECK(message("tp=8,pp=16,cp=2,dp=3") == "tp 8, pp 16, cp 2, dp 3 cannot fill 1024 GPUs");
+  CHECK(message("vpp=2,pp=1") == "vpp 2 needs a pipeline: pp is 1");
+  CHECK(of_estimate("vpp=2") == "vpp 2 needs a pipeline: pp is 1");
+  CHECK(of_estimate("schedule=interleaved") == "schedule interleaved needs a pipeline: pp is 1");
+  CHECK(of_estimate("schedule=interleaved,pp=32") ==
+        "schedule interleaved needs two chunks a stage: 32 layers are too few");
+  CHECK(of_estimate("layers_per_stage=16+16") == "layers_per_stage has 2 entries: pp 1 needs 1");
+  CHECK(of_estimate("pp=4,layers_per_stage=4+4+4+4+4+4+4+4") == "layers_per_stage has 8 entries: pp 4 needs 4");
+  CHECK(message("layers_per_stage=10+11+11") == "layers_per_stage has 3 entries: no pp that it fits fills the GPUs");
+  CHECK(message("pp=2,layers_per_stage=16+15") == "layers_per_stage adds up to 31 layers: llama-3.1-8b has 32");
+
+  r.pins = {};
+  r.pins.schedule = Schedule::gpipe;
+  r.pins.vpp = 2;
+  CHECK(message_of([&] { plan(r); }) == "schedule gpipe contradicts vpp 2");
+  r.pins = {};
+  r.pins.pp = 2;
+  r.pins.vpp = 3;
+  r.pins.layers_per_stage = {8, 8, 8, 8};
+  CHECK(message_of([&] { plan(r); }) == "layers_per_stage has 4 entries: pp 2 needs 2, or 6 for its chunks");
+  r.pins = {};
+  r.gpus = 0;
+  CHECK(message_of([&] { plan(r); }) == "no layout can fill 0 GPUs");
+}
+
+TEST_CASE("a model that this version cannot describe is refused in words") {
+  PlanRequest r = request_for(find_model("llama-3.1-8b"), "h100-sxm-80gb", 8, 8192, 8);
+  r.model.name = "moe";
+  r.model.n_routed_experts = 8;
+  r.model.num_experts_per_tok = 2;
+  CHECK(message_of([&] { plan(r); }) == "moe has mixture of experts, which this version does not describe");
+}
+
+TEST_CASE("the main job's space is proven, and its counts add up") {
+  PlanRequest r = request_for(find_model("llama-3.1-405b"), "h100-sxm-80gb", 1024, 8192, 512);
+  r.top = 10;
+  const PlanResult result = plan(r);
+  CHECK(result.search.proven_best);
+  CHECK(result.search.considered == result.search.priced + result.search.pruned + sum_of(result.search.rejected));
+  REQUIRE(result.plans.size() == 10);
+  for (std::size_t i = 1; i < result.plans.size(); ++i) CHECK(step(result.plans[i - 1]) <= step(result.plans[i]));
+  for (std::size_t i = 1; i < result.pareto.size(); ++i) {
+    CHECK(step(result.pareto[i - 1]) < step(result.pareto[i]));
+    CHECK(memory(result.pareto[i - 1]) > memory(result.pareto[i]));
+  }
+  CHECK(result.pareto[0].layout == result.plans[0].layout);
+}
+
+}  // namespace shardwright
