@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <iterator>
 #include <nlohmann/json.hpp>
@@ -60,14 +61,13 @@ class Reader : public nlohmann::json_sax<Json> {
   bool end_array() override { return close(), true; }
 
   /// `end`: the characters read, the token at fault included; one more than there are where the text has ended.
-  bool parse_error(std::size_t end, const std::string& last_token, const nlohmann::detail::exception&) override {
-    const std::size_t begin = last_token.size() <= end ? end - last_token.size() : end;
+  bool parse_error(std::size_t end, const std::string&, const nlohmann::detail::exception&) override {
     if (end > text_.size()) {
       fault_ = JsonFault{text_.size(), "it ends too early"};
-    } else if (!last_token.empty() && text_.substr(begin, last_token.size()) == last_token) {
-      fault_ = JsonFault{begin, fmt::format("'{}' is not expected here", last_token.substr(0, 60))};
-    } else {  // a token that the library shows in other words, such as a line end
-      fault_ = JsonFault{end > 0 ? end - 1 : 0, "this is not expected here"};
+    } else {
+      const std::size_t begin = std::min(text_.find_first_not_of(" \t\r\n,:", end_of_last_), end - 1);
+      fault_ = JsonFault{
+          begin, fmt::format("'{}' is not expected here", text_.substr(begin, std::min<std::size_t>(end - begin, 60)))};
     }
     return false;
   }
@@ -85,8 +85,8 @@ class Reader : public nlohmann::json_sax<Json> {
   /// As written: the library has looked one character past its end, unless the text ends with it.
   void number() {
     const std::size_t begin = next();
-    const std::size_t end = text_.find_first_not_of("0123456789+-.eE", begin);
-    events_.word(begin, std::string(text_.substr(begin, end == std::string_view::npos ? end : end - begin)));
+    end_of_last_ = std::min(text_.find_first_not_of("0123456789+-.eE", begin), text_.size());
+    events_.word(begin, std::string(text_.substr(begin, end_of_last_ - begin)));
   }
 
   void close() {

@@ -197,11 +197,10 @@ void take_layer_types(Config& config, const YamlCursor& list, std::int64_t windo
   if (std::find(windowed.begin(), windowed.end(), true) == windowed.end()) return;
   if (window == 0) list.fail("has layers with sliding attention, but there is no 'sliding_window'");
   const auto second = std::find(windowed.begin() + 1, windowed.end(), true);
-  const std::int64_t pattern = second - windowed.begin();
+  const std::int64_t pattern = second - windowed.begin();  // of any pattern but 1, the second window shows it
   for (std::int64_t i = 0; i < model.num_hidden_layers; ++i) {
     if (windowed[static_cast<std::size_t>(i)] == (i % pattern == 0)) continue;
-    types[static_cast<std::size_t>(i)].fail(fmt::format(
-        "breaks the pattern: only windows on the first of every so many layers are supported, here {}", pattern));
+    types[static_cast<std::size_t>(i)].fail("is not supported: windows must come at one distance, from layer 0 on");
   }
   model.sliding_window = window;
   model.sliding_window_pattern = pattern;

@@ -82,9 +82,10 @@ struct ShardedGraph {
 /// rule (dims, `whole`, `on_stream`, gradients and what they read), and no layer or model.
 ///
 /// `extents`: whole, by dim; each divides by the axes that cut it (check first with what the layout knows; asserted
-/// here). Rules: P1 pins, P2 home, P3 an axis once and contiguous, P4 output partial where a cut dim is contracted, S1
-/// one reshard for each (tensor, placement, phase), S2 sums before moves, S3 declared linear operators let partials
-/// pass. Precondition: `weight_use` leaves whole what an operator of the weight needs whole, and uses no axis twice.
+/// here). Rules: P1 pins, P2 home (where inputs differ the first decides, a finer cut deepens it), P3 an axis once and
+/// contiguous, P4 output partial where a cut dim is contracted, S1 one reshard for each (tensor, placement, phase), S2
+/// sums before moves, S3 declared linear operators let partials pass. Precondition: `weight_use` leaves whole what an
+/// operator of the weight needs whole, and uses no axis twice.
 ShardedGraph shard(const OpGraph& graph, const std::vector<std::int64_t>& extents, const Mesh& mesh,
                    const Declarations& declarations);
 

@@ -54,12 +54,13 @@ std::string beyond_layout(const MeasuredRow& row) {
   return "";
 }
 
-/// Nodes as the row has them: the innermost link level spans `gpus_per_node`, or the NVLink domain.
+/// Nodes as the row has them: the link level that spans the catalog's node spans the row's; an NVLink domain is the innermost.
 void use_nodes_of(const MeasuredRow& row, Machine& machine) {
-  const auto nodes = row.hardware.nvlink_domain ? row.hardware.nvlink_domain : row.hardware.gpus_per_node;
-  if (!nodes || machine.links.empty()) return;
-  machine.gpus_per_node = static_cast<int>(*nodes);
-  machine.links.front().gpus = *nodes;
+  if (row.hardware.nvlink_domain) machine.links.front().gpus = *row.hardware.nvlink_domain;
+  if (!row.hardware.gpus_per_node) return;
+  for (LinkLevel& level : machine.links)
+    if (level.gpus == machine.gpus_per_node && !row.hardware.nvlink_domain) level.gpus = *row.hardware.gpus_per_node;
+  machine.gpus_per_node = static_cast<int>(*row.hardware.gpus_per_node);
 }
 
 void use_formats_of(const MeasuredRow& row, TrainingFormats& formats) {

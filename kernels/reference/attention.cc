@@ -17,8 +17,7 @@ void add_scaled(double* to, double factor, const double* from, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) to[i] += factor * from[i];
 }
 
-/// Calls visit(query row, key row of the first key that it sees, keys that it sees, its KV head's step between keys in
-/// rows).
+/// Calls visit(query row, row of the first key that it sees, how many it sees); its keys lie `heads` rows apart.
 template <typename Visit>
 void for_each_query(const AttentionShape& s, Visit visit) {
   std::int64_t query = 0;

@@ -66,7 +66,11 @@ class CommandApp {
     std::reverse(words.begin(), words.end());  // CLI11 takes them from the back
     try {
       app_.parse(words);
-    } catch (const CLI::CallForHelp&) { return {nullptr, {}, app_.help()}; } catch (const CLI::ArgumentMismatch&) {
+    } catch (const CLI::CallForHelp&) {
+      Parsed help;
+      help.text = app_.help();
+      return help;
+    } catch (const CLI::ArgumentMismatch&) {
       // Values are taken whatever they look like, so only the last option can be without one.
       throw InputError(fmt::format("{}: needs a value", last));
     } catch (const CLI::ParseError& error) { throw InputError(fmt::format("{}: {}", command_.name, error.what())); }

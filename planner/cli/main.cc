@@ -11,16 +11,13 @@
 namespace shardwright {
 
 std::vector<Command> all_commands() {
-  return {plan_command(),     estimate_command(), models_command(),
-          machines_command(), validate_command(), import_command(), completion_command()};
+  return {plan_command(),     estimate_command(), models_command(),    machines_command(),
+          validate_command(), import_command(),   completion_command()};
 }
 
 namespace {
 
-int complain(const char* message, ExitCode code) {
-  std::fprintf(stderr, "%s\n", message);
-  return code;
-}
+void complain(const std::string& message) { std::fprintf(stderr, "%s\n", message.c_str()); }
 
 int run(const std::vector<std::string>& words) {
   try {
@@ -31,12 +28,18 @@ int run(const std::vector<std::string>& words) {
       return kDone;
     }
     return parsed.command->run(parsed.arguments);
-  } catch (const InputError& error) { return complain(error.what(), kInputWrong); } catch (const OutputError& error) {
-    return complain(error.what(), kMachineFailed);
+  } catch (const InputError& error) {
+    complain(error.what());
+    return kInputWrong;
+  } catch (const OutputError& error) {
+    complain(error.what());
+    return kMachineFailed;
   } catch (const std::bad_alloc&) {
-    return complain("out of memory", kMachineFailed);
+    complain("out of memory");
+    return kMachineFailed;
   } catch (const std::exception& error) {
-    return complain((std::string("unexpected failure: ") + error.what()).c_str(), kMachineFailed);
+    complain(std::string("unexpected failure: ") + error.what());
+    return kMachineFailed;
   }
 }
 

@@ -375,15 +375,16 @@ TEST_CASE("a config.json that is not understood is refused by the name of what i
     CHECK(fault_of(with(kSmallQwen, types(""))) == at(67, "'layer_types' has 0 entries for 4 layers", types("")));
     const std::string s = R"("sliding_attention")", f = R"("full_attention")";
     const std::string late = R"("layer_types": [)" + f + "," + s + "," + s + "," + s + "]";
-    CHECK(fault_of(with(kSmallQwen, R"("sliding_window": 7, "use_sliding_window": true, )" + late)) ==
-          at(67,
-             "'layer_types[0]' breaks the pattern: only windows on the first of every so many layers are supported, "
-             "here 2",
-             R"("sliding_window": 7, "use_sliding_window": true, )" + late));
+    CHECK(
+        fault_of(with(kSmallQwen, "\"use_sliding_window\": true, \"sliding_window\": 7,\n  " + late)) ==
+        replaced(at(19, "'layer_types[0]' is not supported: windows must come at one distance, from layer 0 on", late),
+                 ":3:", ":4:"));
     CHECK(fault_of(with(kSmallQwen, late)) ==
           at(18, "'layer_types' has layers with sliding attention, but there is no 'sliding_window'", late));
     CHECK(fault_of(with(kSmallQwen, R"("layer_types": ["linear_attention", 1, 1, 1])")) ==
-          at(19, "'layer_types[0]' must be one of full_attention, sliding_attention, got the text 'linear_attention'",
+          at(19,
+             "'layer_types[0]' must be one of full_attention, sliding_attention, got the text 'linear_attention' (did "
+             "you mean 'sliding_attention'?)",
              R"("layer_types": ["linear_attention", 1, 1, 1])"));
   }
   SUBCASE("experts") {

@@ -94,8 +94,11 @@ struct Derived {
 
 enum class Part { embedding, layer, head };
 
-Derived derive(const Model& model, const Layout& l, Part part = Part::layer, bool gather_again = true,
-               bool merge_sums = true) {
+struct Choices {
+  bool gather_again = true, merge_sums = true, keep_parameters = false;
+};
+
+Derived derive(const Model& model, const Layout& l, Part part = Part::layer, Choices choices = {}) {
   ModelGraphs graphs = model_graphs(model);
   Derived d = {part == Part::embedding ? graphs.embedding
                : part == Part::head    ? graphs.head
@@ -104,8 +107,9 @@ Derived derive(const Model& model, const Layout& l, Part part = Part::layer, boo
                {}};
   d.mesh = std::get<Mesh>(stage_mesh(l, model));
   Declarations says = declare(d.graph, l, d.mesh);
-  says.gather_again = gather_again;
-  says.merge_sums = merge_sums;
+  says.gather_again = choices.gather_again;
+  says.merge_sums = choices.merge_sums;
+  says.keep_parameters = choices.keep_parameters;
   d.sharded = shard(d.graph, layout_extents(d.graph, l, s), d.mesh, says);
   return d;
 }
@@ -152,7 +156,7 @@ TEST_CASE("GPT-3 with biases and layer norms moves the same") {
 }
 
 TEST_CASE("without merging the terms of a sum, backward has five all-reduces: q, k, v, gate, up") {
-  const Derived d = derive(llama(), layout(8, false), Part::layer, true, false);
+  const Derived d = derive(llama(), layout(8, false), Part::layer, {.merge_sums = false});
   CHECK(d.backward() == Lines(5, all_reduce(8, b * s * h)));
 }
 
@@ -169,7 +173,7 @@ TEST_CASE("sequence parallelism: pairs of all-gather and reduce-scatter") {
     CHECK(derive(llama(), layout(8, true)).backward() == Lines{ag, ag, rs, ag, ag, rs});
   }
   SUBCASE("backward with the gathered tensors kept: 2 and 2") {
-    CHECK(derive(llama(), layout(8, true), Part::layer, false).backward() == Lines{ag, rs, ag, rs});
+    CHECK(derive(llama(), layout(8, true), Part::layer, {.gather_again = false}).backward() == Lines{ag, rs, ag, rs});
   }
 }
 
@@ -259,6 +263,19 @@ TEST_CASE("ZeRO-3 gathers every weight in forward and again in backward, and sca
     CHECK(d.lines(w.reduction) == Lines{reduce_scatter(8, w.used_elements)});
 }
 
+TEST_CASE("ZeRO-3 with parameters kept reads in backward what forward gathered") {
+  const Derived d = derive(llama(), layout(1, false, 1, 8, 3, 8), Part::layer, {.keep_parameters = true});
+  CHECK(d.forward(kParameters).size() == 9);
+  CHECK(d.backward(kParameters) == Lines{});
+  for (std::size_t i = d.sharded.forward_nodes; i < d.sharded.nodes.size(); ++i) {
+    for (ValueId read : d.sharded.nodes[i].inputs) {
+      const Value& value = d.sharded.value(read);
+      const bool stored = d.graph.tensor(value.tensor).role == TensorRole::weight && !value.gradient && value.maker < 0;
+      CHECK_FALSE(stored);
+    }
+  }
+}
+
 TEST_CASE("ZeRO-3 does not gather the input embedding in backward, which only its gradient would read") {
   const Derived d = derive(llama(), layout(1, false, 1, 8, 3, 8), Part::embedding);
   CHECK(d.forward(kParameters) == Lines{all_gather(8, v * h)});
@@ -288,7 +305,7 @@ TEST_CASE("context parallelism gathers keys and values, and scatters their gradi
   CHECK(d.forward() == Lines{ag, ag, tp, tp});
   CHECK(d.backward() == Lines{tp, ag, ag, rs, rs, tp});
   CHECK(d.step("q_proj") == Lines{all_reduce(4, h * h / 4)});
-  const Derived kept = derive(llama(), layout(4, false, 4), Part::layer, false);
+  const Derived kept = derive(llama(), layout(4, false, 4), Part::layer, {.gather_again = false});
   CHECK(kept.backward() == Lines{tp, rs, rs, tp});
 }
 

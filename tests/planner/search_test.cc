@@ -322,6 +322,26 @@ TEST_CASE("when nothing fits, the three layouts that need least memory are named
   CHECK(plan(r).nearest.size() == 3);
 }
 
+TEST_CASE("where one precision fits, what misses in another is not named") {
+  PlanRequest r = request_for(shallow("llama-3.1-8b", 4), "h100-sxm-80gb", 8, 2048, 8);
+  r.pins = parse_layout("dp=8,zero=0,recompute=full,micro_batch=1", "--pin");
+  const auto needs = [&](DataType precision) {
+    PlanRequest one = r;
+    one.precision = precision;
+    one.workload.formats = formats_for(precision);
+    return memory(estimate(one).plans[0]);
+  };
+  REQUIRE(needs(DataType::fp16) < needs(DataType::bf16));  // gradients of two bytes, not four
+  r.machine.memory = r.machine.unusable_memory + Bytes{needs(DataType::fp16)};
+  r.any_precision = true;
+  const PlanResult result = plan(r);
+  REQUIRE(!result.plans.empty());
+  for (const PricedLayout& p : result.plans) CHECK(p.precision == DataType::fp16);
+  CHECK(result.nearest.empty());
+  CHECK(result.search.proven_best);
+  agree(r);
+}
+
 TEST_CASE("threads change nothing but the time") {
   PlanRequest r = request_for(shallow("llama-3.1-8b", 8), "h100-sxm-80gb", 32, 2048, 32);
   r.machine.memory = 14_GiB;

@@ -63,7 +63,7 @@ class GraphDice {
   };
 
   DimId dim(const char* name) const { return static_cast<DimId>(g_.find_dim(name)); }
-  const DimList& dims(TensorId t) const { return g_.tensor(t).dims; }
+  DimList dims(TensorId t) const { return g_.tensor(t).dims; }  // a copy: tensors are added meanwhile
   Operand plain(TensorId t) const { return {t, dims(t)}; }
   Operand as_key(TensorId t) const {
     Operand o = plain(t);
