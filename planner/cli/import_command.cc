@@ -27,8 +27,8 @@ std::string name_of_place(const fs::path& file) {
 std::string name_for(const Arguments& arguments, const YamlCursor& config) {
   if (const std::optional<std::string> given = arguments.find("--name")) {
     if (is_file_name(*given)) return *given;
-    throw InputError(fmt::format(
-        "--name: must be letters, digits and . _ -, not beginning with . or -, got '{}'", shown(*given)));
+    throw InputError(
+        fmt::format("--name: must be letters, digits and . _ -, not beginning with . or -, got '{}'", shown(*given)));
   }
   std::string name = name_in_config_json(config);
   if (!is_file_name(name)) name = name_of_place(config.file());

@@ -16,6 +16,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     for (std::int64_t i = 0; i < model.num_hidden_layers; ++i) model.is_windowed(i);
     // The whole file as overrides of itself changes nothing, but that its total is kept only where it is stated.
     if (!(override_model(model, top) == model)) std::abort();
+    if (!(read_model(YamlCursor::parse(model_yaml(model), "again.yaml"), "fuzz") == model)) std::abort();
   } catch (const InputError&) {}
   return 0;
 }

@@ -222,6 +222,10 @@ TEST_CASE("head and loss with the vocabulary over tp: three statistics of one nu
       if (n.kind == Node::Kind::reshard && n.phase == Phase::forward)
         fp32 += d.sharded.value(n.outputs[0]).width == Width::fp32;
     CHECK(fp32 == 3);
+    // The labels' share of the logits' gradient is made where the logits lie: nothing is moved, not even sliced.
+    const TensorId logits = d.graph.find_tensor("logits");
+    for (const Node& n : d.sharded.nodes)
+      CHECK_FALSE((n.kind == Node::Kind::reshard && d.sharded.value(n.outputs[0]).tensor == logits));
   }
   SUBCASE("sequence parallel: an all-gather in front, a reduce-scatter behind, the shard gathered again") {
     const Derived d = derive(llama(), layout(8, true), Part::head);
