@@ -252,13 +252,15 @@ bool Model::is_windowed(std::int64_t layer) const {
 }
 
 std::string unsupported(const Model& model) {
-  std::vector<std::string_view> what;
-  if (model.n_routed_experts > 0) what.push_back("mixture of experts");
-  if (model.kv_lora_rank > 0) what.push_back("multi-head latent attention");
-  if (model.num_nextn_predict_layers > 0) what.push_back("multi-token prediction");
-  if (model.attention_sinks) what.push_back("attention sinks");
-  if (model.attention_chunk_size > 0) what.push_back("chunked attention");
-  return fmt::format("{}", fmt::join(what, ", "));
+  if (model.kv_lora_rank == 0) return "";
+  std::string what;
+  const auto add = [&](bool has, const char* words) {
+    if (has) what += (what.empty() ? "" : ", ") + std::string(words);
+  };
+  add(model.attention_bias, "biases of latent attention");
+  add(model.qk_norm != QkNorm::none, "norms on the heads of latent attention");
+  add(model.position == Position::learned, "learned positions with latent attention");
+  return what;
 }
 
 Model read_model(const YamlCursor& top, std::string name, const std::vector<std::string_view>& extra_keys) {

@@ -31,7 +31,6 @@ struct Model {
   QkNorm qk_norm = QkNorm::none;
   std::int64_t sliding_window = 0, sliding_window_pattern = 1;
 
-  // Read and kept, but no graph is built from them in this version: see unsupported().
   bool router_bias = false, attention_sinks = false, shared_expert_gate = false;
   std::int64_t attention_chunk_size = 0;
   std::int64_t n_routed_experts = 0, num_experts_per_tok = 0, moe_intermediate_size = 0;
@@ -52,8 +51,7 @@ struct Model {
   bool is_windowed(std::int64_t layer) const;
 };
 
-/// What this version cannot describe about `model`, in words ("mixture of experts, multi-head latent attention"), or ""
-/// when it can.
+/// What this version cannot describe about `model`, in words ("biases of latent attention"), or "" when it can.
 std::string unsupported(const Model& model);
 
 /// Reads and checks a model's keys. `extra_keys` are allowed beside the architecture's and ignored here (the measured

@@ -26,6 +26,14 @@ std::string_view name_of(OpKind kind) {
       return "layer_norm";
     case OpKind::softmax:
       return "softmax";
+    case OpKind::route:
+      return "route";
+    case OpKind::dispatch:
+      return "dispatch";
+    case OpKind::combine:
+      return "combine";
+    case OpKind::sigmoid_scale:
+      return "sigmoid_scale";
     case OpKind::attention:
       return "attention";
     case OpKind::residual_sum:

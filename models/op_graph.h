@@ -59,6 +59,7 @@ struct Tensor {
   TensorRole role = TensorRole::activation;
   Width width = Width::compute;
   Combine combine = Combine::sum;
+  double density = 1;   ///< share of the extents' product that exists: k/E for rows routed to experts
   bool stream = false;  ///< the residual stream: moved to where the stream is placed as soon as it is made
 };
 
@@ -75,7 +76,11 @@ enum class OpKind : std::uint8_t {
   rms_norm,            ///< x, weight
   layer_norm,          ///< x, weight, bias
   softmax,             ///< over the dim that is whole
-  attention,           ///< fused softmax attention: q, k, v -> o, log-sum-exp
+  route,               ///< logits over experts -> gate and mask of the top k
+  dispatch,            ///< mask, tokens -> rows, one for each chosen expert: an outer product with a sparse mask
+  combine,             ///< gate, rows -> tokens: the sum over experts of gate * row
+  sigmoid_scale,       ///< x * sigmoid(scale), the scale lacking dims
+  attention,           ///< fused softmax attention: query parts, key parts, v [, sinks] -> o, log-sum-exp
   residual_sum,        ///< x + every other input
   vocabulary_max,      ///< logits -> largest a token
   vocabulary_exp_sum,  ///< logits, max -> sum of exp(logit - max)
@@ -101,7 +106,7 @@ struct Gradient {
 };
 
 /// Names of the parts of a layer that can be recomputed as one, Megatron's where it has one.
-enum class Region : std::uint8_t { none, layernorm, core_attn, mlp };
+enum class Region : std::uint8_t { none, layernorm, core_attn, mlp, mla_up_proj, moe, moe_act, shared_experts };
 
 struct Operator {
   OpKind kind = OpKind::contraction;
@@ -111,8 +116,11 @@ struct Operator {
   DimList whole;                ///< dims that may not be sharded here (a norm's, the key sequence of attention)
   bool on_stream = false;       ///< works where the residual stream is placed, not where its inputs come from
   bool passes_partial = false;  ///< declared linear: partial sums may pass through unresolved
+  std::uint8_t resolved = 0;    ///< inputs, a bit each, in which it is not linear even so
   std::vector<Gradient> gradients;
+  int score_parts = 1;      ///< attention: scores are the sum of so many products of a query and a key part
   std::int64_t window = 0;  ///< attention: keys that a query sees, 0 = all before it
+  std::int64_t chunk = 0;   ///< attention: sequences are cut into chunks that do not see each other, 0 = whole
 };
 
 /// A directed acyclic graph of operators with named dimensions, in an order in which it can run.
@@ -137,8 +145,12 @@ class OpGraph {
   /// Declares `tensor` to be the residual stream.
   void mark_stream(TensorId id) { tensors_[static_cast<std::size_t>(id)].stream = true; }
 
+  void set_density(TensorId id, double density) { tensors_[static_cast<std::size_t>(id)].density = density; }
+
   /// The residual stream where it enters and leaves; -1 where the graph begins (embedding) or ends (loss).
   TensorId stream_in = -1, stream_out = -1;
+  /// Scalars whose sum is minimised; a graph without them is differentiated from stream_out.
+  std::vector<TensorId> losses;
 
   /// Elements of all weights, whole.
   std::int64_t weight_elements() const;

@@ -13,9 +13,10 @@ namespace shardwright {
 namespace {
 
 constexpr std::array<std::string_view, 3> kScheduleNames = {"gpipe", "1f1b", "interleaved"};
-constexpr std::array<std::string_view, 3> kRecomputeModuleNames = {"core_attn", "layernorm", "mlp"};
+constexpr std::array<std::string_view, kRecomputeModules> kRecomputeModuleNames = {
+    "core_attn", "layernorm", "mlp", "mla_up_proj", "moe", "moe_act", "shared_experts"};
 constexpr std::array<std::string_view, 2> kRankOrderNames = {"tp-cp-dp-pp", "tp-cp-pp-dp"};
-constexpr std::array<std::string_view, 1> kContextParallelNames = {"allgather"};
+constexpr std::array<std::string_view, 3> kContextParallelNames = {"allgather", "ulysses", "ring"};
 
 constexpr std::int64_t kLargestDegree = std::int64_t{1} << 24;
 constexpr std::int64_t kMostLayers = 10000;  // of a model, see models/model.cc
@@ -162,13 +163,6 @@ std::vector<Entry> entries_of(const Given& given) {
   return entries;
 }
 
-void refuse_experts(const Given& given, const Entry& entry) {
-  if (degree(given, entry) != 1) {
-    given.fail(entry.value.begin,
-               fmt::format("'{}' must be 1: expert parallelism is not supported in this version", entry.key.text));
-  }
-}
-
 /// recompute and recompute_modules make one choice.
 std::optional<Recompute> recompute_of(const Given& given, const Entry* kind, const Entry* modules) {
   if (kind == nullptr && modules == nullptr) return std::nullopt;
@@ -247,7 +241,8 @@ LayoutPins parse_layout(const std::string& text, const std::string& what) {
     if (key == "vpp") pins.vpp = degree(given, entry);
     if (key == "cp") pins.cp = degree(given, entry);
     if (key == "dp") pins.dp = degree(given, entry);
-    if (key == "ep" || key == "etp") refuse_experts(given, entry);
+    if (key == "ep") pins.ep = degree(given, entry);
+    if (key == "etp") pins.etp = degree(given, entry);
     if (key == "sequence_parallel") pins.sequence_parallel = word(given, entry, entry.value, {"false", "true"}) == 1;
     if (key == "zero") pins.zero = static_cast<int>(whole_number(given, entry, entry.value, 0, 3));
     if (key == "fsdp_group") pins.fsdp_group = degree(given, entry);
@@ -255,7 +250,7 @@ LayoutPins parse_layout(const std::string& text, const std::string& what) {
     if (key == "schedule") pins.schedule = static_cast<Schedule>(word(given, entry, entry.value, kScheduleNames));
     if (key == "rank_order") pins.rank_order = static_cast<RankOrder>(word(given, entry, entry.value, kRankOrderNames));
     if (key == "cp_kind")
-      word(given, entry, entry.value, kContextParallelNames);  // there is one kind, so nothing to pin
+      pins.cp_kind = static_cast<ContextParallel>(word(given, entry, entry.value, kContextParallelNames));
     if (key == "layers_per_stage") pins.layers_per_stage = layer_list(given, entry);
   }
   pins.recompute = recompute_of(given, entry_named(entries, "recompute"), entry_named(entries, "recompute_modules"));
@@ -270,7 +265,10 @@ std::string to_string(const Layout& layout) {
   const bool order_matters = layout.data > 1 && layout.pipeline > 1;
   if (layout.virtual_pipeline > 1) add("vpp", layout.virtual_pipeline);
   if (layout.context > 1) add("cp", layout.context);
+  if (layout.context > 1) add("cp_kind", name_of(layout.context_kind));
   add("dp", layout.data);
+  if (layout.expert > 1) add("ep", layout.expert);
+  if (layout.expert_tensor > 1) add("etp", layout.expert_tensor);
   if (layout.tensor > 1 || layout.sequence_parallel) add("sequence_parallel", layout.sequence_parallel);
   if (has_ranks_to_shard || layout.zero > 0) add("zero", layout.zero);
   if (layout.zero > 0) add("fsdp_group", layout.shard_group);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <compare>
 #include <cstdint>
 #include <optional>
@@ -10,9 +11,15 @@
 namespace shardwright {
 
 enum class Schedule { gpipe, one_f_one_b, interleaved };
-enum class RecomputeModule { core_attn, layernorm, mlp };  // Megatron's --recompute-modules; a bit each, in this order
-enum class RankOrder { tp_cp_dp_pp, tp_cp_pp_dp };         // innermost first
-enum class ContextParallel { all_gather };
+// Megatron's --recompute-modules; a bit each, in this order
+enum class RecomputeModule { core_attn, layernorm, mlp, mla_up_proj, moe, moe_act, shared_experts };
+inline constexpr std::array kRecomputeModuleList = {RecomputeModule::core_attn,     RecomputeModule::layernorm,
+                                                    RecomputeModule::mlp,           RecomputeModule::mla_up_proj,
+                                                    RecomputeModule::moe,           RecomputeModule::moe_act,
+                                                    RecomputeModule::shared_experts};
+inline constexpr int kRecomputeModules = static_cast<int>(kRecomputeModuleList.size());
+enum class RankOrder { tp_cp_dp_pp, tp_cp_pp_dp };  // innermost first
+enum class ContextParallel { all_gather, ulysses, ring };
 
 /// "1f1b", "interleaved", "tp-cp-dp-pp", "core_attn", "allgather", ...
 std::string_view name_of(Schedule);
@@ -38,6 +45,8 @@ struct Layout {
   int virtual_pipeline = 1;  // vpp: chunks a stage; above 1 exactly when the schedule is interleaved
   int context = 1;           // cp
   int data = 1;              // dp
+  int expert = 1;         // ep: parts of the experts, folded over dp x cp x tp; tp * cp * dp is a multiple of ep * etp
+  int expert_tensor = 1;  // etp: parts of each expert
   bool sequence_parallel = false;
   int zero = 0;  // 0 none, 1 optimizer, 2 and gradients, 3 and parameters
   int shard_group =
@@ -59,7 +68,8 @@ struct Layout {
 
 /// Layout keys given by a user; what is absent is free. Names of keys are those of the measured rows and of --layout.
 struct LayoutPins {
-  std::optional<int> tp, pp, vpp, cp, dp;
+  std::optional<int> tp, pp, vpp, cp, dp, ep, etp;
+  std::optional<ContextParallel> cp_kind;
   std::optional<bool> sequence_parallel;
   std::optional<int> zero, fsdp_group;
   std::optional<Recompute> recompute;
@@ -72,14 +82,15 @@ struct LayoutPins {
 /// Parses "tp=8,pp=16,recompute_modules=core_attn+layernorm,layers_per_stage=8+8". Throws InputError
 /// (`--layout:1:5: unknown key 'tpp' (did you mean 'tp'?)`) that shows the string with a caret under the fault; `what`
 /// names the flag ("--layout"). Keys: tp pp vpp cp dp sequence_parallel zero fsdp_group recompute (none|selective|full)
-/// recompute_modules micro_batch schedule rank_order layers_per_stage cp_kind; ep and etp when they are 1.
+/// recompute_modules micro_batch schedule rank_order layers_per_stage cp_kind (allgather|ulysses|ring) ep etp.
 /// `recompute=selective` alone means core_attn, Megatron's default; `recompute_modules` alone means selective. The
 /// empty string pins nothing.
 LayoutPins parse_layout(const std::string& text, const std::string& what);
 
-/// The same text back. Left out is only what the rest and the model's size fix for a canonical layout: vpp and cp of 1,
-/// sequence_parallel without tensor parallelism, zero over one rank, fsdp_group of zero 0, schedule of one stage, rank
-/// order where dp or pp is 1, layers of a single chunk. So parse_layout of it pins exactly this layout.
+/// The same text back. Left out is only what the rest and the model's size fix for a canonical layout: vpp, cp, ep and
+/// etp of 1 (which an estimate takes for 1), sequence_parallel without tensor parallelism, zero over one rank,
+/// fsdp_group of zero 0, schedule of one stage, rank order where dp or pp is 1, layers of a single chunk. So
+/// parse_layout of it pins exactly this layout.
 std::string to_string(const Layout&);
 
 /// Entries summed by stage, as reports show them.

@@ -51,7 +51,7 @@ std::optional<DataType> data_type_of(const YamlCursor& map, std::string_view key
 }
 
 template <typename Enum>
-std::optional<Enum> named(std::string_view text, std::initializer_list<Enum> values) {
+std::optional<Enum> named(std::string_view text, const std::vector<Enum>& values) {
   for (const Enum value : values) {
     if (name_of(value) == text) return value;
   }
@@ -83,7 +83,7 @@ std::optional<Recompute> recompute_of(const MeasuredLayout& layout) {
   if (layout.recompute.empty() && layout.recompute_modules.empty()) return std::nullopt;
   const std::vector<std::string> defaults = {"core_attn"};
   for (const std::string& word : layout.recompute_modules.empty() ? defaults : layout.recompute_modules) {
-    const auto module = named(word, {RecomputeModule::core_attn, RecomputeModule::layernorm, RecomputeModule::mlp});
+    const auto module = named<RecomputeModule>(word, {kRecomputeModuleList.begin(), kRecomputeModuleList.end()});
     if (!module) return std::nullopt;
     choice.modules = static_cast<std::uint8_t>(choice.modules | 1u << static_cast<unsigned>(*module));
   }
@@ -102,8 +102,8 @@ LayoutPins read_pins(const YamlCursor& map, const MeasuredLayout& layout) {
   pins.fsdp_group = degree_of(map, "fsdp_group");
   pins.recompute = recompute_of(layout);
   pins.micro_batch = degree_of(map, "micro_batch");
-  pins.schedule = named(layout.schedule, {Schedule::gpipe, Schedule::one_f_one_b, Schedule::interleaved});
-  pins.rank_order = named(text_of(map, "rank_order"), {RankOrder::tp_cp_dp_pp, RankOrder::tp_cp_pp_dp});
+  pins.schedule = named<Schedule>(layout.schedule, {Schedule::gpipe, Schedule::one_f_one_b, Schedule::interleaved});
+  pins.rank_order = named<RankOrder>(text_of(map, "rank_order"), {RankOrder::tp_cp_dp_pp, RankOrder::tp_cp_pp_dp});
   for (const PipelineChunk& chunk : layout.chunks) {
     if (!pins.layers_per_stage) pins.layers_per_stage.emplace();
     pins.layers_per_stage->push_back(chunk.layers);

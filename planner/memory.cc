@@ -86,7 +86,7 @@ ActivationNeed activation_need(const OpGraph& graph, const ShardedGraph& sharded
   for (NodeId n : plan.order)
     for (ValueId v : sharded.nodes[static_cast<std::size_t>(n)].inputs) backward.will_read(v);
   for (ValueId v : plan.saved) backward.begin(v);
-  backward.begin(sharded.seed);
+  for (ValueId v : sharded.seeds) backward.begin(v);
   if (sharded.stream_in_gradient >= 0) backward.keep(sharded.stream_in_gradient);
   for (NodeId n : plan.order) backward.run(sharded.nodes[static_cast<std::size_t>(n)]);
 

@@ -57,7 +57,7 @@ class GraphItems {
 }  // namespace
 
 std::vector<MemoryItem> Pricer::memory_items(const Layout& layout, int stage) {
-  const ShapePrice& known = shape(shape_of(layout));
+  const ShapePrice& known = shape(shape_of(layout), layout.recompute);
   const PipelineShape pipeline(*this, known, layout);
   const std::vector<int> in_flight = pipeline.in_flight_counts(stage);
   std::vector<MemoryItem> items;

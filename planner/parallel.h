@@ -9,8 +9,8 @@
 
 namespace shardwright {
 
-/// Runs `run(i)` for every i below `count`, on `threads` threads (0 or less: one a core), the calling one among them. Waits for
-/// all; then throws what the first of them threw, if any did.
+/// Runs `run(i)` for every i below `count`, on `threads` threads (0 or less: one a core), the calling one among them.
+/// Waits for all; then throws what the first of them threw, if any did.
 template <typename F>
 void run_in_parallel(std::size_t count, int threads, const F& run) {
   std::size_t workers = threads > 0 ? static_cast<std::size_t>(threads) : std::thread::hardware_concurrency();
@@ -20,9 +20,7 @@ void run_in_parallel(std::size_t count, int threads, const F& run) {
   const auto work = [&](std::size_t worker) {
     try {
       for (std::size_t i = next++; i < count; i = next++) run(i);
-    } catch (...) {
-      errors[worker] = std::current_exception();
-    }
+    } catch (...) { errors[worker] = std::current_exception(); }
   };
   std::vector<std::thread> others;
   for (std::size_t w = 1; w < workers; ++w) others.emplace_back(work, w);

@@ -63,9 +63,12 @@ std::vector<std::string> assumed(const LayoutPins& pins) {
   note("tp", pins.tp.has_value());
   note("sequence_parallel", pins.sequence_parallel.has_value());
   note("cp", pins.cp.has_value());
+  note("cp_kind", pins.cp_kind.has_value());
   note("pp", pins.pp.has_value());
   note("vpp", pins.vpp.has_value());
   note("dp", pins.dp.has_value());
+  note("ep", pins.ep.has_value());
+  note("etp", pins.etp.has_value());
   note("zero", pins.zero.has_value());
   note("fsdp_group", pins.fsdp_group.has_value());
   note("recompute", pins.recompute.has_value());
@@ -108,14 +111,14 @@ bool smaller(const PricedLayout& a, const PricedLayout& b) {
   return std::tie(needs_a, a.layout, a.precision) < std::tie(needs_b, b.layout, b.precision);
 }
 
-/// Of layouts sorted by time, those that need less memory than every faster one.
+/// Those that need less memory than every faster one.
 std::vector<PricedLayout> front_of(std::vector<PricedLayout> all) {
   std::sort(all.begin(), all.end(), faster);
   std::vector<PricedLayout> front;
   for (PricedLayout& p : all)
     if (front.empty() || p.prediction->worst().reserved < front.back().prediction->worst().reserved)
       front.push_back(std::move(p));
-  return front;
+  return within_reach(std::move(front));
 }
 
 SearchAnswer search_all(const PlanRequest& request) {
@@ -153,16 +156,12 @@ PricedLayout first_impossible(const PlanRequest& request, const Space& space) {
   PricedLayout p;
   const Space::Degrees d = space.degrees().front();
   Layout& l = p.layout;
-  l.tensor = d.tensor;
-  l.pipeline = d.pipeline;
-  l.context = d.context;
-  l.data = d.data;
+  l = space.layout_at(d);
   l.virtual_pipeline = space.virtual_pipelines(d).front();
   l.micro_batch = space.micro_batches(d).front();
   l.sequence_parallel = space.sequence_parallel(d).front();
   l.schedule = space.schedule(l.virtual_pipeline);
   l.recompute = space.recomputes().front();
-  l.rank_order = space.rank_order();
   l.zero = space.shardings(d).front().zero;
   l.shard_group = space.shardings(d).front().group;
   p.precision = request.precision;
@@ -194,7 +193,7 @@ PlanResult plan(const PlanRequest& request) {
 PlanResult estimate(const PlanRequest& request) {
   PlanRequest one = request;
   LayoutPins& pins = one.pins;
-  for (std::optional<int>* degree : {&pins.tp, &pins.pp, &pins.cp})
+  for (std::optional<int>* degree : {&pins.tp, &pins.pp, &pins.cp, &pins.ep, &pins.etp})
     if (!*degree) *degree = 1;
   if (!pins.vpp && pins.schedule != Schedule::interleaved) pins.vpp = 1;
   one.top = 1;

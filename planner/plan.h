@@ -69,7 +69,7 @@ struct PricedLayout {
 
 struct SearchSummary {
   std::int64_t considered = 0, priced = 0, pruned = 0;
-  std::map<std::string, std::int64_t> rejected;  ///< by reason
+  std::map<std::string, std::int64_t> rejected;  ///< by reason; "memory" only where it was looked at (search.h)
   double seconds = 0;                            ///< filled in by who has a clock: planner/cli
   bool proven_best = false;
 };
@@ -94,9 +94,10 @@ struct PlanResult {
   Workload workload;  ///< formats as used
   DataType precision = DataType::bf16;
   bool is_estimate = false;
-  SearchSummary search;               ///< of a plan only
-  std::vector<PricedLayout> plans;    ///< best first; an estimate has exactly one
-  std::vector<PricedLayout> pareto;   ///< least reserved memory for each throughput, fastest first
+  SearchSummary search;             ///< of a plan only
+  std::vector<PricedLayout> plans;  ///< best first; an estimate has exactly one
+  /// Least reserved memory for each throughput, fastest first, down to half the throughput of the first.
+  std::vector<PricedLayout> pareto;
   std::vector<PricedLayout> nearest;  ///< when nothing fits: the layouts that miss by least
 };
 

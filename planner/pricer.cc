@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cmath>
 #include <numeric>
 
 #include "planner/cost/collective_cost.h"
@@ -40,24 +41,61 @@ double forward_flops_per_token(const OpGraph& graph, const Model& model, const M
   return flops / static_cast<double>(workload.sequence_length);
 }
 
+std::optional<Rejection> impossible_feed_forward(const Model& model, const Layout& l) {
+  const auto cuts = [](const char* degree, std::int64_t parts, const char* width,
+                       std::int64_t size) -> std::optional<Rejection> {
+    if (size % parts == 0) return std::nullopt;
+    return Rejection{"ffn", std::string(degree) + " " + text(parts) + " does not divide " + width + " " + text(size)};
+  };
+  const bool dense = model.n_routed_experts == 0 || model.first_k_dense_replace > 0 || model.moe_layer_freq > 1;
+  if (dense)
+    if (auto why = cuts("tp", l.tensor, "intermediate_size", model.intermediate_size)) return why;
+  if (model.n_routed_experts == 0) {
+    if (l.expert * l.expert_tensor == 1) return std::nullopt;
+    return Rejection{"experts",
+                     model.name + " has no experts for ep " + text(l.expert) + ", etp " + text(l.expert_tensor)};
+  }
+  if (model.n_routed_experts % l.expert != 0)
+    return Rejection{"experts",
+                     "ep " + text(l.expert) + " does not divide the " + text(model.n_routed_experts) + " experts"};
+  // Megatron-Core asks for it, too (megatron/core/transformer/moe): without it every tp rank would route all tokens.
+  if (l.tensor > 1 && !l.sequence_parallel)
+    return Rejection{"experts", "a mixture of experts with tp " + text(l.tensor) + " needs sequence_parallel"};
+  if (auto why = cuts("etp", l.expert_tensor, "moe_intermediate_size", model.moe_intermediate_size)) return why;
+  const std::int64_t shared = model.shared_expert_intermediate_size > 0
+                                  ? model.shared_expert_intermediate_size
+                                  : model.n_shared_experts * model.moe_intermediate_size;
+  if (auto why = cuts("tp", l.tensor, "the shared experts' width", shared)) return why;
+  const auto mesh = stage_mesh(l, model);
+  if (const std::string* why = std::get_if<std::string>(&mesh)) return Rejection{"mesh", *why};
+  return std::nullopt;
+}
+
 }  // namespace
 
-std::optional<Rejection> impossible(const Model& model, const Machine& machine, const Workload& workload,
-                                    const Layout& l) {
+std::optional<Rejection> impossible_shape(const Model& model, const Machine& machine, const Workload& workload,
+                                          const Layout& l) {
   if (!supports(machine, workload.formats.compute))
     return Rejection{"precision",
                      machine.name + " does not compute in " + std::string(name_of(workload.formats.compute))};
-  const std::int64_t kv = model.num_key_value_heads, group = model.num_attention_heads / kv, tp = l.tensor;
-  const std::int64_t shared = tp > kv ? tp / std::gcd(tp, kv) : 1;
+  const std::int64_t tp = l.tensor, kv = model.kv_lora_rank > 0 ? model.num_attention_heads : model.num_key_value_heads;
+  const std::int64_t group = model.num_attention_heads / kv, shared = tp > kv ? tp / std::gcd(tp, kv) : 1;
   if (kv % (tp / shared) != 0 || group % shared != 0)
     return Rejection{"heads", "tp " + text(tp) + " does not cut " + text(kv) + " KV heads with " + text(group) +
                                   " query heads each into equal parts"};
-  if (model.intermediate_size % tp != 0)
-    return Rejection{"ffn", "tp " + text(tp) + " does not divide intermediate_size " + text(model.intermediate_size)};
+  const bool ulysses = l.context > 1 && l.context_kind == ContextParallel::ulysses;
+  if (ulysses && kv / (tp / shared) % l.context != 0)
+    return Rejection{"heads", "ulysses with cp " + text(l.context) + " cannot cut the " + text(kv / (tp / shared)) +
+                                  " KV heads that tp leaves"};
+  if (const auto why = impossible_feed_forward(model, l)) return why;
   const std::int64_t cut = std::int64_t{l.context} * (l.sequence_parallel ? tp : 1);
   if (workload.sequence_length % cut != 0)
     return Rejection{"sequence", (l.sequence_parallel ? "cp * tp " : "cp ") + text(cut) +
                                      " does not divide sequence_length " + text(workload.sequence_length)};
+  return std::nullopt;
+}
+
+std::optional<Rejection> impossible_pipeline(const Model& model, const Workload& workload, const Layout& l) {
   const std::int64_t chunks = std::int64_t{l.pipeline} * l.virtual_pipeline;
   if (chunks - 2 > model.num_hidden_layers)
     return Rejection{"layers", text(chunks) + " chunks are too many for " + text(model.num_hidden_layers) +
@@ -69,6 +107,10 @@ std::optional<Rejection> impossible(const Model& model, const Machine& machine, 
   if (l.schedule == Schedule::interleaved && l.micro_batches(workload.global_batch) % l.pipeline != 0)
     return Rejection{"interleaving", text(l.micro_batches(workload.global_batch)) +
                                          " micro-batches are no multiple of pp " + text(l.pipeline)};
+  return std::nullopt;
+}
+
+std::optional<Rejection> impossible_group(const Layout& l) {
   const std::int64_t data = std::int64_t{l.data} * l.context;
   if (l.zero > 0 && (data % l.shard_group != 0 || l.shard_group % l.context != 0))
     return Rejection{"shard_group", "fsdp_group " + text(l.shard_group) + " must divide dp * cp " + text(data) +
@@ -76,18 +118,28 @@ std::optional<Rejection> impossible(const Model& model, const Machine& machine, 
   return std::nullopt;
 }
 
+std::optional<Rejection> impossible(const Model& model, const Machine& machine, const Workload& workload,
+                                    const Layout& layout) {
+  if (auto why = impossible_shape(model, machine, workload, layout)) return why;
+  if (auto why = impossible_pipeline(model, workload, layout)) return why;
+  return impossible_group(layout);
+}
+
 Pricer::Pricer(const Model& model, const Machine& machine, const Workload& workload)
     : model_(model),
       machine_(machine),
       workload_(workload),
-      graphs_(model_graphs(model, {workload.fused_attention, workload.dropout})) {
+      graphs_(model_graphs(model, {workload.fused_attention, workload.dropout})),
+      choices_(recompute_choices(model)) {
   const std::size_t layers = graphs_.class_of_layer.size();
   class_layers_until_.assign(graphs_.layer_classes.size(), std::vector<int>(layers + 1, 0));
   for (std::size_t c = 0; c < graphs_.layer_classes.size(); ++c)
     for (std::size_t i = 0; i < layers; ++i)
       class_layers_until_[c][i + 1] = class_layers_until_[c][i] + (graphs_.class_of_layer[i] == static_cast<int>(c));
 
-  const ModelGraphs fused = model_graphs(model, {true, false});
+  Model plain = model;  // published rates count the model itself
+  plain.num_nextn_predict_layers = 0;
+  const ModelGraphs fused = model_graphs(plain, {true, false});
   double forward = forward_flops_per_token(fused.head, model, machine, workload);
   std::vector<double> by_class;
   for (const OpGraph& g : fused.layer_classes) by_class.push_back(forward_flops_per_token(g, model, machine, workload));
@@ -95,17 +147,24 @@ Pricer::Pricer(const Model& model, const Machine& machine, const Workload& workl
   model_flops_per_token_ = {3 * forward};
 }
 
-const ShapePrice& Pricer::shape(const Shape& shape) {
+const ShapePrice& Pricer::shape(const Shape& shape, const Recompute& recompute) {
+  const bool alone = std::find(choices_.begin(), choices_.end(), recompute) == choices_.end();
+  const std::pair key(shape, alone ? index_of(recompute) : -1);
   {
     const std::lock_guard lock(mutex_);
-    if (auto known = shapes_.find(shape); known != shapes_.end()) return *known->second;
+    if (auto known = shapes_.find(key); known != shapes_.end()) return *known->second;
   }
-  std::vector<int> all(recompute_choices().size());
-  std::iota(all.begin(), all.end(), 0);
-  auto price = std::make_unique<ShapePrice>(price_shape(graphs_, model_, machine_, workload_, shape, all));
+  auto price = std::make_unique<ShapePrice>(
+      price_shape(graphs_, model_, machine_, workload_, shape, alone ? std::vector<Recompute>{recompute} : choices_));
   const std::lock_guard lock(mutex_);
-  return *shapes_.try_emplace(shape, std::move(price)).first->second;
+  return *shapes_.try_emplace(key, std::move(price)).first->second;
 }
+
+ShapePrice Pricer::plain_shape(const Shape& shape) const {
+  return price_shape(graphs_, model_, machine_, workload_, shape, {Recompute{}});
+}
+
+GraphPrice Pricer::head(const Shape& shape) const { return price_head(graphs_, model_, machine_, workload_, shape); }
 
 std::vector<int> Pricer::balanced_layers(const ShapePrice& shape, const Recompute& recompute, int chunks) const {
   const auto none = static_cast<std::size_t>(index_of({})), chosen = static_cast<std::size_t>(index_of(recompute));
@@ -140,18 +199,85 @@ Pricer::Data Pricer::data_of(const ShapePrice& shape, const Layout& layout) cons
 }
 
 Prediction Pricer::price(const Layout& layout) {
-  const ShapePrice& known = shape(shape_of(layout));
+  const ShapePrice& known = shape(shape_of(layout), layout.recompute);
   return PipelineShape(*this, known, layout).predict(data_of(known, layout));
 }
 
 Seconds Pricer::lower_bound(const Layout& layout) {
-  const ShapePrice& known = shape(shape_of(layout));
+  const ShapePrice& known = shape(shape_of(layout), layout.recompute);
   return PipelineShape(*this, known, layout).lower_bound(data_of(known, layout));
 }
 
 Bytes Pricer::worst_reserved(const Layout& layout) {
-  const ShapePrice& known = shape(shape_of(layout));
+  const ShapePrice& known = shape(shape_of(layout), layout.recompute);
   return PipelineShape(*this, known, layout).worst_reserved(data_of(known, layout));
+}
+
+// ---- Floor ----
+
+Floor::Floor(const Pricer& pricer, const ShapePrice& shape, const Layout& layout, bool balanced)
+    : micro_batches_(static_cast<double>(layout.micro_batches(pricer.workload_.global_batch))),
+      stages_(layout.pipeline),
+      one_chunk_(layout.virtual_pipeline == 1),
+      balanced_(balanced) {
+  for (std::size_t c = 0; c < shape.layers.size(); ++c) {
+    layers_.push_back(pricer.class_layers_until_[c].back());
+    forward_of_a_layer_ = std::min(forward_of_a_layer_, shape.layers[c].passes[0].forward());
+  }
+  if (!balanced) forward_of_a_layer_ = {};
+  forward_of_embedding_ = shape.embedding.passes[0].forward();
+  stream_ = shape.stream;
+  if (stages_ > 1) {
+    RankGroup pair;
+    pair.add(2, between_stages(layout));
+    send_ = collective_cost({CollectiveKind::send_recv, shape.stream, pair}, pricer.machine_).time;
+  }
+}
+
+Floor::Passes Floor::passes(const ShapePrice& shape, const Recompute& recompute) const {
+  const auto r = static_cast<std::size_t>(index_of(recompute));
+  Passes sum;
+  const auto add = [&](const PassPrice& pass, int count) {
+    sum.once += count * (pass.forward() + pass.backward());
+    sum.saved += count * pass.need.saved_reserved;
+    sum.transient = std::min(sum.transient, pass.need.transient_reserved);
+  };
+  for (std::size_t c = 0; c < layers_.size(); ++c) add(shape.layers[c].passes[r], layers_[c]);
+  add(shape.embedding.passes[0], 1);
+  add(shape.head.passes[0], 1);
+  return sum;
+}
+
+Floor::Weights Floor::weights(const Pricer::Data& data) const {
+  Weights sum;
+  const auto add = [&](const DataCost& d, int count) {
+    sum.once += count * (d.forward + d.backward);
+    sum.after += count * (d.reduction + d.optimizer + d.gather);
+    sum.resident += count * (d.weights + d.gradients + d.optimizer_state);
+    sum.buffer = std::min(sum.buffer, d.buffer);
+  };
+  for (std::size_t c = 0; c < layers_.size(); ++c) add(data.layers[c], layers_[c]);
+  add(data.embedding, 1);
+  add(data.head, 1);
+  return sum;
+}
+
+Seconds Floor::time(const Passes& passes, const Weights& weights) const {
+  const double p = stages_, m = micro_batches_;
+  const Seconds once = passes.once + weights.once;
+  // Stage i > 0 waits for the forwards of the embedding and of a layer in each chunk between: the mean over the stages.
+  const Seconds waits =
+      (p - 1) / p * forward_of_embedding_ + (p - 1) * (p - 2) / (2 * p) * forward_of_a_layer_ + (p - 1) / 2 * send_;
+  const Seconds mean = (1 / p) * (m * once + weights.after) + waits;
+  if (!one_chunk_) return (1 - 1e-9) * mean;
+  const Seconds drained = (1 / (1 - std::pow(1 - 1 / m, p))) * once;
+  return (1 - 1e-9) * std::max(mean, drained);
+}
+
+Bytes Floor::memory(const Passes& passes, const Weights& weights) const {
+  const Bytes received = stages_ > 1 ? 2 * stream_ : Bytes{};
+  const Bytes any_graph = balanced_ ? passes.transient + weights.buffer : Bytes{};
+  return Bytes{(passes.saved + weights.resident).value / stages_} + any_graph + received;
 }
 
 // ---- PipelineShape ----

@@ -4,6 +4,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "planner/cost/data_cost.h"
@@ -15,7 +16,9 @@ namespace shardwright {
 
 /// Why a layout's degrees cannot be used with a model and workload, before anything is priced: `reason` is one of
 ///   heads        attention heads, or KV heads, cannot be cut tp ways
-///   ffn          tp does not divide intermediate_size
+///   ffn          tp (etp for experts) does not divide the width of the feed-forward part
+///   experts      ep does not divide the experts, or there are none; experts with tp above 1 need sequence_parallel
+///   mesh         the parts of tp, cp, dp and of etp, ep do not divide each other
 ///   sequence     cp, or cp * tp under sequence parallelism, does not divide the sequence
 ///   layers       more chunks than layers (only the first and the last chunk may be empty)
 ///   batch        dp * micro_batch does not divide the global batch
@@ -25,6 +28,12 @@ namespace shardwright {
 ///   memory       it does not fit (found later)
 std::optional<Rejection> impossible(const Model& model, const Machine& machine, const Workload& workload,
                                     const Layout& layout);
+/// `impossible` is the first of these that says so. The first looks at no micro_batch, schedule or vpp, and at pp only
+/// through the order of ranks; the second at no zero or fsdp_group; the third is about fsdp_group alone.
+std::optional<Rejection> impossible_shape(const Model& model, const Machine& machine, const Workload& workload,
+                                          const Layout& layout);
+std::optional<Rejection> impossible_pipeline(const Model& model, const Workload& workload, const Layout& layout);
+std::optional<Rejection> impossible_group(const Layout& layout);
 
 /// Prices layouts of one model, machine and workload. Distinct shapes are sharded and priced once and remembered. Any
 /// number of threads may ask.
@@ -33,8 +42,14 @@ class Pricer {
   Pricer(const Model& model, const Machine& machine, const Workload& workload);
   Pricer(const Pricer&) = delete;
 
-  /// Priced for every recompute choice at first use.
-  const ShapePrice& shape(const Shape& shape);
+  /// Priced at first use, for every one of recompute_choices(model) at once or, if `recompute` is none of them, for it
+  /// alone.
+  const ShapePrice& shape(const Shape& shape, const Recompute& recompute = {});
+
+  /// The same without recomputation only, and not remembered.
+  ShapePrice plain_shape(const Shape& shape) const;
+  /// The head alone, not remembered.
+  GraphPrice head(const Shape& shape) const;
 
   /// The default split of the layers over a layout's chunks, empty when there are too many.
   std::vector<int> balanced_layers(const ShapePrice& shape, const Recompute& recompute, int chunks) const;
@@ -61,11 +76,13 @@ class Pricer {
   const Model& model() const { return model_; }
   const Machine& machine() const { return machine_; }
   const Workload& workload() const { return workload_; }
-  /// Forward and backward of one token, causal half of attention, logits, no recompute.
+  /// Forward and backward of one token: causal half of attention, chosen experts, logits; no recompute, no prediction of
+  /// further tokens.
   Flops model_flops_per_token() const { return model_flops_per_token_; }
 
  private:
   friend class PipelineShape;
+  friend class Floor;
   Model model_;
   Machine machine_;
   Workload workload_;
@@ -73,7 +90,50 @@ class Pricer {
   std::vector<std::vector<int>> class_layers_until_;  // [class][i]: layers of the class among the first i
   Flops model_flops_per_token_;
   std::mutex mutex_;
-  std::map<Shape, std::unique_ptr<ShapePrice>> shapes_;
+  std::vector<Recompute> choices_;
+  std::map<std::pair<Shape, int>, std::unique_ptr<ShapePrice>>
+      shapes_;  // with the index of a choice that stands alone, or -1
+};
+
+/// What no split of the layers can fall below: the search discards by it what it need not look at closely. A layout's
+/// passes (by recomputation) and weights (by zero and fsdp_group) are summed up apart and put together here.
+///
+/// time: the larger of two facts. With p stages, m micro-batches, T = forward and backward of one through all layers:
+///   1. The step ends no earlier than any stage: its first forward arrives, m times its work, and what follows (see
+///      PipelineShape::lower_bound). The slowest stage takes no less than the mean over the stages, where the work is
+///      m T / p whatever the split.
+///   2. With one chunk a stage of x_i seconds, sum x_i = T, the step takes no less than x_0 + .. + x_(i-1) + m x_i for
+///      each i (pipeline_lower_bound). The mean of these with weights proportional to (1 - 1/m)^(p-1-i) has the same
+///      factor 1 / (1 - (1 - 1/m)^p) on every x, so it is that many T whatever the split.
+/// memory: the fullest stage holds no less than the mean of what the stages hold together, each layer's activations of
+/// one micro-batch at the least, and each stage has the transient and the buffer of some graph. Stages and chunks
+/// without layers, which only given splits have, weaken both.
+class Floor {
+ public:
+  /// `layout`: its degrees, micro_batch, vpp and order of ranks. `balanced`: the split is balanced_layers.
+  Floor(const Pricer& pricer, const ShapePrice& shape, const Layout& layout, bool balanced);
+
+  struct Passes {
+    Seconds once;
+    Bytes saved, transient{std::int64_t{1} << 62};
+  };
+  struct Weights {
+    Seconds once, after;
+    Bytes resident, buffer{std::int64_t{1} << 62};
+  };
+  /// Recomputation only adds time: with `none`, time() holds for every choice.
+  Passes passes(const ShapePrice& shape, const Recompute& recompute) const;
+  Weights weights(const Pricer::Data& data) const;
+  Seconds time(const Passes& passes, const Weights& weights) const;
+  Bytes memory(const Passes& passes, const Weights& weights) const;
+
+ private:
+  double micro_batches_;
+  int stages_;
+  bool one_chunk_, balanced_;
+  std::vector<int> layers_;  // by class
+  Seconds forward_of_a_layer_{1e300}, forward_of_embedding_, send_;
+  Bytes stream_;
 };
 
 /// A layout's stages before the choice of ZeRO: what the search computes once and completes for each choice. `shape`
@@ -124,9 +184,7 @@ class PipelineShape {
   const PassPrice& layer_pass(int layer_class) const {
     return shape_.layers[static_cast<std::size_t>(layer_class)].passes[recompute_];
   }
-  const PassPrice& embedding_pass() const {
-    return shape_.embedding.passes[0];
-  }  // recompute_choices() begins with none
+  const PassPrice& embedding_pass() const { return shape_.embedding.passes[0]; }  // without recomputation
   const PassPrice& head_pass() const { return shape_.head.passes[0]; }
 
   const Pricer& pricer_;

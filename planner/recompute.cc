@@ -17,13 +17,23 @@ class Regions {
         return recompute_.has(RecomputeModule::core_attn) ? 3 : 0;
       case Region::mlp:
         return recompute_.has(RecomputeModule::mlp) ? 4 : 0;
+      case Region::mla_up_proj:
+        return recompute_.has(RecomputeModule::mla_up_proj) ? 5 : 0;
+      case Region::moe:
+        return recompute_.has(RecomputeModule::moe) ? 6 : 0;
+      case Region::moe_act:
+        return recompute_.has(RecomputeModule::moe) ? 6 : recompute_.has(RecomputeModule::moe_act) ? 7 : 0;
+      case Region::shared_experts:
+        return recompute_.has(RecomputeModule::moe) ? 6 : recompute_.has(RecomputeModule::shared_experts) ? 8 : 0;
       case Region::none:
         return 0;
     }
     return 0;
   }
-  static bool keeps_outputs(int region) { return region == 3 || region == 4; }
-  static bool runs_whole(int region) { return region != 2; }
+  /// Plain checkpoints; the others drop what they make and make again what is read of it.
+  static bool is_checkpoint(int region) { return region == 3 || region == 4 || region == 6 || region == 8; }
+  static bool keeps_outputs(int region) { return is_checkpoint(region); }
+  static bool runs_whole(int region) { return region == 1 || is_checkpoint(region); }
 
  private:
   const Recompute& recompute_;

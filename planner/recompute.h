@@ -16,8 +16,9 @@ struct BackwardPlan {
 /// Saved tensors are the union of what every operator's backward reads. A wanted tensor made inside a recomputed region
 /// is made again instead: the nodes that make it run again, reshards included, and what they read is wanted in turn.
 ///   full       the whole layer runs again, collectives too (Megatron checkpoints the layer)
-///   core_attn, mlp   plain checkpoints: run again whole; a tensor that leaves the region stays saved
-///   layernorm        its output is dropped and made again where it is read
+///   core_attn, mlp, moe, shared_experts   plain checkpoints: run again whole; a tensor that leaves the region stays
+///   saved layernorm, mla_up_proj, moe_act       their outputs are dropped and made again where they are read
+/// moe holds its activation and the shared experts.
 BackwardPlan plan_backward(const OpGraph& graph, const ShardedGraph& sharded, const Recompute& recompute);
 
 }  // namespace shardwright

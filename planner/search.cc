@@ -1,10 +1,13 @@
 #include "planner/search.h"
 
 #include <algorithm>
-#include <atomic>
-#include <numeric>
-#include <thread>
+#include <limits>
+#include <map>
+#include <optional>
 #include <tuple>
+#include <utility>
+
+#include "planner/parallel.h"
 
 namespace shardwright {
 namespace {
@@ -33,23 +36,25 @@ struct Candidate {
   std::int16_t recompute, zero;  // index into recomputes(); zero stage
   std::int32_t group;
   bool sequence_parallel;
-
-  auto key() const {
-    return std::tuple(lower_bound, degrees, virtual_pipeline, sequence_parallel, zero, group, recompute, micro_batch);
-  }
 };
 
-/// All layouts that share their local shapes: one unit of work of the first phase.
+/// Layouts that differ only in recomputation, zero and fsdp_group.
+struct Node {
+  std::int32_t degrees, virtual_pipeline, shardings;  // indices into Space::degrees() and Search::shardings_
+  double least = 0;                                   // seconds: no layout of it takes less
+};
+
+/// All layouts that share their local shapes: one unit of work.
 struct Work {
   Shape shape;
-  std::vector<std::int32_t> degrees;  // indices into Space::degrees()
+  std::vector<Node> nodes;
+  double least = 0;    // seconds: no layout of it takes less
+  Bytes least_memory;  // nor needs less
 };
 
 struct Found {
-  std::vector<Candidate> fits;
-  std::int64_t considered = 0;
-  std::map<std::string, std::int64_t> rejected;
-  std::vector<Candidate> nearest;  // of those that do not fit, by reserved memory
+  std::vector<Candidate> fits, nearest;  // nearest: of those that do not fit, by reserved memory
+  std::int64_t pruned = 0, too_large = 0;
 };
 
 class Search {
@@ -59,27 +64,32 @@ class Search {
 
   SearchAnswer run() {
     std::vector<Work> work = plan_work();
-    std::vector<Found> found(work.size());
-    in_parallel(work.size(), [&](std::size_t i) { found[i] = evaluate(work[i], false); });
-    for (Found& f : found) {
-      considered_ += f.considered;
-      for (const auto& [reason, n] : f.rejected) rejected_[reason] += n;
-      candidates_.insert(candidates_.end(), f.fits.begin(), f.fits.end());
+    in_parallel(work.size(), [&](std::size_t i) { bound(work[i]); });
+    // The most promising first; what cannot fit last.
+    const Bytes usable = request_.machine.usable_memory();
+    const auto order = [&](const Work& w) { return std::tuple(w.least_memory > usable, w.least, w.shape); };
+    std::sort(work.begin(), work.end(), [&](const Work& a, const Work& b) { return order(a) < order(b); });
+    // What a batch may prune is fixed before it starts, so that threads change nothing.
+    std::size_t size = 8;
+    for (std::size_t begin = 0; begin < work.size(); begin += size, size = std::min<std::size_t>(2 * size, 256)) {
+      std::vector<Found> found(std::min(size, work.size() - begin));
+      in_parallel(found.size(), [&](std::size_t i) { found[i] = evaluate(work[begin + i]); });
+      take(found);
     }
-    if (candidates_.empty()) find_nearest(work);
-    std::sort(candidates_.begin(), candidates_.end(), [](const auto& a, const auto& b) { return a.key() < b.key(); });
-    price_in_order();
     return answer();
   }
 
  private:
+  Layout layout_of(const Work& work, const Node& node) const {
+    Layout l = space_.layout_at(space_.degrees()[static_cast<std::size_t>(node.degrees)]);
+    l.micro_batch = work.shape.micro_batch;
+    l.sequence_parallel = work.shape.sequence_parallel;
+    l.virtual_pipeline = node.virtual_pipeline;
+    l.schedule = space_.schedule(node.virtual_pipeline);
+    return l;
+  }
   Layout layout_of(const Candidate& c) const {
-    const Space::Degrees& d = space_.degrees()[static_cast<std::size_t>(c.degrees)];
-    Layout l;
-    l.tensor = d.tensor;
-    l.pipeline = d.pipeline;
-    l.context = d.context;
-    l.data = d.data;
+    Layout l = space_.layout_at(space_.degrees()[static_cast<std::size_t>(c.degrees)]);
     l.virtual_pipeline = c.virtual_pipeline;
     l.sequence_parallel = c.sequence_parallel;
     l.zero = c.zero;
@@ -87,9 +97,11 @@ class Search {
     l.recompute = recomputes_[static_cast<std::size_t>(c.recompute)];
     l.micro_batch = c.micro_batch;
     l.schedule = space_.schedule(c.virtual_pipeline);
-    l.rank_order = space_.rank_order();
     return l;
   }
+
+  /// Balanced splits of one shape, by recomputation and number of chunks.
+  using Splits = std::map<std::pair<std::size_t, int>, std::vector<int>>;
 
   /// Layers of every chunk: as pinned, else balanced.
   std::vector<int> layers_of(const Layout& l, const ShapePrice& shape) const {
@@ -106,122 +118,233 @@ class Search {
     return layers;
   }
 
-  /// Groups the space by local shape; impossible degrees are counted here at once.
+  std::vector<int> layers_of(const Layout& l, const ShapePrice& shape, std::size_t recompute, Splits& splits) const {
+    if (space_.pinned_layers()) return layers_of(l, shape);
+    std::vector<int>& known = splits[{recompute, l.pipeline * l.virtual_pipeline}];
+    if (known.empty()) known = layers_of(l, shape);
+    return known;
+  }
+
+  /// Groups what is possible of the space by local shape, and counts the rest.
   std::vector<Work> plan_work() {
-    std::map<Shape, std::vector<std::int32_t>> by_shape;
+    std::map<Shape, std::vector<Node>> by_shape;
     for (std::size_t i = 0; i < space_.degrees().size(); ++i) {
       const Space::Degrees& d = space_.degrees()[i];
-      for (int micro_batch : space_.micro_batches(d))
-        for (bool sp : space_.sequence_parallel(d))
-          by_shape[{d.tensor, d.context, micro_batch, sp}].push_back(static_cast<std::int32_t>(i));
+      const std::vector<int> virtual_pipelines = space_.virtual_pipelines(d), micro_batches = space_.micro_batches(d);
+      for (bool sp : space_.sequence_parallel(d)) {
+        Layout l = space_.layout_at(d);
+        l.sequence_parallel = sp;
+        const std::int64_t uses = std::ssize(virtual_pipelines) * std::ssize(micro_batches);
+        const auto [possible, no_groups] = possible_shardings(l, space_.shardings(d), uses);
+        if (possible.empty() && no_groups == 0) continue;
+        shardings_.push_back(possible);
+        for (int micro_batch : micro_batches) {
+          l.micro_batch = micro_batch;
+          std::vector<Node> nodes;
+          for (int vpp : virtual_pipelines) {
+            l.virtual_pipeline = vpp;
+            l.schedule = space_.schedule(vpp);
+            if (const auto why = impossible_pipeline(request_.model, request_.workload, l)) {
+              reject(why->reason, std::ssize(possible) + no_groups);
+              continue;
+            }
+            if (no_groups > 0) reject("shard_group", no_groups);
+            considered_ += std::ssize(possible) * std::ssize(recomputes_);
+            if (!possible.empty())
+              nodes.push_back({static_cast<std::int32_t>(i), vpp, static_cast<std::int32_t>(shardings_.size() - 1)});
+          }
+          if (nodes.empty()) continue;
+          std::vector<Node>& all = by_shape[shape_of(l)];
+          all.insert(all.end(), nodes.begin(), nodes.end());
+        }
+      }
     }
     std::vector<Work> work;
-    for (auto& [shape, degrees] : by_shape) work.push_back({shape, std::move(degrees)});
+    for (auto& [shape, nodes] : by_shape) work.push_back({shape, std::move(nodes), 0, {}});
     return work;
   }
-
-  /// Nothing fits: once more, for the layouts that miss by least.
-  void find_nearest(const std::vector<Work>& work) {
-    std::vector<Found> found(work.size());
-    in_parallel(work.size(), [&](std::size_t i) { found[i] = evaluate(work[i], true); });
-    for (Found& f : found) nearest_.insert(nearest_.end(), f.nearest.begin(), f.nearest.end());
-    std::sort(nearest_.begin(), nearest_.end(), by_memory);
-    if (nearest_.size() > kNearest) nearest_.resize(kNearest);
+  void reject(const std::string& reason, std::int64_t shardings) {
+    considered_ += shardings * std::ssize(recomputes_);
+    rejected_[reason] += shardings * std::ssize(recomputes_);
   }
-
-  /// A choice of zero and fsdp_group, with what it costs at one shape and degrees.
-  struct PricedSharding {
-    Space::Sharding sharding;
-    Pricer::Data data;
-  };
-
-  Found evaluate(const Work& work, bool with_nearest) {
-    Found found;
-    for (std::int32_t index : work.degrees) evaluate_degrees(work.shape, index, with_nearest, found);
-    return found;
-  }
-
-  void evaluate_degrees(const Shape& shape, std::int32_t degrees, bool with_nearest, Found& found) {
-    const Space::Degrees& d = space_.degrees()[static_cast<std::size_t>(degrees)];
-    const std::vector<Space::Sharding> shardings = space_.shardings(d);
-    const auto inner = static_cast<std::int64_t>(shardings.size());
-    const auto recomputes = static_cast<std::int64_t>(recomputes_.size());
-    const ShapePrice* price = nullptr;  // both made when the first possible layout is met
-    std::vector<PricedSharding> priced;
-    for (int vpp : space_.virtual_pipelines(d)) {
-      Candidate c{};
-      c.degrees = degrees;
-      c.virtual_pipeline = vpp;
-      c.micro_batch = shape.micro_batch;
-      c.sequence_parallel = shape.sequence_parallel;
-      c.group = 1;
-      Layout l = layout_of(c);
-      found.considered += inner * recomputes;
-      if (const auto why = impossible(request_.model, request_.machine, request_.workload, l)) {
-        found.rejected[why->reason] += inner * recomputes;
-        continue;
-      }
-      if (!price) {
-        price = &pricer_.shape(shape);
-        priced = price_shardings(*price, shardings, l);
-      }
-      if (const std::int64_t impossible_ones = inner - static_cast<std::int64_t>(priced.size()); impossible_ones > 0)
-        found.rejected["shard_group"] += impossible_ones * recomputes;
-      for (std::size_t r = 0; r < recomputes_.size(); ++r) {
-        c.recompute = static_cast<std::int16_t>(r);
-        l.recompute = recomputes_[r];
-        l.layers_per_chunk = layers_of(l, *price);
-        if (l.layers_per_chunk.empty()) {
-          found.rejected["layers"] += static_cast<std::int64_t>(priced.size());
-          continue;
-        }
-        evaluate_shardings(PipelineShape(pricer_, *price, l), priced, c, with_nearest, found);
-      }
-    }
-  }
-
-  /// Those that are possible: a choice of zero and fsdp_group can fail for its shard group alone.
-  std::vector<PricedSharding> price_shardings(const ShapePrice& price, const std::vector<Space::Sharding>& shardings,
-                                              Layout l) const {
-    std::vector<PricedSharding> priced;
+  /// Those that `l` can have, and how many only fsdp_group forbids. The others are counted, for `uses` nodes.
+  std::pair<std::vector<Space::Sharding>, std::int64_t> possible_shardings(
+      Layout l, const std::vector<Space::Sharding>& shardings, std::int64_t uses) {
+    std::vector<Space::Sharding> possible;
+    std::int64_t no_groups = 0;
     for (const Space::Sharding& s : shardings) {
       l.zero = s.zero;
       l.shard_group = s.group;
-      if (impossible(request_.model, request_.machine, request_.workload, l)) continue;
-      priced.push_back({s, pricer_.data_of(price, l)});
+      if (const auto why = impossible_shape(request_.model, request_.machine, request_.workload, l))
+        reject(why->reason, uses);
+      else if (impossible_group(l))
+        ++no_groups;
+      else
+        possible.push_back(s);
+    }
+    return {possible, no_groups};
+  }
+
+  /// Layouts of a node.
+  std::int64_t count(const Node& node) const {
+    return std::ssize(shardings_[static_cast<std::size_t>(node.shardings)]) * std::ssize(recomputes_);
+  }
+  std::int64_t count(const Work& work) const {
+    std::int64_t n = 0;
+    for (const Node& node : work.nodes) n += count(node);
+    return n;
+  }
+
+  /// What zero and fsdp_group cost at one shape and degrees.
+  struct PricedSharding {
+    Space::Sharding sharding;
+    Pricer::Data data;
+    Floor::Weights floor;
+  };
+  std::vector<PricedSharding> price_shardings(const ShapePrice& price, const Node& node, Layout l,
+                                              const Floor& floor) const {
+    std::vector<PricedSharding> priced;
+    for (const Space::Sharding& s : shardings_[static_cast<std::size_t>(node.shardings)]) {
+      l.zero = s.zero;
+      l.shard_group = s.group;
+      priced.push_back({s, pricer_.data_of(price, l), {}});
+      priced.back().floor = floor.weights(priced.back().data);
     }
     return priced;
   }
 
-  void evaluate_shardings(const PipelineShape& pipeline, const std::vector<PricedSharding>& priced, Candidate c,
-                          bool with_nearest, Found& found) const {
-    for (const auto& [sharding, data] : priced) {
-      c.zero = static_cast<std::int16_t>(sharding.zero);
-      c.group = sharding.group;
-      if (!pipeline.fits(data)) {
-        ++found.rejected["memory"];
-        if (with_nearest) remember_nearest(pipeline, data, c, found);
-        continue;
-      }
-      c.reserved = pipeline.worst_reserved(data).value;
-      c.lower_bound = pipeline.lower_bound(data).value;
-      found.fits.push_back(c);
+  /// What every layout of the work takes at the least, from its head, then from its passes without recomputation.
+  void bound(Work& work) const {
+    const PassPrice head = pricer_.head(work.shape).passes[0];
+    work.least_memory = head.need.transient_reserved + head.need.saved_reserved;  // on the last stage
+    if (work.least_memory > request_.machine.usable_memory()) return;
+    const ShapePrice price = pricer_.plain_shape(work.shape);
+    work.least = std::numeric_limits<double>::infinity();
+    std::vector<PricedSharding> priced;
+    std::int32_t of = -1;  // the degrees of `priced`
+    for (Node& node : work.nodes) {
+      const Layout l = layout_of(work, node);
+      const Floor floor(pricer_, price, l, !space_.pinned_layers());
+      if (std::exchange(of, node.degrees) != node.degrees) priced = price_shardings(price, node, l, floor);
+      const Floor::Passes passes = floor.passes(price, {});
+      node.least = std::numeric_limits<double>::infinity();
+      for (const PricedSharding& s : priced) node.least = std::min(node.least, floor.time(passes, s.floor).value);
+      work.least = std::min(work.least, node.least);
     }
   }
-  static void remember_nearest(const PipelineShape& pipeline, const Pricer::Data& data, Candidate c, Found& found) {
-    c.reserved = pipeline.worst_reserved(data).value;
-    auto& list = found.nearest;
-    list.push_back(c);
-    std::sort(list.begin(), list.end(), by_memory);
-    if (list.size() > kNearest) list.pop_back();
-  }
-  static bool by_memory(const Candidate& a, const Candidate& b) {
-    return std::tuple(a.reserved, a.key()) < std::tuple(b.reserved, b.key());
+
+  /// All layouts of the work: counted, but for those that fit and that a pricing in full could still show to matter.
+  Found evaluate(const Work& work) const {
+    Found found;
+    if (too_slow(work.least)) {
+      found.pruned = count(work);
+      return found;
+    }
+    if (work.least_memory > request_.machine.usable_memory() && !may_be_near(work.least_memory.value, found)) {
+      found.too_large = count(work);
+      return found;
+    }
+    const ShapePrice* price = nullptr;  // made when it is needed
+    Splits splits;
+    std::vector<PricedSharding> priced;
+    std::int32_t of = -1;  // the degrees of `priced`
+    for (const Node& node : work.nodes) {
+      if (too_slow(node.least)) {
+        found.pruned += count(node);
+        continue;
+      }
+      if (!price) price = &pricer_.shape(work.shape, recomputes_.front());
+      const Layout l = layout_of(work, node);
+      const Floor floor(pricer_, *price, l, !space_.pinned_layers());
+      if (std::exchange(of, node.degrees) != node.degrees) priced = price_shardings(*price, node, l, floor);
+      evaluate_node(*price, floor, priced, node, l, splits, found);
+    }
+    return found;
   }
 
-  /// Second phase. A priced layout that no other beats in both time and memory is on the front.
-  void price_in_order() {
-    for (const Candidate& c : candidates_) {
+  void evaluate_node(const ShapePrice& price, const Floor& floor, const std::vector<PricedSharding>& priced,
+                     const Node& node, Layout l, Splits& splits, Found& found) const {
+    const std::int64_t usable = request_.machine.usable_memory().value;
+    Candidate c{};
+    c.degrees = node.degrees;
+    c.virtual_pipeline = l.virtual_pipeline;
+    c.micro_batch = l.micro_batch;
+    c.sequence_parallel = l.sequence_parallel;
+    for (std::size_t r = 0; r < recomputes_.size(); ++r) {
+      c.recompute = static_cast<std::int16_t>(r);
+      l.recompute = recomputes_[r];
+      const Floor::Passes passes = floor.passes(price, l.recompute);
+      std::optional<PipelineShape> pipeline;  // made when a sharding needs it
+      for (const PricedSharding& s : priced) {
+        c.zero = static_cast<std::int16_t>(s.sharding.zero);
+        c.group = s.sharding.group;
+        c.reserved = floor.memory(passes, s.floor).value;
+        c.lower_bound = floor.time(passes, s.floor).value;
+        if (c.reserved > usable && !may_be_near(c.reserved, found)) {
+          ++found.too_large;
+          continue;
+        }
+        if (c.reserved <= usable && can_be_pruned(c)) {
+          ++found.pruned;
+          continue;
+        }
+        if (!pipeline) {
+          l.layers_per_chunk = layers_of(l, price, r, splits);
+          pipeline.emplace(pricer_, price, l);
+        }
+        evaluate_sharding(*pipeline, s.data, c, found);
+      }
+    }
+  }
+  void evaluate_sharding(const PipelineShape& pipeline, const Pricer::Data& data, Candidate c, Found& found) const {
+    if (!pipeline.fits(data)) {
+      ++found.too_large;
+      remember_nearest(pipeline, data, c, found);
+      return;
+    }
+    c.reserved = pipeline.worst_reserved(data).value;
+    c.lower_bound = pipeline.lower_bound(data).value;
+    if (can_be_pruned(c))
+      ++found.pruned;
+    else
+      found.fits.push_back(c);
+  }
+
+  /// Of what does not fit: whether that many bytes are among the fewest, as long as nothing fits.
+  bool may_be_near(std::int64_t bytes, const Found& found) const {
+    if (!top_.empty()) return false;
+    const auto less_than_third = [&](const std::vector<Candidate>& list) {
+      return list.size() < kNearest || bytes <= list.back().reserved;
+    };
+    return less_than_third(nearest_) && less_than_third(found.nearest);
+  }
+  void remember_nearest(const PipelineShape& pipeline, const Pricer::Data& data, Candidate c, Found& found) const {
+    if (!top_.empty()) return;
+    c.reserved = pipeline.worst_reserved(data).value;
+    if (may_be_near(c.reserved, found)) insert_nearest(c, found.nearest);
+  }
+  void insert_nearest(const Candidate& c, std::vector<Candidate>& list) const {
+    const auto smaller = [&](const Candidate& a, const Candidate& b) {
+      return a.reserved != b.reserved ? a.reserved < b.reserved : layout_of(a) < layout_of(b);
+    };
+    list.insert(std::upper_bound(list.begin(), list.end(), c, smaller), c);
+    if (list.size() > kNearest) list.pop_back();
+  }
+
+  /// Counts a batch and prices what is left of it, in the order of the bounds.
+  void take(std::vector<Found>& batch) {
+    std::vector<Candidate> candidates;
+    std::int64_t too_large = 0;
+    for (const Found& f : batch) {
+      pruned_ += f.pruned;
+      too_large += f.too_large;
+      candidates.insert(candidates.end(), f.fits.begin(), f.fits.end());
+      for (const Candidate& c : f.nearest) insert_nearest(c, nearest_);
+    }
+    if (too_large > 0) rejected_["memory"] += too_large;
+    std::stable_sort(candidates.begin(), candidates.end(),
+                     [](const Candidate& a, const Candidate& b) { return a.lower_bound < b.lower_bound; });
+    for (const Candidate& c : candidates) {
       if (can_be_pruned(c)) {
         ++pruned_;
         continue;
@@ -232,9 +355,16 @@ class Search {
       insert_front(std::move(p));
     }
   }
+
+  /// Neither the top nor the front has room for what takes that long.
+  bool too_slow(double seconds) const {
+    return top_.size() == static_cast<std::size_t>(request_.top) && seconds > top_.back().prediction->step.value &&
+           seconds > kFrontReach * top_.front().prediction->step.value;
+  }
   bool can_be_pruned(const Candidate& c) const {
     if (top_.size() < static_cast<std::size_t>(request_.top)) return false;
     if (c.lower_bound <= top_.back().prediction->step.value) return false;
+    if (too_slow(c.lower_bound)) return true;
     // The front is sorted by time, and memory falls along it: the last that is fast enough needs the least.
     auto slower = std::upper_bound(front_.begin(), front_.end(), c.lower_bound,
                                    [](double t, const PricedLayout& p) { return t < p.prediction->step.value; });
@@ -247,7 +377,7 @@ class Search {
   PricedLayout price(const Candidate& c) {
     PricedLayout p;
     p.layout = layout_of(c);
-    const ShapePrice& shape = pricer_.shape(shape_of(p.layout));
+    const ShapePrice& shape = pricer_.shape(shape_of(p.layout), p.layout.recompute);
     p.layout.layers_per_chunk = layers_of(p.layout, shape);
     p.precision = request_.precision;
     p.prediction = pricer_.price(p.layout);
@@ -277,7 +407,7 @@ class Search {
     for (const auto& [reason, n] : rejected_) rejected += n;
     a.summary.proven_best = !top_.empty() && considered_ == priced_ + pruned_ + rejected;
     a.top = std::move(top_);
-    a.pareto = std::move(front_);
+    a.pareto = within_reach(std::move(front_));
     if (a.top.empty()) {
       for (const Candidate& c : nearest_) {
         a.nearest.push_back(price(c));
@@ -288,29 +418,15 @@ class Search {
   }
   template <typename F>
   void in_parallel(std::size_t count, const F& run) const {
-    std::size_t threads =
-        request_.threads > 0 ? static_cast<std::size_t>(request_.threads) : std::thread::hardware_concurrency();
-    threads = std::clamp<std::size_t>(threads, 1, std::max<std::size_t>(count, 1));
-    std::atomic<std::size_t> next = 0;
-    std::vector<std::exception_ptr> errors(threads);
-    const auto worker = [&](std::size_t t) {
-      try {
-        for (std::size_t i = next++; i < count; i = next++) run(i);
-      } catch (...) { errors[t] = std::current_exception(); }
-    };
-    std::vector<std::thread> others;
-    for (std::size_t t = 1; t < threads; ++t) others.emplace_back(worker, t);
-    worker(0);
-    for (std::thread& t : others) t.join();
-    for (const std::exception_ptr& e : errors)
-      if (e) std::rethrow_exception(e);
+    run_in_parallel(count, request_.threads, run);
   }
 
   const PlanRequest& request_;
   Pricer& pricer_;
   Space space_;
   std::vector<Recompute> recomputes_;
-  std::vector<Candidate> candidates_, nearest_;
+  std::vector<std::vector<Space::Sharding>> shardings_;
+  std::vector<Candidate> nearest_;
   std::int64_t considered_ = 0, priced_ = 0, pruned_ = 0;
   std::map<std::string, std::int64_t> rejected_;
   std::vector<PricedLayout> top_, front_;
@@ -318,8 +434,16 @@ class Search {
 
 }  // namespace
 
+std::vector<PricedLayout> within_reach(std::vector<PricedLayout> front) {
+  if (front.empty()) return front;
+  const Seconds most = kFrontReach * front.front().prediction->step;
+  std::erase_if(front, [&](const PricedLayout& p) { return p.prediction->step > most; });
+  return front;
+}
+
 Space::Space(const PlanRequest& request) : request_(request) {
   const LayoutPins& pins = request.pins;
+  const bool experts = request.model.n_routed_experts > 0;
   for (int tp : values(pins.tp, divisors(request.gpus)))
     for (int pp : values(pins.pp, divisors(request.gpus)))
       for (int cp : values(pins.cp, {1})) {
@@ -327,9 +451,38 @@ Space::Space(const PlanRequest& request) : request_(request) {
         if (request.gpus % dense != 0) continue;
         const auto dp = static_cast<int>(request.gpus / dense);
         if (pins.dp && *pins.dp != dp) continue;
-        const Degrees d = {tp, pp, cp, dp};
-        if (!virtual_pipelines(d).empty()) degrees_.push_back(d);
+        Degrees d = {tp, pp, cp, dp};
+        if (virtual_pipelines(d).empty()) continue;
+        for (int ep : values(pins.ep, experts ? divisors(request.model.n_routed_experts) : std::vector{1}))
+          for (int etp : values(pins.etp, experts && tp > 1 ? std::vector{1, tp} : std::vector{1})) {
+            if (!pins.ep && std::int64_t{tp} * cp * dp % (std::int64_t{ep} * etp) != 0) continue;
+            d.expert = ep;
+            d.expert_tensor = etp;
+            for (ContextParallel kind : context_kinds(cp)) {
+              d.context_kind = kind;
+              degrees_.push_back(d);
+            }
+          }
       }
+}
+
+Layout Space::layout_at(const Degrees& d) const {
+  Layout l;
+  l.tensor = d.tensor;
+  l.pipeline = d.pipeline;
+  l.context = d.context;
+  l.data = d.data;
+  l.expert = d.expert;
+  l.expert_tensor = d.expert_tensor;
+  l.context_kind = d.context_kind;
+  l.rank_order = rank_order();
+  return l;
+}
+
+std::vector<ContextParallel> Space::context_kinds(int context) const {
+  if (context == 1) return {ContextParallel::all_gather};
+  if (request_.pins.cp_kind) return {*request_.pins.cp_kind};
+  return {ContextParallel::all_gather, ContextParallel::ulysses, ContextParallel::ring};
 }
 
 std::vector<int> Space::virtual_pipelines(const Degrees& d) const {
@@ -387,7 +540,7 @@ std::vector<Space::Sharding> Space::shardings(const Degrees& d) const {
 
 std::vector<Recompute> Space::recomputes() const {
   if (request_.pins.recompute) return {*request_.pins.recompute};
-  return recompute_choices();
+  return recompute_choices(request_.model);
 }
 
 Schedule Space::schedule(int virtual_pipeline) const {

@@ -9,15 +9,15 @@ namespace shardwright {
 
 /// The layouts that a request spans. A pinned key has its one value, else
 ///   tp, pp              every divisor of the GPUs whose product divides them (with cp); dp is the rest
-///   cp                  1
+///   cp                  1; above 1 (pinned) every kind
+///   ep, etp             1; with experts every divisor of their number that divides tp * cp * dp / etp, and 1 or tp
 ///   vpp                 1, and where pp > 1 every number up to (layers + 2) / pp
 ///   schedule            1f1b for vpp 1, interleaved above (gpipe only when pinned)
 ///   sequence_parallel   both where tp > 1
 ///   micro_batch         every divisor of global_batch / dp
 ///   recompute           none, every set of modules, full
-///   zero, fsdp_group    0; and where dp * cp > 1: 1 and 2 over all of it, 3 over every divisor above 1. A pinned group
-///   above 1
-///                       means 1, 2 and 3 over it; a group of 1, or dp * cp of 1, means 0
+///   zero, fsdp_group    0; and where dp * cp > 1: 1 and 2 over all of it, 3 over every divisor above 1
+///                       (pinned groups: above 1 they mean 1, 2 and 3 over it; 1, like dp * cp of 1, means 0)
 ///   rank_order          tp-cp-dp-pp
 ///   layers              the balanced split (split.h)
 /// Degrees that contradict a pin (vpp or interleaved without a pipeline, layers_per_stage of another size) are not part
@@ -27,10 +27,14 @@ class Space {
   explicit Space(const PlanRequest& request);
 
   struct Degrees {
-    int tensor, pipeline, context, data;
+    int tensor, pipeline, context, data, expert = 1, expert_tensor = 1;
+    ContextParallel context_kind = ContextParallel::all_gather;
   };
   /// Every way to fill the GPUs.
   const std::vector<Degrees>& degrees() const { return degrees_; }
+  /// A layout with these degrees; everything else but the rank order has its default.
+  Layout layout_at(const Degrees& d) const;
+  std::vector<ContextParallel> context_kinds(int context) const;
   std::vector<int> virtual_pipelines(const Degrees& d) const;
   std::vector<int> micro_batches(const Degrees& d) const;
   std::vector<bool> sequence_parallel(const Degrees& d) const;
@@ -48,12 +52,24 @@ class Space {
   std::vector<Degrees> degrees_;
 };
 
-/// One search, in one precision. Two phases: every layout gets its memory and a lower bound of its time
-/// (PipelineShape::lower_bound), on `threads` threads; then layouts are priced one by one in the order of that bound,
-/// and those that can enter neither the top nor the Pareto front are pruned:
-///   its bound is above the step time of the last of the top, and some priced layout needs no more memory and no more
-///   than its bound in time.
-/// The answer is the same with any number of threads.
+/// One search, in one precision: the `top` fastest layouts, and the Pareto front of time and reserved memory among the
+/// layouts that take no more than kFrontReach times the fastest.
+///
+/// Layouts that share their local shapes are one unit of work. Every unit gets a time that none of its layouts can beat
+/// (Floor), and the units are worked through in that order, in batches, each on `threads` threads. Of a unit,
+/// every layout is one of
+///   rejected  impossible, or proven not to fit
+///   pruned    it can enter neither the top nor the front: a time that it cannot beat is above the step time of the
+///   last
+///             of the top, and either above kFrontReach times the fastest, or some priced layout needs no more memory
+///             and no more than that time. Whether it fits is then left open: "memory" among the rejected counts those
+///             that were seen not to fit.
+///   priced    in full, in the order of PipelineShape::lower_bound
+/// What a batch may prune is known before it starts, so the answer, its counts too, is the same with any number of
+/// threads.
+inline constexpr double kFrontReach = 2;
+/// Of a front sorted by time, what kFrontReach leaves.
+std::vector<PricedLayout> within_reach(std::vector<PricedLayout> front);
 inline constexpr std::size_t kNearest = 3;  ///< how many layouts are named when nothing fits
 struct SearchAnswer {
   SearchSummary summary;

@@ -1,11 +1,16 @@
 #include "planner/shard.h"
 
 #include <cassert>
+#include <cmath>
 
 namespace shardwright {
 namespace {
 
 constexpr int kMaxDims = 24;  // named dimensions in one graph
+
+/// A set of dimensions, one bit each: an operator may have more of them than a tensor.
+using DimSet = std::uint32_t;
+static_assert(kMaxDims <= 32);
 
 /// The axes of every dimension of one operator.
 class Plan {
@@ -33,8 +38,9 @@ class Plan {
     }
     pin(d, kept);
   }
-  /// P2: home, then what the value has beyond home. Where inputs differ the first decides, but a later one that is cut
-  /// finer cuts it finer: the first is sliced, which is free, where the later one would have to be gathered.
+  /// P2: home, unless the value has it on another dim that is still free, then what it has beyond home. Where inputs
+  /// differ the first decides, but a later one that is cut finer cuts it finer: the first is sliced, which is free,
+  /// where the later one would have to be gathered.
   void follow(const DimList& dims, const Placement& placement) {
     for (int i = 0; i < dims.size(); ++i) {
       const DimId d = dims[i];
@@ -42,10 +48,7 @@ class Plan {
         if (followed_ >> d & 1) deepen(d, placement.dims[i]);
         continue;
       }
-      AxisTuple wanted = home_[d];
-      for (AxisId a : placement.dims[i])
-        if (!wanted.has(a)) wanted.push_back(a);
-      want(d, wanted);
+      want(d, home_of(d, stays_on_later(dims, placement, i)) + beyond(home_[d], placement.dims[i]));
       followed_ |= 1u << d;
     }
   }
@@ -57,15 +60,51 @@ class Plan {
     p.partial = partial;
     return p;
   }
-  /// P4: axes that cut a dimension of `dims` which `out` lacks.
-  AxisSet contracted(const DimList& dims, const DimList& out) const {
-    AxisSet s = 0;
-    for (DimId d : dims)
-      if (!out.has(d) && has(d)) s = static_cast<AxisSet>(s | set_of(axes_[d]));
-    return s;
+  /// P4: axes that cut a dimension of `dims` which `out` lacks, unless they cut one that it has: then the operator
+  /// works them off itself.
+  AxisSet contracted(DimSet dims, const DimList& out) const {
+    AxisSet lost = 0, kept = 0;
+    for (DimId d = 0; d < kMaxDims; ++d) {
+      if (!(dims >> d & 1) || !has(d)) continue;
+      AxisSet& to = out.has(d) ? kept : lost;
+      to = static_cast<AxisSet>(to | set_of(axes_[d]));
+    }
+    return static_cast<AxisSet>(lost & ~kept);
+  }
+  /// Axes that cut two of `dims`.
+  AxisSet ring(DimSet dims) const {
+    AxisSet once = 0, twice = 0;
+    for (DimId d = 0; d < kMaxDims; ++d) {
+      if (!(dims >> d & 1) || !has(d)) continue;
+      twice = static_cast<AxisSet>(twice | (once & set_of(axes_[d])));
+      once = static_cast<AxisSet>(once | set_of(axes_[d]));
+    }
+    return twice;
   }
 
  private:
+  /// Axes that the value has on an undecided dim behind position `i`: there they stay.
+  AxisSet stays_on_later(const DimList& dims, const Placement& placement, int i) const {
+    AxisSet s = 0;
+    for (int j = i + 1; j < dims.size(); ++j)
+      if (!has(dims[j])) s = static_cast<AxisSet>(s | set_of(placement.dims[j]));
+    return s;
+  }
+  AxisTuple home_of(DimId d, AxisSet elsewhere) const {
+    AxisTuple kept;
+    for (AxisId a : home_[d]) {
+      if (elsewhere & bit(a)) break;
+      kept.push_back(a);
+    }
+    return kept;
+  }
+  static AxisTuple beyond(const AxisTuple& home, const AxisTuple& axes) {
+    AxisTuple more;
+    for (AxisId a : axes)
+      if (!home.has(a)) more.push_back(a);
+    return more;
+  }
+
   void deepen(DimId d, const AxisTuple& finer) {
     AxisTuple& axes = axes_[d];
     for (int i = 0; i < axes.size(); ++i)
@@ -132,6 +171,9 @@ class Derivation {
     v.width = gradient && is_weight(tensor) ? Width::fp32 : t.width;
     v.placement = placement;
     v.elements = local_elements(t.dims, extents_, placement, mesh_);
+    if (t.density < 1)
+      v.elements =
+          static_cast<std::int64_t>(std::ceil(static_cast<double>(v.elements) * t.density * says_.routed_scale));
     out_.values.push_back(v);
     return static_cast<ValueId>(out_.values.size() - 1);
   }
@@ -195,7 +237,8 @@ class Derivation {
 
   /// Axes over which the state of `weight` is cut: an axis that cuts a dimension of it has no copies to save.
   AxisSet shard_axes(ValueId weight) const {
-    return static_cast<AxisSet>(says_.shard_axes & ~value(weight).placement.sharded());
+    const auto axes = says_.shard_axes[static_cast<std::size_t>(value(weight).tensor)];
+    return static_cast<AxisSet>(axes & ~value(weight).placement.sharded());
   }
   /// Stored -> used: under ZeRO-3 a weight is gathered where a phase first uses it.
   ValueId use(TensorId weight) {
@@ -255,9 +298,13 @@ class Derivation {
   void pin_whole(Plan& plan, const Operator& op) const {
     for (DimId d : op.whole) plan.pin(d, {});
   }
+  void pin_shared(Plan& plan, OpId id) const {
+    for (const Declarations::Pin& p : says_.pins)
+      if (p.op == id && p.shared) plan.pin(p.dim, p.axes);
+  }
   void pin_declared(Plan& plan, OpId id) const {
     for (const Declarations::Pin& p : says_.pins)
-      if (p.op == id) plan.want(p.dim, p.axes);
+      if (p.op == id && !p.shared) plan.want(p.dim, p.axes);
   }
   void pin_weight(Plan& plan, const Operand& w) const {
     const Placement& used = says_.weight_use[static_cast<std::size_t>(w.tensor)];
@@ -270,8 +317,9 @@ class Derivation {
   }
   /// S3: partial axes that may stay partial through a declared linear operator. `already`: of the operands before; over
   /// one axis only one operand may be partial, since a product of two sums is not the sum of the products.
-  AxisSet staying_partial(const Operator& op, const Plan& plan, ValueId v, AxisSet already) const {
-    if (!op.passes_partial) return 0;
+  /// `operand` -1: the output's gradient, in which every backward is linear.
+  AxisSet staying_partial(const Operator& op, const Plan& plan, ValueId v, int operand, AxisSet already) const {
+    if (!op.passes_partial || (operand >= 0 && op.resolved >> operand & 1)) return 0;
     return static_cast<AxisSet>(value(v).placement.partial & ~plan.taken() & ~already);
   }
 
@@ -280,6 +328,7 @@ class Derivation {
     serving_ = id;
     region_ = op.region;
     Plan plan(says_.home);
+    pin_shared(plan, id);
     pin_whole(plan, op);
     for (const Operand& in : op.inputs)
       if (is_weight(in.tensor)) pin_weight(plan, in);
@@ -298,10 +347,11 @@ class Derivation {
 
     auto& reads = read_[static_cast<std::size_t>(id)];
     AxisSet partial = 0;
-    DimList all;
-    for (const Operand& in : op.inputs) {
+    DimSet all = 0;
+    for (std::size_t i = 0; i < op.inputs.size(); ++i) {
+      const Operand& in = op.inputs[i];
       const ValueId v = is_weight(in.tensor) ? use(in.tensor) : value_of(in.tensor);
-      const AxisSet stays = staying_partial(op, plan, v, partial);
+      const AxisSet stays = staying_partial(op, plan, v, static_cast<int>(i), partial);
       const ValueId there = is_weight(in.tensor) ? v : reshard(v, plan.at(in.dims, stays));
       reads.push_back(there);
       partial = static_cast<AxisSet>(partial | stays);
@@ -310,6 +360,7 @@ class Derivation {
     Node& n = add_node(Node::Kind::compute);
     forward_node_[static_cast<std::size_t>(id)] = static_cast<NodeId>(out_.nodes.size() - 1);
     for (ValueId v : reads) n.inputs.push_back(v);
+    n.ring = plan.ring(all);
     for (const Operand& out : op.outputs) {
       const ValueId y = add_value(
           out.tensor, plan.at(out.dims, static_cast<AxisSet>(partial | plan.contracted(all, out.dims))), false);
@@ -319,9 +370,8 @@ class Derivation {
     }
     for (const Operand& out : op.outputs) settle_stream(out.tensor);
   }
-  static void join(DimList& all, const DimList& dims) {
-    for (DimId d : dims)
-      if (!all.has(d)) all.dims[all.count++] = d;
+  static void join(DimSet& all, const DimList& dims) {
+    for (DimId d : dims) all |= DimSet{1} << d;
   }
   /// The residual stream moves to its place as soon as it is made.
   void settle_stream(TensorId t) {
@@ -337,11 +387,14 @@ class Derivation {
   // ---- backward ----
 
   void seed() {
-    const TensorId last = g_.stream_out >= 0 ? g_.stream_out : g_.ops().back().outputs[0].tensor;
-    Placement p = value(value_of(last)).placement;
+    if (g_.losses.empty()) seed(g_.stream_out >= 0 ? g_.stream_out : g_.ops().back().outputs[0].tensor);
+    for (TensorId loss : g_.losses) seed(loss);
+  }
+  void seed(TensorId t) {
+    Placement p = value(value_of(t)).placement;
     p.partial = 0;
-    out_.seed = add_value(last, p, true);
-    gradients_[static_cast<std::size_t>(last)].push_back(out_.seed);
+    out_.seeds.push_back(add_value(t, p, true));
+    gradients_[static_cast<std::size_t>(t)].push_back(out_.seeds.back());
   }
 
   /// The gradient of a tensor from all its readers, -1 when nobody gave one: equal placements are added first. A single
@@ -411,6 +464,7 @@ class Derivation {
     phase_ = only_weights ? Phase::weight_gradient : Phase::input_gradient;
 
     Plan plan(says_.home);
+    pin_shared(plan, id);
     pin_whole(plan, op);
     for (int i : gradient.of)
       if (is_weight(operand(op, i).tensor)) pin_weight(plan, operand(op, i));
@@ -428,27 +482,28 @@ class Derivation {
                   value(read_[static_cast<std::size_t>(id)][static_cast<std::size_t>(i)]).placement);
 
     AxisSet partial = 0;
-    DimList all;
-    boost::container::static_vector<ValueId, 6> inputs;
-    const auto read = [&](ValueId v, const DimList& dims) {
-      const AxisSet stays = staying_partial(op, plan, v, partial);
+    DimSet all = 0;
+    boost::container::static_vector<ValueId, 10> inputs;
+    const auto read = [&](ValueId v, int operand, const DimList& dims) {
+      const AxisSet stays = staying_partial(op, plan, v, operand, partial);
       inputs.push_back(reshard(v, plan.at(dims, stays)));
       partial = static_cast<AxisSet>(partial | stays);
       join(all, dims);
     };
-    read(dy, out_dims);
+    read(dy, -1, out_dims);
     for (int i : gradient.reads) {
       const Operand& o = operand(op, i);
       if (is_weight(o.tensor)) {
         inputs.push_back(use(o.tensor));
         join(all, o.dims);
       } else {
-        read(saved_form(id, i), o.dims);
+        read(saved_form(id, i), i, o.dims);
       }
     }
     Node& n = add_node(Node::Kind::compute);
     n.gradient = k;
     n.inputs = inputs;
+    n.ring = plan.ring(all);
     const NodeId node = static_cast<NodeId>(out_.nodes.size() - 1);
     for (int i : gradient.of) {
       const Operand& o = operand(op, i);
@@ -515,7 +570,7 @@ class Derivation {
   std::vector<ValueId> current_;                                   // by tensor: where it is now, in forward
   std::vector<std::vector<ValueId>> gradients_;                    // by tensor: what its readers gave
   std::vector<char> lazy_;                                         // by tensor: its gradient may stay partial
-  std::vector<boost::container::static_vector<ValueId, 5>> read_;  // by operator: the values its forward read
+  std::vector<boost::container::static_vector<ValueId, 8>> read_;  // by operator: the values its forward read
   std::vector<NodeId> forward_node_;                               // by operator
   std::vector<Moved> moved_;
   std::vector<Gathered> gathered_;

@@ -23,13 +23,16 @@ struct Declarations {
     OpId op;
     DimId dim;
     AxisTuple axes;
+    bool shared = false;  ///< exactly these axes, whole or not, even where another dim of the operator has them: a ring
   };
   std::vector<Pin> pins;     ///< dims that an operator wants somewhere else than home
   bool gather_again = true;  ///< backward reads the shard and gathers again, instead of keeping the gathered tensor
   bool merge_sums = true;    ///< terms of a sum with one placement are added before they move
   int zero = 0;
-  AxisSet shard_axes = 0;        ///< zero >= 1: the axes over which a flattened weight's state is cut
-  bool keep_parameters = false;  ///< zero 3: gathered weights stay until backward
+  std::vector<AxisSet> shard_axes;  ///< by tensor, zero >= 1: the axes over which a flattened weight's state is cut,
+                                    ///< but for those that cut a dimension of it
+  double routed_scale = 1;          ///< rows of the busiest expert rank, relative to the mean
+  bool keep_parameters = false;     ///< zero 3: gathered weights stay until backward
 };
 
 /// One rank's piece of a tensor, or of its gradient.
@@ -53,9 +56,10 @@ struct Node {
   Region region = Region::none;  ///< of the operator that needs it
   OpId op = -1;                  ///< compute: what is computed; else whom it serves (-1: nobody in this graph)
   std::int8_t gradient = -1;     ///< compute: index into the operator's gradients, -1 = forward
-  boost::container::static_vector<ValueId, 6> inputs;   ///< forward: the operator's; gradient: [dy,] then its reads
-  boost::container::static_vector<ValueId, 4> outputs;  ///< forward: the operator's; gradient: of Gradient::of
+  boost::container::static_vector<ValueId, 10> inputs;  ///< forward: the operator's; gradient: [dy,] then its reads
+  boost::container::static_vector<ValueId, 6> outputs;  ///< forward: the operator's; gradient: of Gradient::of
   ReshardSteps steps;                                   ///< reshard and gather_parameter
+  AxisSet ring = 0;  ///< compute: operands cut over these axes are passed around inside the operator
 };
 
 /// A weight's life between steps: how it is used, and how its gradient gets to where the optimizer keeps its state.
@@ -73,7 +77,8 @@ struct ShardedGraph {
   std::vector<Node> nodes;  ///< forward, then backward, each in an order in which it can run
   std::size_t forward_nodes = 0;
   std::vector<WeightState> weights;
-  ValueId stream_in = -1, stream_out = -1, stream_in_gradient = -1, seed = -1;
+  ValueId stream_in = -1, stream_out = -1, stream_in_gradient = -1;
+  std::vector<ValueId> seeds;  ///< gradients that backward starts from: of the losses, or of stream_out
 
   const Value& value(ValueId v) const { return values[static_cast<std::size_t>(v)]; }
 };
@@ -82,10 +87,12 @@ struct ShardedGraph {
 /// rule (dims, `whole`, `on_stream`, gradients and what they read), and no layer or model.
 ///
 /// `extents`: whole, by dim; each divides by the axes that cut it (check first with what the layout knows; asserted
-/// here). Rules: P1 pins, P2 home (where inputs differ the first decides, a finer cut deepens it), P3 an axis once and
-/// contiguous, P4 output partial where a cut dim is contracted, S1 one reshard for each (tensor, placement, phase), S2
-/// sums before moves, S3 declared linear operators let partials pass. Precondition: `weight_use` leaves whole what an
-/// operator of the weight needs whole, and uses no axis twice.
+/// here). Rules: P1 pins, P2 home, unless a value has that axis on another dim (where inputs differ the first decides,
+/// a finer cut deepens it), P3 an axis once and contiguous, P4 output partial where a cut dim is contracted, S1 one
+/// reshard for each (tensor, placement, phase), S2 sums before moves, S3 declared linear operators let partials pass.
+/// An axis that is pinned to two dims of one operator (ring attention) is worked off inside it: operands travel,
+/// nothing stays partial over it. Precondition: `weight_use` leaves whole what an operator of the weight needs whole,
+/// and uses no axis twice.
 ShardedGraph shard(const OpGraph& graph, const std::vector<std::int64_t>& extents, const Mesh& mesh,
                    const Declarations& declarations);
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 namespace shardwright {
 namespace {
@@ -88,29 +89,45 @@ std::vector<int> balanced_split(const std::vector<double>& layer_seconds, double
       return take;
     });
   };
-  const auto slowest = [&](const std::vector<int>& split) {
-    double worst = 0;
-    int at = 0;
-    for (int c = 0; c < chunks; ++c) {
-      const int next = at + split[static_cast<std::size_t>(c)];
-      worst = std::max(worst, until[static_cast<std::size_t>(next)] - until[static_cast<std::size_t>(at)] +
-                                  (c == 0 ? first : 0) + (c == chunks - 1 ? last : 0));
-      at = next;
+  // Whether a budget holds, filling each chunk as full as can be; else no budget below `next` does: one more layer goes
+  // into no chunk before it.
+  const auto holds = [&](double budget, double& next) {
+    next = std::numeric_limits<double>::infinity();
+    int left = layers;
+    for (int c = chunks - 1; c >= 0; --c) {
+      const double ends = (c == 0 ? first : 0) + (c == chunks - 1 ? last : 0);
+      const int most = left - (c == 0 ? 0 : c - 1);  // the middle chunks before this one need a layer each
+      const auto seconds = [&](int take) {
+        return ends + until[static_cast<std::size_t>(left)] - until[static_cast<std::size_t>(left - take)];
+      };
+      int take = 0;
+      while (take < most && seconds(take + 1) <= budget) ++take;
+      if (ends > budget) {
+        next = std::min(next, ends);
+        return false;
+      }
+      if (take < most) next = std::min(next, seconds(take + 1));
+      if (take == 0 && c != 0 && c != chunks - 1) return false;
+      left -= take;
     }
-    return worst;
+    return left == 0;
   };
-  double low = 0, high = until.back() + first + last;
-  std::vector<int> best = split_within(high);
-  for (int step = 0; step < 60 && high > low; ++step) {
-    const double budget = (low + high) / 2;
-    std::vector<int> split = split_within(budget);
-    if (!split.empty() && slowest(split) <= budget) {
-      best = std::move(split);
-      high = std::min(budget, slowest(best));
-    } else {
-      low = budget;
+  // Between the budgets `low`, below which none holds, and `high`, which holds: low jumps to sums that chunks can have.
+  double low = (until.back() + first + last) / chunks * (1 - 1e-12), high = until.back() + first + last, next = 0;
+  while (low < high) {
+    if (holds(low, next)) {
+      high = low;
+      break;
     }
+    low = std::max(next, std::nextafter(low, high));
+    const double middle = (low + high) / 2;
+    if (holds(middle, next))
+      high = middle;
+    else
+      low = std::max(next, std::nextafter(middle, high));
   }
+  // A hair more, so that sums added in another order stay within.
+  std::vector<int> best = split_within(high * (1 + 1e-12));
   return best;
 }
 

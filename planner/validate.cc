@@ -50,11 +50,11 @@ std::string beyond_layout(const MeasuredRow& row) {
   }
   if (l.activation_offload_layers.value_or(0) > 0 || !l.activation_offload_modules.empty()) return "activation offload";
   if (l.optimizer_offload_fraction.value_or(0) > 0) return "optimizer offload";
-  if (l.ep.value_or(1) > 1) return "expert parallelism";
   return "";
 }
 
-/// Nodes as the row has them: the link level that spans the catalog's node spans the row's; an NVLink domain is the innermost.
+/// Nodes as the row has them: the link level that spans the catalog's node spans the row's; an NVLink domain is the
+/// innermost.
 void use_nodes_of(const MeasuredRow& row, Machine& machine) {
   if (row.hardware.nvlink_domain) machine.links.front().gpus = *row.hardware.nvlink_domain;
   if (!row.hardware.gpus_per_node) return;
@@ -90,7 +90,8 @@ class Machines {
 };
 
 Question question_of(const MeasuredRow& row, const Machines& machines) {
-  if (row.kind != MeasuredKind::training) return skip("kind", fmt::format("{} rows are not predicted", name_of(row.kind)));
+  if (row.kind != MeasuredKind::training)
+    return skip("kind", fmt::format("{} rows are not predicted", name_of(row.kind)));
   const Machine* machine = machines.find(row.hardware.gpu);
   if (!machine) return skip("machine", row.hardware.gpu + " is not in the catalog");
   if (!row.model) return skip("model", "no architecture");
@@ -116,6 +117,8 @@ Question question_of(const MeasuredRow& row, const Machines& machines) {
   q.pins = row.layout.pins;
   if (row.layout.optimizer_shard_group && !q.pins.fsdp_group)
     q.pins.fsdp_group = static_cast<int>(*row.layout.optimizer_shard_group);
+  q.pins.ep = row.layout.ep;
+  q.pins.etp = row.layout.etp;
   q.threads = 1;
   return q;
 }
@@ -198,8 +201,9 @@ class Metrics {
   }
   template <typename F>
   Answer layer(const F& part) {
-    const ShapePrice& shape = pricer_.shape(shape_of(priced_.layout));
-    const double seconds = part(shape.layers[0].passes[static_cast<std::size_t>(index_of(priced_.layout.recompute))]).value;
+    const ShapePrice& shape = pricer_.shape(shape_of(priced_.layout), priced_.layout.recompute);
+    const double seconds =
+        part(shape.layers[0].passes[static_cast<std::size_t>(index_of(priced_.layout.recompute))]).value;
     const double error = q_.machine.efficiency.relative_error;
     return {seconds, seconds * (1 - error), seconds * (1 + error)};
   }
@@ -234,15 +238,15 @@ Outcome predict(const MeasuredRow& row, const Machines& machines) {
   PlanResult result;
   try {
     result = estimate(request);
-  } catch (const InputError& e) {
-    return skipped(skip("layout", e.what()));
-  }
+  } catch (const InputError& e) { return skipped(skip("layout", e.what())); }
   const PricedLayout& priced = result.plans.front();
   if (!priced.prediction) return skipped(skip("layout", priced.rejection->detail));
 
   const auto add = [&](const std::string& metric, std::optional<double> measured, const Answer& answer) {
-    ValidationRow v{row.id, row.source, row.family, std::string(name_of(row.kind)), row.trust, row.suspect, metric, measured,
-                    answer.value, answer.low, answer.high, std::nullopt, priced.fits, priced.assumed};
+    ValidationRow v{row.id,       row.source,    row.family,  std::string(name_of(row.kind)),
+                    row.trust,    row.suspect,   metric,      measured,
+                    answer.value, answer.low,    answer.high, std::nullopt,
+                    priced.fits,  priced.assumed};
     if (measured) v.relative_error = answer.value / *measured - 1;
     outcome.rows.push_back(std::move(v));
   };
@@ -255,8 +259,10 @@ Outcome predict(const MeasuredRow& row, const Machines& machines) {
         *metrics.predict("peak_memory_gib_by_stage"));
   if (row.measured.oom) {
     const double out = priced.fits ? 0 : 1;
-    ValidationRow v{row.id, row.source, row.family, std::string(name_of(row.kind)), row.trust, row.suspect, "oom", 1,
-                    out, out, out, std::nullopt, priced.fits, priced.assumed};
+    ValidationRow v{row.id,      row.source,    row.family, std::string(name_of(row.kind)),
+                    row.trust,   row.suspect,   "oom",      1,
+                    out,         out,           out,        std::nullopt,
+                    priced.fits, priced.assumed};
     outcome.rows.push_back(std::move(v));
   }
   if (outcome.rows.empty()) return skipped(skip("metric", "nothing that is predicted was published"));

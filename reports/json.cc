@@ -54,7 +54,7 @@ Json search_json(const SearchSummary& search) {
 
 Json modules_json(const Recompute& recompute) {
   Json modules = Json::array();
-  for (const RecomputeModule module : {RecomputeModule::core_attn, RecomputeModule::layernorm, RecomputeModule::mlp}) {
+  for (const RecomputeModule module : kRecomputeModuleList) {
     if (recompute.has(module)) modules.push_back(name_of(module));
   }
   return modules;
@@ -72,8 +72,8 @@ Json layout_json(const Layout& layout, std::int64_t global_batch) {
   if (!layout.layers_per_chunk.empty()) json["layers_per_stage"] = layers_per_stage(layout);  // else impossible
   if (layout.layers_per_chunk.size() > static_cast<std::size_t>(layout.pipeline))
     json["layers_per_chunk"] = layout.layers_per_chunk;
-  json["ep"] = 1;
-  json["etp"] = 1;
+  json["ep"] = layout.expert;
+  json["etp"] = layout.expert_tensor;
   json["dp"] = layout.data;
   json["zero"] = layout.zero;
   json["fsdp_group"] = layout.shard_group;
@@ -203,9 +203,9 @@ Json model_json(const Model& model) {
   if (lacking.empty()) {
     const std::int64_t total = parameters(model);
     json["parameters"] = total;
-    json["parameters_with_mtp"] = total;
-    json["active_parameters"] = total;
-    json["active_parameters_without_embedding"] = parameters_without_embedding(model);
+    json["parameters_with_mtp"] = parameters_with_mtp(model);
+    json["active_parameters"] = active_parameters(model);
+    json["active_parameters_without_embedding"] = active_parameters_without_embedding(model);
     json["kv_bytes_per_token"] = kv_bytes_per_token(model);
   } else {
     json["unsupported"] = lacking;
@@ -217,6 +217,12 @@ Json model_json(const Model& model) {
   json["num_key_value_heads"] = model.num_key_value_heads;
   json["head_dim"] = model.head_dim;
   if (model.intermediate_size > 0) json["intermediate_size"] = model.intermediate_size;
+  if (model.n_routed_experts > 0) {
+    json["n_routed_experts"] = model.n_routed_experts;
+    json["num_experts_per_tok"] = model.num_experts_per_tok;
+    json["moe_intermediate_size"] = model.moe_intermediate_size;
+  }
+  if (model.kv_lora_rank > 0) json["kv_lora_rank"] = model.kv_lora_rank;
   json["vocab_size"] = model.vocab_size;
   return json;
 }

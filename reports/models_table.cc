@@ -39,7 +39,7 @@ std::string model_text(const Model& model, const TableStyle& style) {
   if (lacking.empty()) {
     const std::int64_t total = parameters(model);
     add("parameters", fmt::format("{} ({})", grouped(total), short_count(total)));
-    add("used by a token's products", grouped(parameters_without_embedding(model)));
+    add("used by a token's products", grouped(active_parameters_without_embedding(model)));
     add("KV per token, 2-byte elements", with_unit(Bytes{kv_bytes_per_token(model)}));
   }
   if (model.published_parameters) add("published parameters", grouped(*model.published_parameters));

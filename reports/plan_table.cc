@@ -32,6 +32,10 @@ std::string short_recompute(const Recompute& recompute) {
   add(RecomputeModule::core_attn, "attn");
   add(RecomputeModule::layernorm, "norm");
   add(RecomputeModule::mlp, "mlp");
+  add(RecomputeModule::mla_up_proj, "mla");
+  add(RecomputeModule::moe, "moe");
+  add(RecomputeModule::moe_act, "act");
+  add(RecomputeModule::shared_experts, "shared");
   return text.empty() ? "none" : text;
 }
 
@@ -56,6 +60,8 @@ std::vector<LayoutColumn> layout_columns() {
       {{"pp"}, true, number(&Layout::pipeline)},
       {{"vpp"}, true, number(&Layout::virtual_pipeline)},
       {{"dp"}, true, number(&Layout::data)},
+      {{"ep"}, false, number(&Layout::expert)},
+      {{"etp"}, false, number(&Layout::expert_tensor)},
       {{"zero"}, true, [](const PricedLayout& row) { return zero_text(row.layout); }},
       {{"mb"}, true, number(&Layout::micro_batch)},
       {{"recompute", Align::left}, true, [](const PricedLayout& row) { return short_recompute(row.layout.recompute); }},
@@ -82,8 +88,9 @@ std::string four_digits(double value) {
 /// The type always says something where it was searched.
 bool says_something(const LayoutColumn& column, const std::vector<PricedLayout>& rows, bool any_precision) {
   if (column.always || (column.head.header == "type" && any_precision)) return true;
-  if (column.head.header == "cp") {
-    return std::any_of(rows.begin(), rows.end(), [](const PricedLayout& row) { return row.layout.context > 1; });
+  for (const std::string_view degree : {"cp", "ep", "etp"}) {
+    if (column.head.header != degree) continue;
+    return std::any_of(rows.begin(), rows.end(), [&](const PricedLayout& row) { return column.cell(row) != "1"; });
   }
   if (column.head.header == "sched") {  // more chunks than one already say interleaved, and 1f1b is the rule
     return std::any_of(rows.begin(), rows.end(),

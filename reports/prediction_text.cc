@@ -20,7 +20,10 @@ std::vector<std::pair<std::string, std::string>> choices(const Layout& layout) {
           {"pp", std::to_string(layout.pipeline)},
           {"vpp", std::to_string(layout.virtual_pipeline)},
           {"cp", std::to_string(layout.context)},
+          {"cp_kind", std::string(name_of(layout.context_kind))},
           {"dp", std::to_string(layout.data)},
+          {"ep", std::to_string(layout.expert)},
+          {"etp", std::to_string(layout.expert_tensor)},
           {"sequence_parallel", yes_no(layout.sequence_parallel)},
           {"zero", std::to_string(layout.zero)},
           {"fsdp_group", std::to_string(layout.shard_group)},
@@ -53,7 +56,10 @@ std::string pins_text(const LayoutPins& pins) {
   add("pp", pins.pp);
   add("vpp", pins.vpp);
   add("cp", pins.cp);
+  if (pins.cp_kind) parts.push_back(fmt::format("cp_kind={}", name_of(*pins.cp_kind)));
   add("dp", pins.dp);
+  add("ep", pins.ep);
+  add("etp", pins.etp);
   add("sequence_parallel", pins.sequence_parallel);
   add("zero", pins.zero);
   add("fsdp_group", pins.fsdp_group);
@@ -87,7 +93,7 @@ std::string bar(double share, int width) {
 std::string recompute_text(const Recompute& recompute) {
   if (recompute.full) return "full";
   std::string text;
-  for (const RecomputeModule module : {RecomputeModule::core_attn, RecomputeModule::layernorm, RecomputeModule::mlp}) {
+  for (const RecomputeModule module : kRecomputeModuleList) {
     if (!recompute.has(module)) continue;
     if (!text.empty()) text += "+";
     text += name_of(module);

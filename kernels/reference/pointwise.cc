@@ -38,16 +38,16 @@ Array turn(In x, const RotaryShape& shape, double direction) {
 
 }  // namespace
 
-Array add_bias(In x, In bias) {
-  Array y(x.begin(), x.end());
-  for (std::size_t i = 0; i < y.size(); ++i) y[i] += bias[i % bias.size()];
+Array add_bias(const Labelled& x, const Labelled& bias) {
+  const Array ones(x.data.size(), 1.0);
+  Array y = contraction({ones, x.labels, x.extents}, bias, x.labels);
+  for (std::size_t i = 0; i < y.size(); ++i) y[i] += x.data[i];
   return y;
 }
 
-Array add_bias_gradient(In dy, std::int64_t width) {
-  Array d(static_cast<std::size_t>(width), 0.0);
-  for (std::size_t i = 0; i < dy.size(); ++i) d[i % d.size()] += dy[i];
-  return d;
+Array add_bias_gradient(const Labelled& dy, const std::vector<int>& bias_labels) {
+  const Array one = {1.0};
+  return contraction(dy, {one, {}, {}}, bias_labels);
 }
 
 Array gelu(In x) {
@@ -74,6 +74,25 @@ GatedSiluGradient gated_silu_gradient(In gate, In up, In dy) {
     const double s = sigmoid(gate[i]);
     d.gate[i] = dy[i] * up[i] * s * (1.0 + gate[i] * (1.0 - s));
     d.up[i] = dy[i] * gate[i] * s;
+  }
+  return d;
+}
+
+Array sigmoid_scale(In x, In scale) {
+  Array y(x.begin(), x.end());
+  const std::size_t width = x.size() / scale.size();
+  for (std::size_t i = 0; i < y.size(); ++i) y[i] *= sigmoid(scale[i / width]);
+  return y;
+}
+
+Array sigmoid_scale_gradient_x(In scale, In dy) { return sigmoid_scale(dy, scale); }
+
+Array sigmoid_scale_gradient_scale(In x, In scale, In dy) {
+  Array d(scale.size(), 0.0);
+  const std::size_t width = x.size() / scale.size();
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double s = sigmoid(scale[i / width]);
+    d[i / width] += dy[i] * x[i] * s * (1.0 - s);
   }
   return d;
 }

@@ -25,10 +25,10 @@ Array contraction(const Labelled& a, const Labelled& b, const std::vector<int>& 
 
 // ---- pointwise ----
 
-/// x [rows, width] + bias [width].
-Array add_bias(In x, In bias);
-/// Sum of dy over rows.
-Array add_bias_gradient(In dy, std::int64_t width);
+/// x + bias, the bias lacking some of x's labels.
+Array add_bias(const Labelled& x, const Labelled& bias);
+/// Sum of dy over the labels that the bias lacks.
+Array add_bias_gradient(const Labelled& dy, const std::vector<int>& bias_labels);
 
 Array gelu(In x);  // x Phi(x), with erf
 Array gelu_gradient(In x, In dy);
@@ -38,6 +38,11 @@ struct GatedSiluGradient {
   Array gate, up;
 };
 GatedSiluGradient gated_silu_gradient(In gate, In up, In dy);
+
+/// x [rows, width] times the sigmoid of each row's scale.
+Array sigmoid_scale(In x, In scale);
+Array sigmoid_scale_gradient_x(In scale, In dy);
+Array sigmoid_scale_gradient_scale(In x, In scale, In dy);
 
 /// x where the mask is 1, scaled by 1 / (1 - probability); 0 where it is 0. Also its own gradient, with dy for x.
 Array dropout(In x, In mask, double probability);
@@ -66,29 +71,53 @@ NormGradient layer_norm_gradient(In x, In weight, In dy);
 struct KeyRange {
   std::int64_t first = 0, end = 0;
 };
-/// The keys that a query at `position` sees: itself and all before it, or the last `window` of those when it is not 0.
-KeyRange causal_range(std::int64_t position, std::int64_t window);
+/// The keys that a query at `position` sees: itself and all before it; of those only the last `window`, and only those
+/// in its own chunk of `chunk`, where these are not 0.
+KeyRange causal_range(std::int64_t position, std::int64_t window, std::int64_t chunk = 0);
 
 /// Softmax of each row over the keys that it sees, 0 elsewhere. x [rows, keys]; `seen` has an entry for each row.
 Array softmax(In x, std::int64_t keys, std::span<const KeyRange> seen);
 Array softmax_gradient(In y, In dy, std::int64_t keys);
 
-/// q [batch, queries, heads, group, head_dim], k [batch, keys, heads, head_dim], v [batch, keys, heads, value_dim],
-/// o [batch, queries, heads, group, value_dim]. Scores are scaled by 1 / sqrt(head_dim). Queries begin at `first_query`
-/// of the whole sequence, keys at 0.
+/// Queries [batch, queries, heads, group, width] and keys [batch, keys, heads, width], or [batch, keys, width] where
+/// all heads share them. Scores are the sum of the products of all parts, scaled by 1 / sqrt(sum of the widths).
+struct ScorePart {
+  In q, k;
+  std::int64_t width = 1;
+  bool shared_key = false;
+};
+/// Values v [batch, keys, heads, value_dim], o [batch, queries, heads, group, value_dim]. Sinks [heads, group], or
+/// none: a logit of each head that takes part in the softmax and has no value.
+struct AttentionInputs {
+  std::vector<ScorePart> parts;
+  In v, sinks;
+};
+/// Queries begin at `first_query` of the whole sequence, keys at 0.
 struct AttentionShape {
-  std::int64_t batch = 1, queries = 1, keys = 1, heads = 1, group = 1, head_dim = 1, value_dim = 1;
-  std::int64_t first_query = 0, window = 0;
+  std::int64_t batch = 1, queries = 1, keys = 1, heads = 1, group = 1, value_dim = 1;
+  std::int64_t first_query = 0, window = 0, chunk = 0;
 };
 struct AttentionOutput {
   Array o, log_sum_exp;  // log_sum_exp [batch, queries, heads, group]
 };
-AttentionOutput attention(In q, In k, In v, const AttentionShape& shape);
+AttentionOutput attention(const AttentionInputs& in, const AttentionShape& shape);
 struct AttentionGradient {
-  Array q, k, v;
+  std::vector<Array> q, k;  // by part
+  Array v, sinks;
 };
 /// Probabilities are made again from log_sum_exp, as fused kernels do.
-AttentionGradient attention_gradient(In q, In k, In v, In o, In log_sum_exp, In d_o, const AttentionShape& shape);
+AttentionGradient attention_gradient(const AttentionInputs& in, In o, In log_sum_exp, In d_o,
+                                     const AttentionShape& shape);
+
+// ---- experts ----
+
+/// The `chosen` largest logits of each row [experts], the first where they are equal: gate = sigmoid(logit) and mask 1
+/// there, 0 elsewhere. A row with a number that is none has none.
+struct Route {
+  Array gate, mask;
+};
+Route route(In logits, std::int64_t experts, std::int64_t chosen);
+Array route_gradient(In logits, In d_gate, std::int64_t experts, std::int64_t chosen);
 
 // ---- vocabulary: a block of rows [first, first + rows) of a table, or of columns of the logits [tokens, columns] ----
 

@@ -8,19 +8,28 @@
 namespace shardwright {
 namespace {
 
-/// The ranks of a stage that hold the same part of the model, split by what zero shards.
+/// The ranks of a stage that hold the same weights, split by what zero shards.
 struct DataGroups {
   RankGroup shard, replica, all;
+  std::int64_t parts = 1;  // ranks of `shard`, or 1 without zero
 
-  explicit DataGroups(const Layout& l) {
+  /// `taken`: ranks over which the weights are cut, from the inner end of the line tp, cp, dp; tp for dense weights,
+  /// ep * etp for experts.
+  DataGroups(const Layout& l, std::int64_t taken) {
     const std::int64_t between = l.rank_order == RankOrder::tp_cp_pp_dp ? l.pipeline : 1;
-    const std::int64_t stride = std::int64_t{l.tensor} * l.context * between;
-    const int shards = l.zero > 0 ? l.shard_group / l.context : l.data;  // along dp
-    shard.add(l.context, l.tensor);
-    shard.add(shards, stride);
-    replica.add(l.data / shards, stride * shards);
-    all.add(l.context, l.tensor);
-    all.add(l.data, stride);
+    const std::int64_t inner = std::int64_t{l.tensor} * l.context;
+    const std::int64_t copies = std::max<std::int64_t>(1, inner / taken);  // inside tp x cp
+    const std::int64_t folded = std::max<std::int64_t>(1, taken / inner);  // of dp
+    const std::int64_t dense_shards = l.zero > 0 ? l.shard_group / l.context : l.data;
+    const std::int64_t shards = std::max<std::int64_t>(1, dense_shards / folded);
+    const std::int64_t stride = inner * between * folded;
+    const auto as_size = [](std::int64_t n) { return static_cast<std::int32_t>(n); };
+    shard.add(as_size(copies), taken);
+    shard.add(as_size(shards), stride);
+    replica.add(as_size(l.data / folded / shards), stride * shards);
+    all.add(as_size(copies), taken);
+    all.add(as_size(l.data / folded), stride);
+    if (l.zero > 0) parts = copies * shards;
   }
 };
 
@@ -37,22 +46,25 @@ Bytes sized(std::int64_t elements, DataType format) {
 
 DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine& machine,
                    const TrainingFormats& formats, bool without_tied) {
-  const DataGroups groups(layout);
-  const std::int64_t parts = layout.zero > 0 ? layout.shard_group : 1;
+  const DataGroups dense(layout, layout.tensor);
+  const DataGroups routed(layout, std::int64_t{layout.expert} * layout.expert_tensor);
   const auto seconds = [&](CollectiveKind kind, Bytes held, const RankGroup& group) {
     return collective_cost({kind, held, group}, machine).time;
   };
   DataCost cost;
-  std::int64_t elements = 0, gathered = 0;
+  std::int64_t elements = 0, gathered = 0, sharded = 0;
   for (const WeightBucket& bucket : price.buckets) {
     WeightBucket b = bucket;
-    if (without_tied && b.tensor_ranks.count == 0) {
+    if (without_tied && !b.routed && b.tensor_ranks.count == 0) {
       b.elements -= price.tied_elements;
       b.gathered_forward = std::min(b.gathered_forward, b.elements);
       b.gathered_backward = std::min(b.gathered_backward, b.elements);
     }
     if (b.elements == 0) continue;
+    const DataGroups& groups = b.routed ? routed : dense;
     elements += b.elements;
+    const std::int64_t part = (b.elements + groups.parts - 1) / groups.parts;
+    sharded += part;
     const Bytes gradient = sized(b.elements, formats.gradient_reduce);
     if (layout.zero == 0) {
       cost.reduction += seconds(CollectiveKind::all_reduce, gradient, joined(b.tensor_ranks, groups.all));
@@ -60,7 +72,7 @@ DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine&
     }
     (layout.zero >= 2 ? cost.backward : cost.reduction) +=
         seconds(CollectiveKind::reduce_scatter, gradient, groups.shard);
-    const Bytes shard = sized((b.elements + parts - 1) / parts, formats.gradient_reduce);
+    const Bytes shard = sized(part, formats.gradient_reduce);
     cost.reduction += seconds(CollectiveKind::all_reduce, shard, joined(b.tensor_ranks, groups.replica));
     if (layout.zero < 3) {
       cost.gather += seconds(CollectiveKind::all_gather, sized(b.elements, formats.parameter_gather), groups.shard);
@@ -72,7 +84,6 @@ DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine&
       gathered += b.elements;
     }
   }
-  const std::int64_t sharded = (elements + parts - 1) / parts;
   const bool main_copy = formats.main_parameter != formats.parameter;
   cost.weights = sized(layout.zero == 3 ? sharded : elements, formats.parameter);
   cost.gradients = sized(layout.zero >= 2 ? sharded : elements, formats.gradient);

@@ -1,5 +1,6 @@
 #include "planner/cost/node_cost.h"
 
+#include <algorithm>
 #include <cassert>
 #include <cmath>
 
@@ -29,8 +30,10 @@ class Shapes {
 };
 
 /// The three tensors of a product: a[..] * b[..] -> out[..]. A dimension in a and out is a row of the result, in b and
-/// out a column, in a and b the sum, in all three the batch.
-GemmSpec product(const Shapes& shapes, const Seen& a, const Seen& b, const Seen& out, DataType type) {
+/// out a column, in a and b the sum, in all three the batch. `density`: share of the tokens that a routed expert sees;
+/// tokens are the rows, or the sum where the result is a weight.
+GemmSpec product(const Shapes& shapes, const Seen& a, const Seen& b, const Seen& out, DataType type, double density,
+                 bool makes_weight) {
   GemmSpec gemm;
   gemm.type = type;
   for (int i = 0; i < a.dims.size(); ++i) {
@@ -41,6 +44,10 @@ GemmSpec product(const Shapes& shapes, const Seen& a, const Seen& b, const Seen&
   }
   for (int i = 0; i < b.dims.size(); ++i)
     if (!a.dims.has(b.dims[i])) gemm.n *= shapes.local(b, i);
+  if (density != 1) {
+    std::int64_t& tokens = makes_weight ? gemm.k : gemm.m;
+    tokens = static_cast<std::int64_t>(std::ceil(static_cast<double>(tokens) * density));
+  }
   return gemm;
 }
 
@@ -59,23 +66,34 @@ MemorySpec gather_rows(const CostContext& context, const ShardedGraph& sharded, 
   return {passes * bytes_of(context.graph, sharded.value(rows), context.formats)};
 }
 
+/// Query parts [batch, sequence, kv_head, query_in_group, width], key parts [batch, key_sequence, (kv_head,) width],
+/// values.
 AttentionSpec attention(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   const Operator& op = context.graph.op(node.op);
   const Shapes shapes(context, sharded);
   const bool backward = node.gradient >= 0;
   const auto input = [&](int i) {
-    return shapes.seen(op.inputs[static_cast<std::size_t>(i)], node.inputs[i + backward]);
+    return shapes.seen(op.inputs[static_cast<std::size_t>(i)], node.inputs[static_cast<std::size_t>(i + backward)]);
   };
-  const Seen q = input(0), k = input(1), v = input(2);  // [batch, sequence, kv_head, query_in_group, head_dim], ...
+  const Seen q = input(0), k = input(op.score_parts), v = input(2 * op.score_parts);
   AttentionSpec spec;
   spec.batch = shapes.local(q, 0);
   spec.query_length = shapes.local(q, 1);
   spec.kv_heads = shapes.local(q, 2);
   spec.heads = spec.kv_heads * shapes.local(q, 3);
-  spec.head_dim = shapes.local(q, 4);
-  spec.key_length = shapes.local(k, 1);
+  spec.head_dim = 0;
+  for (int part = 0; part < op.score_parts; ++part) spec.head_dim += shapes.local(input(part), 4);
+  // In a ring every rank sees all keys in turn.
+  spec.key_length = shapes.local(k, 1) * context.mesh.size_of(node.ring);
   spec.value_dim = shapes.local(v, 3);
   spec.window = op.window;
+  if (op.chunk > 0 && op.chunk < spec.key_length) {
+    // Chunks are sequences of their own.
+    const std::int64_t chunks = spec.key_length / op.chunk;
+    spec.batch *= chunks;
+    spec.query_length = std::max<std::int64_t>(1, spec.query_length / chunks);
+    spec.key_length = op.chunk;
+  }
   spec.backward = backward;
   const DataType type = context.formats.compute;
   spec.type = type == DataType::fp8 || type == DataType::mxfp8 || type == DataType::nvfp4 ? DataType::bf16 : type;
@@ -86,14 +104,16 @@ GemmSpec contraction(const CostContext& context, const ShardedGraph& sharded, co
   const Operator& op = context.graph.op(node.op);
   const Shapes shapes(context, sharded);
   const DataType type = context.formats.compute;
+  const double density = context.graph.tensor(op.outputs[0].tensor).density * context.routed_scale;
   if (node.gradient < 0)
     return product(shapes, shapes.seen(op.inputs[0], node.inputs[0]), shapes.seen(op.inputs[1], node.inputs[1]),
-                   shapes.seen(op.outputs[0], node.outputs[0]), type);
+                   shapes.seen(op.outputs[0], node.outputs[0]), type, density, false);
   const Gradient& gradient = op.gradients[static_cast<std::size_t>(node.gradient)];
   const auto& of = op.inputs[static_cast<std::size_t>(gradient.of[0])];
   const auto& read = op.inputs[static_cast<std::size_t>(gradient.reads[0])];
   return product(shapes, shapes.seen(op.outputs[0], node.inputs[0]), shapes.seen(read, node.inputs[1]),
-                 shapes.seen(of, node.outputs[0]), type);
+                 shapes.seen(of, node.outputs[0]), type, density,
+                 context.graph.tensor(of.tensor).role == TensorRole::weight);
 }
 
 CollectiveKind collective_of(ReshardStep step) {
@@ -111,6 +131,26 @@ CollectiveKind collective_of(ReshardStep step) {
   }
   assert(false && "a slice is no collective");
   return CollectiveKind::all_reduce;
+}
+
+/// Operands whose sequence a ring passes around: n-1 times to the next rank; in backward they and their gradients.
+void add_ring(const CostContext& context, const ShardedGraph& sharded, const Node& node, NodeCost& cost) {
+  const Operator& op = context.graph.op(node.op);
+  const RankGroup group = context.mesh.group(node.ring);
+  const bool backward = node.gradient >= 0;
+  Bytes passed;
+  for (std::size_t i = 0; i < op.inputs.size(); ++i) {
+    bool travels = false;
+    for (DimId d : op.inputs[i].dims) travels = travels || (op.whole.has(d) && d == context.ring_dim);
+    if (travels) passed += bytes_of(context.graph, sharded.value(node.inputs[i + backward]), context.formats);
+  }
+  RankGroup pair;
+  pair.add(2, group.factors[0].stride);
+  const KernelCost hop =
+      collective_cost({CollectiveKind::send_recv, (backward ? 2 : 1) * passed, pair}, context.machine);
+  const double hops = static_cast<double>(group.size() - 1);
+  cost.communication += hops * hop.time;
+  cost.error += hops * hop.relative_error * hop.time;
 }
 
 }  // namespace
@@ -140,8 +180,12 @@ Bytes bytes_of(const OpGraph& graph, const Value& value, const TrainingFormats& 
 std::variant<GemmSpec, AttentionSpec, MemorySpec> node_question(const CostContext& context, const ShardedGraph& sharded,
                                                                 const Node& node) {
   if (node.kind == Node::Kind::compute) switch (context.graph.op(node.op).kind) {
-      case OpKind::contraction:
-        return contraction(context, sharded, node);
+      case OpKind::contraction: {
+        const GemmSpec gemm = contraction(context, sharded, node);
+        // Without rows, columns or a sum it multiplies elements: no matrix product, a pass over memory.
+        if ((gemm.m == 1) + (gemm.n == 1) + (gemm.k == 1) >= 2) break;
+        return gemm;
+      }
       case OpKind::attention:
         return attention(context, sharded, node);
       case OpKind::gather:
@@ -159,6 +203,7 @@ NodeCost node_cost(const CostContext& context, const ShardedGraph& sharded, cons
                                          node_question(context, sharded, node));
     cost.compute = kernel.time;
     cost.error = kernel.time * kernel.relative_error;
+    if (node.ring) add_ring(context, sharded, node, cost);
     return cost;
   }
   const Value& moved = sharded.value(node.inputs[0]);

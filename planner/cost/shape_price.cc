@@ -31,18 +31,29 @@ class GraphPricer {
       : graph_(graph),
         extents_(layout_extents(graph, layout, workload.sequence_length)),
         mesh_(mesh),
-        context_{graph_, extents_, mesh_, machine, formats},
+        context_{graph_, extents_, mesh_, machine, formats, 1, graph.find_dim("key_sequence")},
         sharded_(shard(graph_, extents_, mesh_, declare(graph_, layout, mesh_))) {}
 
-  GraphPrice price(const std::vector<int>& choices) const {
+  GraphPrice price(const std::vector<Recompute>& choices) const {
     GraphPrice result;
-    result.passes.resize(recompute_choices().size());
+    int most = 0;
+    for (const Recompute& choice : choices) most = std::max(most, index_of(choice));
+    result.passes.resize(static_cast<std::size_t>(most) + 1);
+    std::vector<std::pair<unsigned, std::size_t>> known;  // choices that recompute the same of this graph are alike
     std::vector<NodeCost> costs;
     for (const Node& n : sharded_.nodes)
       costs.push_back(n.kind == Node::Kind::gather_parameter ? NodeCost{} : node_cost(context_, sharded_, n));
-    for (int choice : choices) {
-      const BackwardPlan plan = plan_backward(graph_, sharded_, recompute_choices()[static_cast<std::size_t>(choice)]);
-      PassPrice& pass = result.passes[static_cast<std::size_t>(choice)];
+    for (const Recompute& choice : choices) {
+      const auto at = static_cast<std::size_t>(index_of(choice));
+      const unsigned same = choice.full ? 1u << kRecomputeModules : choice.modules & modules_here();
+      const auto alike = std::find_if(known.begin(), known.end(), [&](const auto& k) { return k.first == same; });
+      if (alike != known.end()) {
+        result.passes[at] = result.passes[alike->second];
+        continue;
+      }
+      known.push_back({same, at});
+      const BackwardPlan plan = plan_backward(graph_, sharded_, choice);
+      PassPrice& pass = result.passes[at];
       for (std::size_t i = 0; i < sharded_.forward_nodes; ++i) add(pass, costs[i], true);
       for (NodeId n : plan.order) add(pass, costs[static_cast<std::size_t>(n)], false);
       pass.need = activation_need(graph_, sharded_, plan, context_.formats);
@@ -52,6 +63,39 @@ class GraphPricer {
   }
 
  private:
+  /// Modules that have a node in this graph: the others change nothing in it.
+  unsigned modules_here() const {
+    unsigned modules = 0;
+    const auto has = [&](RecomputeModule m) { modules |= 1u << static_cast<int>(m); };
+    for (const Node& n : sharded_.nodes) switch (n.region) {
+        case Region::layernorm:
+          has(RecomputeModule::layernorm);
+          break;
+        case Region::core_attn:
+          has(RecomputeModule::core_attn);
+          break;
+        case Region::mlp:
+          has(RecomputeModule::mlp);
+          break;
+        case Region::mla_up_proj:
+          has(RecomputeModule::mla_up_proj);
+          break;
+        case Region::moe:
+          has(RecomputeModule::moe);
+          break;
+        case Region::moe_act:  // moe holds these two
+          has(RecomputeModule::moe);
+          has(RecomputeModule::moe_act);
+          break;
+        case Region::shared_experts:
+          has(RecomputeModule::moe);
+          has(RecomputeModule::shared_experts);
+          break;
+        case Region::none:
+          break;
+      }
+    return modules;
+  }
   void fill_buckets(GraphPrice& result) const {
     std::vector<char> forward(graph_.tensors().size()), backward(graph_.tensors().size());
     for (std::size_t i = 0; i < sharded_.nodes.size(); ++i) {
@@ -64,7 +108,10 @@ class GraphPricer {
     for (const WeightState& w : sharded_.weights) {
       AxisSet reduced = 0;
       for (int i = 0; i < w.reduction.count; ++i) reduced = static_cast<AxisSet>(reduced | w.reduction.steps[i].axes);
-      WeightBucket& b = bucket(result.buckets, mesh_.group(static_cast<AxisSet>(reduced & tensor)));
+      const Tensor& weight = graph_.tensor(w.tensor);
+      const bool routed = weight.dims.size() > 1 && graph_.dims()[weight.dims[0]].name == "expert";
+      WeightBucket& b =
+          bucket(result.buckets, routed, routed ? RankGroup{} : mesh_.group(static_cast<AxisSet>(reduced & tensor)));
       b.elements += w.used_elements;
       const auto t = static_cast<std::size_t>(w.tensor);
       if (forward[t]) b.gathered_forward += w.used_elements;
@@ -72,10 +119,10 @@ class GraphPricer {
       if (graph_.tensors()[t].name == "embed_tokens") result.tied_elements += w.used_elements;
     }
   }
-  static WeightBucket& bucket(std::vector<WeightBucket>& buckets, const RankGroup& tensor_ranks) {
+  static WeightBucket& bucket(std::vector<WeightBucket>& buckets, bool routed, const RankGroup& tensor_ranks) {
     for (WeightBucket& b : buckets)
-      if (b.tensor_ranks == tensor_ranks) return b;
-    buckets.push_back({tensor_ranks, 0, 0, 0});
+      if (b.routed == routed && b.tensor_ranks == tensor_ranks) return b;
+    buckets.push_back({routed, tensor_ranks, 0, 0, 0});
     return buckets.back();
   }
 
@@ -88,21 +135,34 @@ class GraphPricer {
 
 }  // namespace
 
-Shape shape_of(const Layout& layout) {
-  return {layout.tensor, layout.context, layout.micro_batch, layout.sequence_parallel};
+Shape shape_of(const Layout& l) {
+  Shape shape = {l.tensor,
+                 l.context,
+                 l.micro_batch,
+                 l.sequence_parallel,
+                 l.context > 1 ? l.context_kind : ContextParallel::all_gather,
+                 l.expert,
+                 l.expert_tensor,
+                 1};
+  const bool crosses_data = std::int64_t{l.expert} * l.expert_tensor > std::int64_t{l.tensor} * l.context;
+  if (crosses_data && l.rank_order == RankOrder::tp_cp_pp_dp) shape.between = l.pipeline;
+  return shape;
 }
 
-const std::vector<Recompute>& recompute_choices() {
-  static const std::vector<Recompute> choices = [] {
-    std::vector<Recompute> list;
-    for (int modules = 0; modules < 8; ++modules) list.push_back({false, static_cast<std::uint8_t>(modules)});
-    list.push_back({true, 0});
-    return list;
-  }();
+std::vector<Recompute> recompute_choices(const Model& model) {
+  const auto bit = [](RecomputeModule m) { return 1u << static_cast<int>(m); };
+  unsigned modules = bit(RecomputeModule::core_attn) | bit(RecomputeModule::layernorm);
+  const unsigned both = bit(RecomputeModule::moe) | bit(RecomputeModule::moe_act);
+  modules |= model.n_routed_experts > 0 ? both : bit(RecomputeModule::mlp);
+  if (model.kv_lora_rank > 0) modules |= bit(RecomputeModule::mla_up_proj);
+  std::vector<Recompute> choices;
+  for (unsigned set = 0; set < 1u << kRecomputeModules; ++set)
+    if ((set & ~modules) == 0 && (set & both) != both) choices.push_back({false, static_cast<std::uint8_t>(set)});
+  choices.push_back({true, 0});
   return choices;
 }
 
-int index_of(const Recompute& recompute) { return recompute.full ? 8 : recompute.modules; }
+int index_of(const Recompute& recompute) { return recompute.full ? 1 << kRecomputeModules : recompute.modules; }
 
 Layout sample_layout(const Shape& shape) {
   Layout l;
@@ -110,25 +170,48 @@ Layout sample_layout(const Shape& shape) {
   l.context = shape.context;
   l.micro_batch = shape.micro_batch;
   l.sequence_parallel = shape.sequence_parallel;
-  l.data = 4;
+  l.context_kind = shape.context_kind;
+  l.expert = shape.expert;
+  l.expert_tensor = shape.expert_tensor;
+  if (shape.between > 1) {
+    l.pipeline = shape.between;
+    l.rank_order = RankOrder::tp_cp_pp_dp;
+  }
+  const int folded = std::max(1, shape.expert * shape.expert_tensor / (shape.tensor * shape.context));  // of dp
+  l.data = folded * 4;
   l.zero = 3;
-  l.shard_group = 2 * shape.context;
+  l.shard_group = 2 * folded * shape.context;
   return l;
 }
 
-ShapePrice price_shape(const ModelGraphs& graphs, const Model& model, const Machine& machine, const Workload& workload,
-                       const Shape& shape, const std::vector<int>& choices) {
+namespace {
+
+Mesh mesh_of(const Layout& layout, const Model& model) {
+  auto refined = stage_mesh(layout, model);
+  assert(std::holds_alternative<Mesh>(refined) && "callers reject shapes whose degrees have no common mesh");
+  return std::get<Mesh>(std::move(refined));
+}
+
+}  // namespace
+
+GraphPrice price_head(const ModelGraphs& graphs, const Model& model, const Machine& machine, const Workload& workload,
+                      const Shape& shape) {
   const Layout layout = sample_layout(shape);
-  const auto refined = stage_mesh(layout, model);
-  const Mesh* mesh = std::get_if<Mesh>(&refined);
-  assert(mesh && "callers reject shapes whose degrees have no common mesh");
+  const Mesh mesh = mesh_of(layout, model);
+  return GraphPricer(graphs.head, layout, mesh, machine, workload, at_the_ends(workload.formats)).price({Recompute{}});
+}
+
+ShapePrice price_shape(const ModelGraphs& graphs, const Model& model, const Machine& machine, const Workload& workload,
+                       const Shape& shape, const std::vector<Recompute>& choices) {
+  const Layout layout = sample_layout(shape);
+  const Mesh mesh = mesh_of(layout, model);
   ShapePrice price;
-  const std::vector<int> none = {index_of({})};
+  const std::vector<Recompute> none = {Recompute{}};
   const TrainingFormats ends = at_the_ends(workload.formats);
-  price.embedding = GraphPricer(graphs.embedding, layout, *mesh, machine, workload, ends).price(none);
-  price.head = GraphPricer(graphs.head, layout, *mesh, machine, workload, ends).price(none);
+  price.embedding = GraphPricer(graphs.embedding, layout, mesh, machine, workload, ends).price(none);
+  price.head = price_head(graphs, model, machine, workload, shape);
   for (const OpGraph& graph : graphs.layer_classes)
-    price.layers.push_back(GraphPricer(graph, layout, *mesh, machine, workload, workload.formats).price(choices));
+    price.layers.push_back(GraphPricer(graph, layout, mesh, machine, workload, workload.formats).price(choices));
   const std::int64_t cut = std::int64_t{shape.context} * (shape.sequence_parallel ? shape.tensor : 1);
   price.stream = {shape.micro_batch * (workload.sequence_length / cut) * model.hidden_size *
                   (bytes_per_element(workload.formats.compute) >= 4 ? 4 : 2)};

@@ -14,6 +14,10 @@ namespace shardwright {
 struct Shape {
   int tensor = 1, context = 1, micro_batch = 1;
   bool sequence_parallel = false;
+  ContextParallel context_kind = ContextParallel::all_gather;
+  int expert = 1, expert_tensor = 1;
+  int between =
+      1;  ///< pipeline stages that stand between neighbours of an expert group; 1 where the group stays inside tp x cp
   auto operator<=>(const Shape&) const = default;
 };
 Shape shape_of(const Layout& layout);
@@ -29,6 +33,7 @@ struct PassPrice {
 
 /// Weights whose gradients are reduced over the same axes, together: one bucket a graph.
 struct WeightBucket {
+  bool routed = false;        ///< experts: their copies are not those of the dense weights
   RankGroup tensor_ranks;     ///< gradients are partial over these ranks of tp too (norms under sequence parallelism)
   std::int64_t elements = 0;  ///< of one rank, whole on the shard axes
   std::int64_t gathered_forward = 0;   ///< elements that ZeRO-3 gathers for forward
@@ -37,7 +42,7 @@ struct WeightBucket {
 
 /// A graph at a shape.
 struct GraphPrice {
-  std::vector<PassPrice> passes;  ///< by index into recompute_choices()
+  std::vector<PassPrice> passes;  ///< by index_of(Recompute), up to the last that was asked for
   std::vector<WeightBucket> buckets;
   std::int64_t tied_elements = 0;  ///< part of the buckets: the table that embedding and head share
   std::int64_t elements() const {
@@ -53,14 +58,20 @@ struct ShapePrice {
   Bytes stream;                    ///< the residual stream of one rank: what a stage sends to the next
 };
 
-/// none, every set of modules, full: the order of PassPrice lists. Embedding and head are never recomputed.
-const std::vector<Recompute>& recompute_choices();
+/// none, every set of the modules that a model's layers have, full. Of a mixture of experts, `moe` (which holds them)
+/// or `moe_act`; `mlp` and `shared_experts` alone are left out there. Embedding and head are never recomputed.
+std::vector<Recompute> recompute_choices(const Model& model);
+/// Where a choice stands in PassPrice lists; none is 0.
 int index_of(const Recompute& recompute);
 
-/// Shards every graph at `shape` and prices it. `choices`: indices of recompute_choices() that are wanted (others stay
-/// empty).
+/// Shards every graph at `shape` and prices it. Passes of other choices than `choices`
+/// stay empty.
 ShapePrice price_shape(const ModelGraphs& graphs, const Model& model, const Machine& machine, const Workload& workload,
-                       const Shape& shape, const std::vector<int>& choices);
+                       const Shape& shape, const std::vector<Recompute>& choices);
+
+/// The head of price_shape alone.
+GraphPrice price_head(const ModelGraphs& graphs, const Model& model, const Machine& machine, const Workload& workload,
+                      const Shape& shape);
 
 /// A layout that has this shape and every kind of data axis, to shard graphs once for all layouts of the shape: its
 /// data parallelism is 2 replicas of 2 shards with ZeRO-3.

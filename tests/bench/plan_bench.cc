@@ -15,6 +15,19 @@
 namespace shardwright {
 namespace {
 
+/// DeepSeek-V3 on 2048 H800: what experts add to the space.
+PlanRequest job_of_experts() {
+  PlanRequest r;
+  r.model = find_model("deepseek-v3");
+  r.machine = find_machine("h800-sxm-80gb");
+  r.gpus = 2048;
+  r.workload.sequence_length = 4096;
+  r.workload.global_batch = 15360;
+  r.precision = DataType::fp8;
+  r.workload.formats = formats_for(DataType::fp8);
+  return r;
+}
+
 PlanRequest main_job() {
   PlanRequest r;
   r.model = find_model("llama-3.1-405b");
@@ -27,8 +40,7 @@ PlanRequest main_job() {
 }
 
 /// The whole of `plan`, nothing remembered from one to the next. items: layouts considered.
-void plan_main_job(benchmark::State& state) {
-  PlanRequest request = main_job();
+void plan_job(benchmark::State& state, PlanRequest request) {
   request.threads = static_cast<int>(state.range(0));
   std::int64_t considered = 0;
   for (auto _ : state) {
@@ -38,7 +50,10 @@ void plan_main_job(benchmark::State& state) {
   }
   state.SetItemsProcessed(considered);
 }
+void plan_main_job(benchmark::State& state) { plan_job(state, main_job()); }
+void plan_job_of_experts(benchmark::State& state) { plan_job(state, job_of_experts()); }
 BENCHMARK(plan_main_job)->ArgName("threads")->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK(plan_job_of_experts)->ArgName("threads")->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->UseRealTime();
 
 /// Layouts that fit, spread over the space, with their layers filled in.
 std::vector<Layout> some_that_fit(const PlanRequest& request) {
@@ -112,11 +127,11 @@ void shard_and_price_layer(benchmark::State& state) {
 }
 BENCHMARK(shard_and_price_layer)->Unit(benchmark::kMicrosecond);
 
-/// Embedding, head and layer of one shape with all nine choices of recomputation, as the search asks for it.
+/// Embedding, head and layer of one shape with every choice of recomputation, as the search asks for it.
 void price_whole_shape(benchmark::State& state) {
   const Layer layer;
   const ModelGraphs graphs = model_graphs(layer.request.model);
-  const std::vector<int> all = {0, 1, 2, 3, 4, 5, 6, 7, 8};
+  const std::vector<Recompute> all = recompute_choices(layer.request.model);
   for (auto _ : state)
     benchmark::DoNotOptimize(
         price_shape(graphs, layer.request.model, layer.request.machine, layer.request.workload, {8, 1, 1, true}, all)

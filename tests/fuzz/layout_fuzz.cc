@@ -15,7 +15,10 @@ Layout completed(const LayoutPins& pins) {
   layout.tensor = pins.tp.value_or(1);
   layout.pipeline = pins.pp.value_or(1) % 64 + 1;  // keeps the list of layers short
   layout.context = pins.cp.value_or(1);
+  if (layout.context > 1) layout.context_kind = pins.cp_kind.value_or(ContextParallel::ring);
   layout.data = pins.dp.value_or(1);
+  layout.expert = pins.ep.value_or(1);
+  layout.expert_tensor = pins.etp.value_or(1);
   if (layout.pipeline > 1) {
     layout.virtual_pipeline = pins.vpp.value_or(1) % 8 + 1;
     layout.schedule = layout.virtual_pipeline > 1        ? Schedule::interleaved
@@ -47,6 +50,8 @@ bool pinned_or(const std::optional<T>& pin, const T& value, const T& left_out) {
 bool pin_exactly(const LayoutPins& pins, const Layout& layout) {
   return pins.tp == layout.tensor && pins.pp == layout.pipeline && pins.dp == layout.data &&
          pinned_or(pins.vpp, layout.virtual_pipeline, 1) && pinned_or(pins.cp, layout.context, 1) &&
+         pinned_or(pins.cp_kind, layout.context_kind, ContextParallel::all_gather) &&
+         pinned_or(pins.ep, layout.expert, 1) && pinned_or(pins.etp, layout.expert_tensor, 1) &&
          pinned_or(pins.sequence_parallel, layout.sequence_parallel, false) && pinned_or(pins.zero, layout.zero, 0) &&
          pinned_or(pins.fsdp_group, layout.shard_group, 1) && pins.recompute == layout.recompute &&
          pins.micro_batch == layout.micro_batch && pinned_or(pins.schedule, layout.schedule, Schedule::one_f_one_b) &&

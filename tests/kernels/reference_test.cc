@@ -62,9 +62,13 @@ TEST_CASE("a contraction sums over the labels that its result lacks") {
   }
 }
 
-TEST_CASE("a bias is added to each row, and its gradient is the sum over rows") {
-  check_close(add_bias(Array{1, 2, 3, 4}, Array{10, 20}), {11, 22, 13, 24});
-  check_close(add_bias_gradient(Array{1, 2, 3, 4}, 2), {4, 6});
+TEST_CASE("a bias is added wherever it has a label, and its gradient is the sum over those it lacks") {
+  const Array x = {1, 2, 3, 4}, y = {1, 2, 3, 4, 5, 6, 7, 8}, bias = {10, 20}, wide = {10, 20, 30, 40};
+  check_close(add_bias({x, {0, 1}, {2, 2}}, {bias, {1}, {2}}), {11, 22, 13, 24});
+  check_close(add_bias_gradient({x, {0, 1}, {2, 2}}, {1}), {4, 6});
+  // One for each first and last label: 2 experts x 2 tokens x 2 wide.
+  check_close(add_bias({y, {0, 1, 2}, {2, 2, 2}}, {wide, {0, 2}, {2, 2}}), {11, 22, 13, 24, 35, 46, 37, 48});
+  check_close(add_bias_gradient({y, {0, 1, 2}, {2, 2, 2}}, {0, 2}), {4, 6, 12, 14});
 }
 
 TEST_CASE("gelu") {
@@ -83,6 +87,28 @@ TEST_CASE("gated silu") {
       gate, dy, [&](const Array& v) { return gated_silu(v, up); }, d.gate);
   check_gradient(
       up, dy, [&](const Array& v) { return gated_silu(gate, v); }, d.up);
+}
+
+TEST_CASE("rows are scaled by the sigmoid of a number of their own") {
+  check_close(sigmoid_scale(Array{2, 4, 6, 8}, Array{0, std::log(3.0)}), {1, 2, 4.5, 6});
+  const Array x = random_array(6, 1), scale = random_array(3, 2), dy = random_array(6, 3);
+  check_gradient(
+      x, dy, [&](const Array& v) { return sigmoid_scale(v, scale); }, sigmoid_scale_gradient_x(scale, dy));
+  check_gradient(
+      scale, dy, [&](const Array& v) { return sigmoid_scale(x, v); }, sigmoid_scale_gradient_scale(x, scale, dy));
+}
+
+TEST_CASE("routing chooses the largest logits, the first of equal ones") {
+  const double third = std::log(1 / 2.0);  // sigmoid 1/3
+  const Route r = route(Array{0, third, third, third, -9, 0}, 3, 2);
+  check_close(r.gate, {0.5, 1.0 / 3, 0, 1.0 / 3, 0, 0.5});
+  check_close(r.mask, {1, 1, 0, 1, 0, 1});
+  const Route lost = route(Array{0, std::nan(""), 1}, 3, 2);
+  for (double x : lost.gate) CHECK(std::isnan(x));
+  for (double x : lost.mask) CHECK(std::isnan(x));
+  const Array logits = random_array(12, 1), dy = random_array(12, 2);
+  check_gradient(
+      logits, dy, [](const Array& v) { return route(v, 4, 2).gate; }, route_gradient(logits, dy, 4, 2));
 }
 
 TEST_CASE("dropout keeps what the mask keeps, scaled up") {
@@ -146,30 +172,57 @@ TEST_CASE("a query sees itself and what is before it, or the last of that") {
   CHECK(causal_range(4, 0).end == 5);
   CHECK(causal_range(4, 3).first == 2);
   CHECK(causal_range(1, 3).first == 0);
+  CHECK(causal_range(7, 0, 4).first == 4);  // the second chunk
+  CHECK(causal_range(8, 0, 4).first == 8);
+  CHECK(causal_range(7, 2, 4).first == 6);
 }
 
 TEST_CASE("attention") {
   SUBCASE("equal keys average the values that a query sees") {
     // One head of width 1; queries are the last 2 of 3 positions.
     const Array q = {1, 1}, k = {2, 2, 2}, v = {3, 6, 12};
-    const AttentionOutput out = attention(q, k, v, {1, 2, 3, 1, 1, 1, 1, 1, 0});
+    const AttentionInputs in = {{{q, k, 1}}, v, {}};
+    const AttentionOutput out = attention(in, {1, 2, 3, 1, 1, 1, 1, 0});
     check_close(out.o, {4.5, 7});
     check_close(out.log_sum_exp, {2 + std::log(2.0), 2 + std::log(3.0)});
-    check_close(attention(q, k, v, {1, 2, 3, 1, 1, 1, 1, 1, 2}).o, {4.5, 9});  // a window of 2
+    check_close(attention(in, {1, 2, 3, 1, 1, 1, 1, 2}).o, {4.5, 9});      // a window of 2
+    check_close(attention(in, {1, 2, 3, 1, 1, 1, 1, 0, 2}).o, {4.5, 12});  // chunks of 2: the last is alone
+    // A sink as strong as every key takes the share of one.
+    const Array sink = {2};
+    check_close(attention({{{q, k, 1}}, v, sink}, {1, 2, 3, 1, 1, 1, 1, 0}).o, {3, 5.25});
   }
-  SUBCASE("gradients, with groups, a window and queries that begin later") {
-    const AttentionShape shape = {2, 3, 5, 2, 2, 3, 4, 2, 3};
-    const Array q = random_array(2 * 3 * 2 * 2 * 3, 1), k = random_array(2 * 5 * 2 * 3, 2),
-                v = random_array(2 * 5 * 2 * 4, 3);
-    const Array d_o = random_array(2 * 3 * 2 * 2 * 4, 4);
-    const AttentionOutput out = attention(q, k, v, shape);
-    const AttentionGradient d = attention_gradient(q, k, v, out.o, out.log_sum_exp, d_o, shape);
-    check_gradient(
-        q, d_o, [&](const Array& x) { return attention(x, k, v, shape).o; }, d.q);
-    check_gradient(
-        k, d_o, [&](const Array& x) { return attention(q, x, v, shape).o; }, d.k);
-    check_gradient(
-        v, d_o, [&](const Array& x) { return attention(q, k, x, shape).o; }, d.v);
+  SUBCASE("a second part adds its scores, and all heads may share its keys") {
+    // 2 heads, 2 keys; the query of the second head sees log 3 more in the second key's part that both share.
+    const Array q = {0, 0}, k = {0, 0, 0, 0}, v = {4, 4, 8, 8}, q2 = {0, std::sqrt(2.0) * std::log(3.0)}, k2 = {0, 1};
+    const AttentionOutput out = attention({{{q, k, 1}, {q2, k2, 1, true}}, v, {}}, {1, 1, 2, 2, 1, 1, 1});
+    check_close(out.o, {6, 7});
+  }
+  SUBCASE("gradients, with groups, two parts, sinks, a window or chunks and queries that begin later") {
+    for (const AttentionShape& shape :
+         {AttentionShape{2, 3, 5, 2, 2, 4, 2, 3}, AttentionShape{2, 3, 5, 2, 2, 4, 2, 0, 3}}) {
+      const Array q = random_array(2 * 3 * 2 * 2 * 3, 1), k = random_array(2 * 5 * 2 * 3, 2),
+                  v = random_array(2 * 5 * 2 * 4, 3), q2 = random_array(2 * 3 * 2 * 2 * 2, 5),
+                  k2 = random_array(2 * 5 * 2, 6), sinks = random_array(2 * 2, 7);
+      const Array d_o = random_array(2 * 3 * 2 * 2 * 4, 4);
+      const auto in = [&]() { return AttentionInputs{{{q, k, 3}, {q2, k2, 2, true}}, v, sinks}; };
+      const AttentionOutput out = attention(in(), shape);
+      const AttentionGradient d = attention_gradient(in(), out.o, out.log_sum_exp, d_o, shape);
+      const auto check = [&](const Array& x, const Array& gradient,
+                             const std::function<void(AttentionInputs&, In)>& set) {
+        const auto f = [&](const Array& moved) {
+          AttentionInputs other = in();
+          set(other, moved);
+          return attention(other, shape).o;
+        };
+        check_gradient(x, d_o, f, gradient);
+      };
+      check(q, d.q[0], [](AttentionInputs& to, In x) { to.parts[0].q = x; });
+      check(k, d.k[0], [](AttentionInputs& to, In x) { to.parts[0].k = x; });
+      check(q2, d.q[1], [](AttentionInputs& to, In x) { to.parts[1].q = x; });
+      check(k2, d.k[1], [](AttentionInputs& to, In x) { to.parts[1].k = x; });
+      check(v, d.v, [](AttentionInputs& to, In x) { to.v = x; });
+      check(sinks, d.sinks, [](AttentionInputs& to, In x) { to.sinks = x; });
+    }
   }
 }
 

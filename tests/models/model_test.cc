@@ -181,21 +181,17 @@ TEST_CASE("the first layer of every pattern is windowed") {
 
 TEST_CASE("what no graph is built for is named in words") {
   Model model = read(kSmall);
+  model.attention_bias = true;
+  model.qk_norm = QkNorm::head;
+  model.position = Position::learned;
   CHECK(unsupported(model) == "");
-  model.attention_sinks = true;
-  CHECK(unsupported(model) == "attention sinks");
-  model.attention_chunk_size = 8192;
-  CHECK(unsupported(model) == "attention sinks, chunked attention");
-
-  // DeepSeek-V3's keys.
-  const Model deepseek = read(
-      "{num_hidden_layers: 61, hidden_size: 7168, num_attention_heads: 128, num_key_value_heads: 128, head_dim: 192,\n"
-      " intermediate_size: 18432, vocab_size: 129280, gated_mlp: true, tie_word_embeddings: false, position: rope,\n"
-      " norm: rmsnorm, n_routed_experts: 256, num_experts_per_tok: 8, moe_intermediate_size: 2048, n_shared_experts: "
-      "1,\n"
-      " first_k_dense_replace: 3, kv_lora_rank: 512, qk_nope_head_dim: 128, qk_rope_head_dim: 64, v_head_dim: 128,\n"
-      " router_bias: true, num_nextn_predict_layers: 1, q_lora_rank: 1536}\n");
-  CHECK(unsupported(deepseek) == "mixture of experts, multi-head latent attention, multi-token prediction");
+  model.kv_lora_rank = 512;
+  CHECK(unsupported(model) ==
+        "biases of latent attention, norms on the heads of latent attention, learned positions with latent attention");
+  model.attention_bias = false;
+  model.qk_norm = QkNorm::none;
+  CHECK(unsupported(model) == "learned positions with latent attention");
+  for (const std::string& name : model_names()) CHECK(unsupported(find_model(name)) == "");
 }
 
 TEST_CASE("overrides change single keys, and the total is then no longer the published one") {

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <string>
+#include <vector>
 
 namespace shardwright {
 namespace {
@@ -26,15 +27,15 @@ TEST_CASE("graphs have exactly the parameters of the published models") {
 }
 
 TEST_CASE("the parameters that a token multiplies with leave out the input embedding") {
-  CHECK(parameters_without_embedding(find_model("deepseek-llm-7b")) == 6'490'935'296);
-  CHECK(parameters_without_embedding(find_model("deepseek-llm-67b")) == 66'586'140'672);
-  CHECK(parameters_without_embedding(find_model("llama-3.1-8b")) == 7'504'924'672);
-  CHECK(parameters_without_embedding(find_model("llama-3.1-70b")) == 69'503'033'344);
-  CHECK(parameters_without_embedding(find_model("llama-3.1-405b")) == 403'752'042'496);
+  CHECK(active_parameters_without_embedding(find_model("deepseek-llm-7b")) == 6'490'935'296);
+  CHECK(active_parameters_without_embedding(find_model("deepseek-llm-67b")) == 66'586'140'672);
+  CHECK(active_parameters_without_embedding(find_model("llama-3.1-8b")) == 7'504'924'672);
+  CHECK(active_parameters_without_embedding(find_model("llama-3.1-70b")) == 69'503'033'344);
+  CHECK(active_parameters_without_embedding(find_model("llama-3.1-405b")) == 403'752'042'496);
   // Tied: the table is also the head's; learned positions are left out.
   const Model gpt = find_model("gpt3-175b");
   REQUIRE(gpt.tie_word_embeddings);
-  CHECK(parameters_without_embedding(gpt) == parameters(gpt) - gpt.max_position_embeddings * gpt.hidden_size);
+  CHECK(active_parameters_without_embedding(gpt) == parameters(gpt) - gpt.max_position_embeddings * gpt.hidden_size);
 }
 
 TEST_CASE("keys and values of a token take two bytes an element") {
@@ -77,6 +78,81 @@ TEST_CASE("a layer of Llama is a norm, attention, a norm and a gated feed-forwar
   CHECK(graphs.embedding.stream_in == -1);
   CHECK(graphs.head.stream_out == -1);
   CHECK(graphs.head.ops().back().kind == OpKind::cross_entropy);
+}
+
+std::string kinds_of(const OpGraph& graph) {
+  std::string kinds;
+  for (const Operator& op : graph.ops()) kinds += std::string(name_of(op.kind)) + " ";
+  return kinds;
+}
+
+TEST_CASE("DeepSeek-V3 has three dense layers, then experts and its head predicts one token more") {
+  const ModelGraphs graphs = model_graphs(find_model("deepseek-v3"));
+  REQUIRE(graphs.layer_classes.size() == 2);
+  std::vector<int> classes(61, 1);
+  classes[0] = classes[1] = classes[2] = 0;
+  CHECK(graphs.class_of_layer == classes);
+  CHECK(graphs.head.losses.size() == 2);
+  // Latents of queries, keys and the rotary key, norms, projections up, the core; then the router with its bias.
+  const std::string attention =
+      "rms_norm contraction rms_norm contraction contraction rms_norm rotary contraction contraction rotary "
+      "contraction "
+      "contraction attention contraction residual_sum ";
+  CHECK(kinds_of(graphs.layer_classes[0]) ==
+        attention + "rms_norm contraction contraction gated_silu contraction residual_sum ");
+  CHECK(kinds_of(graphs.layer_classes[1]) ==
+        attention +
+            "rms_norm contraction add_bias route dispatch contraction contraction gated_silu contraction contraction "
+            "combine contraction contraction gated_silu contraction residual_sum ");
+}
+
+TEST_CASE("of the rows of all experts, a token's chosen ones exist") {
+  const ModelGraphs graphs = model_graphs(find_model("deepseek-v3"));
+  const OpGraph& layer = graphs.layer_classes[1];
+  for (const char* name : {"gate", "mask", "rows", "expert_up", "expert_activation", "expert_scaled", "expert_out"}) {
+    CAPTURE(name);
+    CHECK(layer.tensor(layer.find_tensor(name)).density == 8.0 / 256);
+  }
+  for (const char* name : {"router_logits", "routed", "shared_out", "experts.up_proj"}) {
+    CAPTURE(name);
+    CHECK(layer.tensor(layer.find_tensor(name)).density == 1);
+  }
+}
+
+TEST_CASE("the gate of an expert multiplies before its down-projection unless a bias follows that") {
+  const auto gated_rows = [](const char* model, bool early) {
+    const ModelGraphs graphs = model_graphs(find_model(model), {.early_gate = early});
+    return graphs.layer_classes.back().find_tensor("expert_scaled") >= 0;
+  };
+  CHECK(gated_rows("mixtral-8x7b", true));
+  CHECK_FALSE(gated_rows("mixtral-8x7b", false));
+  CHECK_FALSE(gated_rows("gpt-oss-20b", true));
+}
+
+TEST_CASE(
+    "gpt-oss has sinks, one a head, and a window on every other layer and Llama 4's chunks skip each fourth layer") {
+  const Model gpt_oss = find_model("gpt-oss-20b");
+  const auto core = [](const OpGraph& graph) {
+    for (const Operator& op : graph.ops())
+      if (op.kind == OpKind::attention) return op;
+    return Operator{};
+  };
+  const ModelGraphs graphs = model_graphs(gpt_oss);
+  REQUIRE(graphs.layer_classes.size() == 2);
+  CHECK(core(graphs.layer_classes[0]).window == 128);
+  CHECK(core(graphs.layer_classes[1]).window == 0);
+  const OpGraph& layer = graphs.layer_classes[0];
+  const DimList sinks = layer.tensor(layer.find_tensor("sinks")).dims;
+  REQUIRE(sinks.size() == 2);
+  CHECK(layer.dims()[sinks[0]].extent * layer.dims()[sinks[1]].extent == gpt_oss.num_attention_heads);
+  Model chunked = find_model("llama-3.1-8b");
+  chunked.attention_chunk_size = 8192;
+  const ModelGraphs two = model_graphs(chunked);
+  REQUIRE(two.layer_classes.size() == 2);
+  CHECK(std::vector<int>(two.class_of_layer.begin(), two.class_of_layer.begin() + 8) ==
+        std::vector<int>{0, 0, 0, 1, 0, 0, 0, 1});
+  CHECK(core(two.layer_classes[0]).chunk == 8192);
+  CHECK(core(two.layer_classes[1]).chunk == 0);
 }
 
 TEST_CASE("embedding and head of a tied model in one graph have one table") {

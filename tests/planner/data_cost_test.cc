@@ -14,7 +14,7 @@ constexpr std::int64_t kElements = 48000;  // Psi; every group below divides it
 /// One bucket of weights, all of them gathered in both directions.
 GraphPrice weights(RankGroup tensor_ranks = {}) {
   GraphPrice price;
-  price.buckets.push_back({tensor_ranks, kElements, kElements, kElements});
+  price.buckets.push_back({false, tensor_ranks, kElements, kElements, kElements});
   return price;
 }
 

@@ -4,6 +4,7 @@
 // input.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <variant>
@@ -12,6 +13,15 @@
 #include "models/transformer.h"
 #include "planner/declare.h"
 #include "planner/shard.h"
+
+template <>
+struct doctest::StringMaker<std::vector<std::string>> {
+  static String convert(const std::vector<std::string>& lines) {
+    std::string all;
+    for (const std::string& l : lines) all += "\n    " + l;
+    return all.c_str();
+  }
+};
 
 namespace shardwright {
 namespace {
@@ -56,6 +66,11 @@ std::string reduce_scatter(std::int64_t ranks, std::int64_t elements) {
 
 using Lines = std::vector<std::string>;
 
+Lines sorted(Lines lines) {
+  std::sort(lines.begin(), lines.end());
+  return lines;
+}
+
 struct Derived {
   OpGraph graph;
   Mesh mesh;
@@ -95,11 +110,11 @@ struct Derived {
 enum class Part { embedding, layer, head };
 
 struct Choices {
-  bool gather_again = true, merge_sums = true, keep_parameters = false;
+  bool gather_again = true, merge_sums = true, keep_parameters = false, early_gate = false;
 };
 
 Derived derive(const Model& model, const Layout& l, Part part = Part::layer, Choices choices = {}) {
-  ModelGraphs graphs = model_graphs(model);
+  ModelGraphs graphs = model_graphs(model, {.early_gate = choices.early_gate});
   Derived d = {part == Part::embedding ? graphs.embedding
                : part == Part::head    ? graphs.head
                                        : graphs.layer_classes[0],
@@ -323,6 +338,271 @@ TEST_CASE("tensor and sequence parallel, cp 2, dp 2: the worked example") {
   CHECK(d.forward() == Lines{ag, kv, kv, rs, ag, rs});
   CHECK(d.backward() == Lines{ag, ag, rs, ag, kv, kv, dkv, dkv, ag, rs});
   CHECK(rows * h * 2 == 64 << 20);  // 64 MiB
+}
+
+// ---- multi-head latent attention, experts: DeepSeek-V3 ----
+
+// One micro-batch of one sequence; T tokens, k of E experts.
+constexpr std::int64_t T = 4096, h3 = 7168, E = 256, k = 8, f3 = 2048;
+
+Model deepseek_v3() {
+  Model m;
+  m.name = "deepseek-v3";
+  m.num_hidden_layers = 61;
+  m.hidden_size = h3;
+  m.num_attention_heads = m.num_key_value_heads = m.head_dim = 128;
+  m.intermediate_size = 18432;
+  m.vocab_size = 129280;
+  m.q_lora_rank = 1536;
+  m.kv_lora_rank = 512;
+  m.qk_nope_head_dim = m.v_head_dim = 128;
+  m.qk_rope_head_dim = 64;
+  m.n_routed_experts = E;
+  m.num_experts_per_tok = k;
+  m.moe_intermediate_size = f3;
+  m.n_shared_experts = 1;
+  m.first_k_dense_replace = 3;
+  return m;
+}
+
+struct Folds {
+  int tp = 1;
+  bool sequence_parallel = false;
+  int cp = 1, dp = 1, ep = 1, etp = 1, zero = 0;
+  ContextParallel kind = ContextParallel::all_gather;
+};
+Layout folded(const Folds& n) {
+  Layout l = layout(n.tp, n.sequence_parallel, n.cp, n.dp, n.zero, n.zero ? n.cp * n.dp : 1);
+  l.micro_batch = 1;
+  l.expert = n.ep;
+  l.expert_tensor = n.etp;
+  l.context_kind = n.kind;
+  return l;
+}
+
+/// Only what the operators from `first` on to `last` ask for, by name.
+Lines asked_by(const Derived& d, const char* first, const char* last, bool backward) {
+  OpId from = -1, to = -1;
+  for (std::size_t i = 0; i < d.graph.ops().size(); ++i) {
+    if (d.graph.ops()[i].name == first) from = static_cast<OpId>(i);
+    if (d.graph.ops()[i].name == last) to = static_cast<OpId>(i);
+  }
+  REQUIRE(from >= 0);
+  REQUIRE(to >= from);
+  Lines result;
+  for (std::size_t i = 0; i < d.sharded.nodes.size(); ++i) {
+    const Node& n = d.sharded.nodes[i];
+    if (n.kind != Node::Kind::reshard || (i >= d.sharded.forward_nodes) != backward || n.op < from || n.op > to)
+      continue;
+    for (const std::string& l : d.lines(n.steps)) result.push_back(l);
+  }
+  return result;
+}
+
+Lines attention_lines(const Derived& d, bool backward) {
+  return asked_by(d, "input_layernorm", "after_attention", backward);
+}
+Lines experts_lines(const Derived& d, bool backward) {
+  return asked_by(d, "post_attention_layernorm", "after_experts", backward);
+}
+std::string all_to_all(std::int64_t ranks, std::int64_t elements) { return line("all_to_all", ranks, elements); }
+
+Derived derive_dense_v3(const Folds& folds, Choices choices = {}) {
+  return derive(deepseek_v3(), folded(folds), Part::layer, choices);
+}
+Derived derive_experts(const Model& model, const Folds& folds, Choices choices = {}) {
+  Model all = model;
+  all.first_k_dense_replace = 0;
+  return derive(all, folded(folds), Part::layer, choices);
+}
+
+TEST_CASE("latent attention, tp 8: one all-reduce of the output and in backward of the latents and the rotary key") {
+  const Derived d = derive_dense_v3({.tp = 8});
+  CHECK(attention_lines(d, false) == Lines{all_reduce(8, T * h3)});
+  // As backward meets them; the second of two readers of a latent decides when.
+  const Lines backward = attention_lines(d, true);
+  CHECK(sorted(backward) == sorted({all_reduce(8, T * 1536), all_reduce(8, T * 512), all_reduce(8, T * 64)}));
+  for (const WeightState& w : d.sharded.weights) CHECK(w.reduction.count == 0);
+}
+
+TEST_CASE("latent attention, tp 8 and sequence parallel: the latents are gathered, not the stream") {
+  const auto ag = [](std::int64_t width) { return all_gather(8, T * width); };
+  const auto rs = [](std::int64_t width) { return reduce_scatter(8, T * width); };
+  const Derived d = derive_dense_v3({.tp = 8, .sequence_parallel = true});
+  CHECK(sorted(attention_lines(d, false)) == sorted({ag(1536), ag(512), ag(64), rs(h3)}));
+  CHECK(sorted(attention_lines(d, true)) == sorted({ag(h3), rs(1536), rs(512), rs(64), ag(1536), ag(512), ag(64)}));
+  const Derived kept = derive_dense_v3({.tp = 8, .sequence_parallel = true}, {.gather_again = false});
+  CHECK(sorted(attention_lines(kept, true)) == sorted({ag(h3), rs(1536), rs(512), rs(64)}));
+  for (const char* name : {"q_a_proj", "kv_a_proj", "k_rope_proj", "q_a_layernorm.weight", "kv_a_layernorm.weight",
+                           "input_layernorm.weight"})
+    CHECK(d.step(name) == Lines{all_reduce(8, d.weight(name).used_elements)});
+  CHECK(d.step("q_b_proj") == Lines{});
+  CHECK(d.weight("q_a_proj").used_elements == h3 * 1536);  // on every rank whole
+}
+
+TEST_CASE("latent attention without a query latent reduces the gradient of the stream") {
+  Model lite = deepseek_v3();
+  lite.q_lora_rank = 0;
+  const Derived d = derive(lite, folded({.tp = 8}));
+  CHECK(attention_lines(d, false) == Lines{all_reduce(8, T * h3)});
+  CHECK(sorted(attention_lines(d, true)) ==
+        sorted({all_reduce(8, T * 512), all_reduce(8, T * 64), all_reduce(8, T * h3)}));
+}
+
+TEST_CASE("latent attention, cp 4: keys and values of all heads are gathered, 32,832 elements a token") {
+  const Derived d = derive_dense_v3({.cp = 4});
+  const Lines gathered = {all_gather(4, T * 128 * 128), all_gather(4, T * 64), all_gather(4, T * 128 * 128)};
+  const Lines scattered = {reduce_scatter(4, T * 128 * 128), reduce_scatter(4, T * 64),
+                           reduce_scatter(4, T * 128 * 128)};
+  CHECK(2 * 128 * 128 + 64 == 32'832);
+  CHECK(attention_lines(d, false) == gathered);
+  Lines both = gathered;
+  both.insert(both.end(), scattered.begin(), scattered.end());
+  CHECK(sorted(attention_lines(d, true)) == sorted(both));
+}
+
+TEST_CASE("64 ranks of experts: two all-to-alls of T k h in forward, two in backward") {
+  const Derived d = derive_experts(deepseek_v3(), {.dp = 64, .ep = 64});
+  const std::string rows = all_to_all(64, T * k * h3);
+  CHECK(experts_lines(d, false) == Lines{rows, rows});
+  CHECK(experts_lines(d, true) == Lines{rows, rows});
+  CHECK(d.weight("experts.up_proj").used_elements == E / 64 * h3 * f3);
+  CHECK(d.step("experts.up_proj") == Lines{});
+  CHECK(d.step("router") == Lines{all_reduce(64, h3 * E)});
+  CHECK(d.step("shared_experts.up_proj") == Lines{all_reduce(64, h3 * f3)});
+  SUBCASE("of 128 ranks, pairs hold the same experts") {
+    const Derived wider = derive_experts(deepseek_v3(), {.dp = 128, .ep = 64});
+    CHECK(experts_lines(wider, false) == Lines{rows, rows});
+    CHECK(wider.step("experts.down_proj") == Lines{all_reduce(2, E / 64 * h3 * f3)});
+    CHECK(wider.step("router") == Lines{all_reduce(128, h3 * E)});
+  }
+  SUBCASE("and ZeRO-1 cuts their state in two, that of the rest in 128") {
+    const Derived wider = derive_experts(deepseek_v3(), {.dp = 128, .ep = 64, .zero = 1});
+    CHECK(wider.weight("experts.down_proj").shard_parts == 2);
+    CHECK(wider.weight("router").shard_parts == 128);
+    CHECK(wider.step("experts.down_proj") == Lines{reduce_scatter(2, E / 64 * h3 * f3)});
+  }
+  SUBCASE("dp 128 and tp 2: of 256 ranks, four hold the same experts") {
+    const Derived wider =
+        derive_experts(deepseek_v3(), {.tp = 2, .sequence_parallel = true, .dp = 128, .ep = 64, .zero = 1});
+    CHECK(wider.weight("experts.down_proj").shard_parts == 4);
+    CHECK(wider.step("experts.down_proj") == Lines{reduce_scatter(4, E / 64 * h3 * f3)});
+  }
+}
+
+TEST_CASE("experts that are whole on the ranks of tp have copies there, over which their state is cut too") {
+  const Derived d = derive_experts(deepseek_v3(), {.tp = 2, .sequence_parallel = true, .dp = 4, .zero = 1});
+  CHECK(d.weight("experts.up_proj").shard_parts == 8);
+  CHECK(d.step("experts.up_proj") == Lines{reduce_scatter(8, E * h3 * f3)});
+  CHECK(d.weight("router").shard_parts == 4);
+  CHECK(d.step("router") == Lines{reduce_scatter(4, h3 * E), all_reduce(2, h3 * E / 4)});
+  CHECK(d.weight("shared_experts.up_proj").shard_parts == 4);
+  CHECK(d.step("shared_experts.up_proj") == Lines{reduce_scatter(4, h3 * f3 / 2)});
+}
+
+TEST_CASE("a gate in front of the down-projection travels with the rows, and its gradient back") {
+  const Derived d = derive_experts(deepseek_v3(), {.dp = 64, .ep = 64}, {.early_gate = true});
+  const std::string rows = all_to_all(64, T * k * h3), gates = all_to_all(64, T * k);
+  CHECK(experts_lines(d, false) == Lines{rows, gates, rows});
+  CHECK(experts_lines(d, true) == Lines{rows, rows, gates});
+}
+
+TEST_CASE("experts folded over tp 8 and dp 8: each rank sends the rows of its part of the sequence") {
+  Model routed = deepseek_v3();
+  routed.n_shared_experts = 0;
+  const Derived d = derive_experts(routed, {.tp = 8, .sequence_parallel = true, .dp = 8, .ep = 64});
+  const std::string rows = all_to_all(64, T * k * h3 / 8);
+  CHECK(experts_lines(d, false) == Lines{rows, rows});
+  CHECK(experts_lines(d, true) == Lines{rows, rows});
+  CHECK(d.step("router") == Lines{all_reduce(64, h3 * E)});
+  CHECK(d.step("experts.gate_proj") == Lines{});
+}
+
+TEST_CASE("experts over ep 8 and etp 2 on dp 8, tp 2: rows are gathered over tp, and their sums scattered") {
+  Model routed = deepseek_v3();
+  routed.n_shared_experts = 0;
+  const Derived d =
+      derive_experts(routed, {.tp = 2, .sequence_parallel = true, .dp = 8, .ep = 8, .etp = 2}, {.gather_again = false});
+  const std::string rows = all_to_all(8, T * k * h3 / 2), ag = all_gather(2, T * k * h3),
+                    rs = reduce_scatter(2, T * k * h3);
+  CHECK(experts_lines(d, false) == Lines{rows, ag, rs, rows});
+  CHECK(experts_lines(d, true) == Lines{rows, ag, rs, rows});
+  CHECK(d.weight("experts.up_proj").used_elements == E / 8 * h3 * f3 / 2);
+  CHECK(d.step("experts.up_proj") == Lines{});
+}
+
+TEST_CASE("experts of two parts over dp: what is made of rows stays where the rows are") {
+  Model routed = deepseek_v3();
+  routed.n_shared_experts = 0;
+  const Derived d = derive_experts(routed, {.dp = 2, .etp = 2}, {.gather_again = false});
+  // Both ranks' rows to both, and the sum of both parts back.
+  const std::string ag = all_gather(2, 2 * T * k * h3), rs = reduce_scatter(2, 2 * T * k * h3);
+  CHECK(experts_lines(d, false) == Lines{ag, rs});
+  CHECK(experts_lines(d, true) == Lines{ag, rs});
+}
+
+TEST_CASE("experts folded over tp 4 and dp 2 without sequence parallelism") {
+  Model routed = deepseek_v3();
+  routed.n_shared_experts = 0;
+  const Derived d = derive_experts(routed, {.tp = 4, .dp = 2, .ep = 8});
+  const std::string rows = all_to_all(2, T * k * h3 / 4);
+  CHECK(experts_lines(d, false) == Lines{rows, rows, all_reduce(4, T * h3)});
+  // Gates of the experts elsewhere: k a token.
+  CHECK(experts_lines(d, true) == Lines{rows, rows, all_gather(4, T * k), all_reduce(4, T * h3)});
+}
+
+TEST_CASE("routed and shared experts in parts over tp are summed before they are reduced") {
+  const Folds parts = {.tp = 4, .etp = 4};
+  const Derived d = derive_experts(deepseek_v3(), parts);
+  const std::string wide = all_reduce(4, T * h3);
+  CHECK(experts_lines(d, false) == Lines{wide});
+  CHECK(sorted(experts_lines(d, true)) == sorted({wide, all_reduce(4, T * k)}));
+  CHECK(experts_lines(derive_experts(deepseek_v3(), parts, {.merge_sums = false}), false) == Lines{wide, wide});
+}
+
+// ---- context parallelism ----
+
+TEST_CASE("Ulysses, cp 2 and tp 4: sequence for heads and back, (2 h + 2 h_kv) (s / c) b / t elements") {
+  Layout l = layout(4, false, 2);
+  l.context_kind = ContextParallel::ulysses;
+  const Derived d = derive(llama(), l);
+  const std::int64_t part = b * (s / 2) / 4;
+  const std::string wide = all_to_all(2, part * h), narrow = all_to_all(2, part * h_kv);
+  const std::string tp = all_reduce(4, b * (s / 2) * h);
+  CHECK(d.forward() == Lines{wide, narrow, narrow, wide, tp, tp});
+  CHECK(sorted(d.backward()) == sorted({tp, wide, wide, narrow, narrow, tp}));
+}
+
+TEST_CASE("ring attention moves nothing outside the operator, which passes its keys and values around") {
+  Layout l = layout(4, true, 2);
+  l.context_kind = ContextParallel::ring;
+  const Derived d = derive(llama(), l);
+  const std::string ag = all_gather(4, b * (s / 2) * h), rs = reduce_scatter(4, b * (s / 2) * h);
+  CHECK(d.forward() == Lines{ag, rs, ag, rs});
+  CHECK(d.backward() == Lines{ag, ag, rs, ag, ag, rs});
+  int rings = 0;
+  for (const Node& n : d.sharded.nodes) {
+    if (n.ring == 0) continue;
+    ++rings;
+    CHECK(d.mesh.size_of(n.ring) == 2);
+    CHECK(d.graph.op(n.op).kind == OpKind::attention);
+    const std::size_t first = n.gradient < 0 ? 0 : 1;  // behind the output's gradient
+    CHECK(d.sharded.value(n.inputs[first]).elements == b * (s / 2) * h / 4);
+    CHECK(d.sharded.value(n.inputs[first + 1]).elements == b * (s / 2) * h_kv / 4);
+    CHECK(d.sharded.value(n.inputs[first + 2]).elements == b * (s / 2) * h_kv / 4);
+    for (ValueId out : n.outputs) CHECK(d.sharded.value(out).placement.partial == 0);
+  }
+  CHECK(rings == 2);
+}
+
+TEST_CASE("sinks under a ring: each rank's queries give a share of their gradient") {
+  Model sinks = llama();
+  sinks.attention_sinks = true;
+  Layout l = layout(4, false, 2);
+  l.context_kind = ContextParallel::ring;
+  CHECK(derive(sinks, l).step("sinks") == Lines{all_reduce(2, 64 / 4)});
+  l.context_kind = ContextParallel::ulysses;  // a rank has its own heads, and all queries of them
+  CHECK(derive(sinks, l).step("sinks") == Lines{});
 }
 
 }  // namespace

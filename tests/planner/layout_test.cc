@@ -32,6 +32,9 @@ Layout completed(const LayoutPins& pins, int model_layers) {
   layout.data = pins.dp.value();
   layout.virtual_pipeline = pins.vpp.value_or(1);
   layout.context = pins.cp.value_or(1);
+  if (layout.context > 1) layout.context_kind = pins.cp_kind.value();
+  layout.expert = pins.ep.value_or(1);
+  layout.expert_tensor = pins.etp.value_or(1);
   const bool many = layout.data * layout.context > 1;
   layout.sequence_parallel = layout.tensor > 1 ? pins.sequence_parallel.value() : false;
   layout.zero = many ? pins.zero.value() : 0;
@@ -60,11 +63,14 @@ Layout random_layout(std::mt19937& random) {
                       : up_to(2) == 1             ? Schedule::gpipe
                                                   : Schedule::one_f_one_b;
   }
+  layout.expert = up_to(64);
+  layout.expert_tensor = up_to(4);
+  if (layout.context > 1) layout.context_kind = static_cast<ContextParallel>(up_to(3) - 1);
   if (layout.tensor > 1) layout.sequence_parallel = up_to(2) == 1;
   if (layout.data * layout.context > 1) layout.zero = up_to(4) - 1;
   if (layout.zero > 0) layout.shard_group = up_to(layout.data * layout.context);
   layout.recompute.full = up_to(3) == 1;
-  if (!layout.recompute.full) layout.recompute.modules = static_cast<std::uint8_t>(up_to(8) - 1);
+  if (!layout.recompute.full) layout.recompute.modules = static_cast<std::uint8_t>(up_to(1 << kRecomputeModules) - 1);
   layout.micro_batch = up_to(16);
   if (layout.data > 1 && layout.pipeline > 1 && up_to(2) == 1) layout.rank_order = RankOrder::tp_cp_pp_dp;
   const int chunks = layout.pipeline * layout.virtual_pipeline;
@@ -80,8 +86,8 @@ TEST_CASE("the empty string pins nothing") { CHECK(pins_nothing(parse_layout("",
 TEST_CASE("every key of a layout is read") {
   const LayoutPins pins = parse_layout(
       "tp=8,pp=16,vpp=2,cp=4,dp=3,sequence_parallel=true,zero=3,fsdp_group=12,recompute=selective,"
-      "recompute_modules=core_attn+mlp,micro_batch=5,schedule=interleaved,rank_order=tp-cp-pp-dp,cp_kind=allgather,"
-      "layers_per_stage=4+4+4+4+4+4+4+4+4+4+4+4+4+4+4+0,ep=1,etp=1",
+      "recompute_modules=core_attn+mlp,micro_batch=5,schedule=interleaved,rank_order=tp-cp-pp-dp,cp_kind=ulysses,"
+      "layers_per_stage=4+4+4+4+4+4+4+4+4+4+4+4+4+4+4+0,ep=6,etp=2",
       "--layout");
   CHECK(pins.tp == 8);
   CHECK(pins.pp == 16);
@@ -92,6 +98,9 @@ TEST_CASE("every key of a layout is read") {
   CHECK(pins.zero == 3);
   CHECK(pins.fsdp_group == 12);
   CHECK(pins.recompute == Recompute{.full = false, .modules = 0b101});
+  CHECK(pins.cp_kind == ContextParallel::ulysses);
+  CHECK(pins.ep == 6);
+  CHECK(pins.etp == 2);
   CHECK(pins.micro_batch == 5);
   CHECK(pins.schedule == Schedule::interleaved);
   CHECK(pins.rank_order == RankOrder::tp_cp_pp_dp);
@@ -179,8 +188,9 @@ TEST_CASE("a wrong layout shows where") {
     CHECK(fault_of("sequence_parallel=1") ==
           "--layout:1:19: 'sequence_parallel' must be one of false, true, got '1'\nsequence_parallel=1\n"
           "                  ^");
-    CHECK(fault_of("cp_kind=ring") ==
-          "--layout:1:9: 'cp_kind' must be one of allgather, got 'ring'\ncp_kind=ring\n        ^");
+    CHECK(fault_of("cp_kind=rings") ==
+          "--layout:1:9: 'cp_kind' must be one of allgather, ulysses, ring, got 'rings' (did you mean 'ring'?)\n"
+          "cp_kind=rings\n        ^");
   }
   SUBCASE("lists") {
     CHECK(fault_of("layers_per_stage=8++8") ==
@@ -192,16 +202,15 @@ TEST_CASE("a wrong layout shows where") {
     CHECK(fault_of("recompute_modules=mlp+mlp") ==
           "--layout:1:23: 'recompute_modules' names 'mlp' twice\nrecompute_modules=mlp+mlp\n"
           "                      ^");
-    CHECK(fault_of("recompute_modules=core_atn") ==
-          "--layout:1:19: 'recompute_modules' must be one of core_attn, layernorm, mlp, got 'core_atn' (did you mean "
-          "'core_attn'?)\nrecompute_modules=core_atn\n                  ^");
+    CHECK(
+        fault_of("recompute_modules=core_atn") ==
+        "--layout:1:19: 'recompute_modules' must be one of core_attn, layernorm, mlp, mla_up_proj, moe, moe_act, "
+        "shared_experts, got 'core_atn' (did you mean 'core_attn'?)\nrecompute_modules=core_atn\n                  ^");
   }
   SUBCASE("a key twice") { CHECK(fault_of("tp=8,tp=8") == "--layout:1:6: 'tp' is given twice\ntp=8,tp=8\n     ^"); }
   SUBCASE("experts") {
-    CHECK(fault_of("ep=8") ==
-          "--layout:1:4: 'ep' must be 1: expert parallelism is not supported in this version\nep=8\n   ^");
-    CHECK(fault_of("etp=2") ==
-          "--layout:1:5: 'etp' must be 1: expert parallelism is not supported in this version\netp=2\n    ^");
+    CHECK(fault_of("ep=0") == "--layout:1:4: 'ep' must be between 1 and 16777216, got '0'\nep=0\n   ^");
+    CHECK(fault_of("etp=two") == "--layout:1:5: 'etp' must be a whole number, got 'two'\netp=two\n    ^");
   }
 }
 

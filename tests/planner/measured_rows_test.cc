@@ -200,7 +200,9 @@ TEST_CASE("recompute is pinned where a layout can say it") {
   CHECK(pinned("recompute: full, recompute_layers: 2") == std::nullopt);
   CHECK(pinned("recompute: selective") == Recompute{.full = false, .modules = 0b001});
   CHECK(pinned("recompute_modules: [layernorm]") == Recompute{.full = false, .modules = 0b010});
-  CHECK(pinned("recompute: selective, recompute_modules: [layernorm, moe_act]") == std::nullopt);
+  CHECK(pinned("recompute: selective, recompute_modules: [layernorm, moe_act]") ==
+        Recompute{.full = false, .modules = 0b100010});
+  CHECK(pinned("recompute: selective, recompute_modules: [layernorm, all_but_qkv_proj]") == std::nullopt);
   CHECK(pinned("tp: 1") == std::nullopt);
 }
 

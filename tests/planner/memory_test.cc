@@ -26,7 +26,7 @@ ActivationNeed need(const Model& model, const Workload& workload, const Shape& s
   machine.efficiency.kernel_latency = {0};
   const ModelGraphs graphs = model_graphs(model, {workload.fused_attention, workload.dropout});
   const int choice = index_of(recompute);
-  return price_shape(graphs, model, machine, workload, shape, {choice})
+  return price_shape(graphs, model, machine, workload, shape, {recompute})
       .layers[0]
       .passes[static_cast<std::size_t>(choice)]
       .need;
@@ -89,7 +89,7 @@ struct TwoGelus {
     const DimId row = graph.add_dim("row", rows), column = graph.add_dim("column", 100);
     const DimList dims = {row, column};
     const auto tensor = [&](const char* name) {
-      return graph.add_tensor({name, dims, TensorRole::activation, {}, {}, false});
+      return graph.add_tensor({name, dims, TensorRole::activation, {}, {}, 1, false});
     };
     const TensorId x = tensor("x"), y = tensor("y"), z = tensor("z");
     for (auto [from, to] : {std::pair{x, y}, {y, z}}) {

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <random>
 #include <set>
+#include <tuple>
+#include <utility>
 
 #include "planner/cost/node_cost.h"
 #include "tests/support/round_machine.h"
@@ -52,7 +54,15 @@ Layout random_layout(std::mt19937& random, const Model& model, const Workload& w
   }
   l.zero = l.data * l.context > 1 ? static_cast<int>(random() % 4) : 0;
   if (l.zero > 0) l.shard_group = l.context * divisor_of(random, l.data);
-  l.recompute = pick(random, recompute_choices());
+  l.recompute = pick(random, recompute_choices(model));
+  if (model.n_routed_experts > 0) {
+    l.expert = divisor_of(random, model.n_routed_experts);
+    l.expert_tensor = pick(random, std::vector{1, 1, l.tensor});
+    l.sequence_parallel = l.tensor > 1 && random() % 8 > 0;
+  }
+  if (l.context > 1)
+    l.context_kind =
+        pick(random, std::vector{ContextParallel::all_gather, ContextParallel::ulysses, ContextParallel::ring});
   if (w.global_batch % l.data == 0) l.micro_batch = divisor_of(random, w.global_batch / l.data);
   l.rank_order = random() % 4 ? RankOrder::tp_cp_dp_pp : RankOrder::tp_cp_pp_dp;
   return l;
@@ -69,7 +79,11 @@ std::vector<Model> small_models() {
   windowed.num_hidden_layers = 10;
   windowed.sliding_window = 256;
   windowed.sliding_window_pattern = 3;
-  return {llama, gpt, windowed};
+  Model mixtral = find_model("mixtral-8x7b"), latent = find_model("deepseek-v2-lite");
+  mixtral.num_hidden_layers = 6;
+  latent.num_hidden_layers = 7;
+  latent.num_nextn_predict_layers = 1;  // experts in the head
+  return {llama, gpt, windowed, mixtral, latent};
 }
 
 /// Calls `check` with every layout of `wanted` that is possible, its layers filled in.
@@ -133,6 +147,78 @@ TEST_CASE("no layout is faster than its lower bound") {
     ++count;
   });
   MESSAGE("bound / step over ", count, " layouts: ", sum / count, " in the mean, ", tightest, " at most");
+}
+
+TEST_CASE("no layout falls below the floor of its shape") {
+  double tightest = 0, sum = 0, memory = 0;
+  int count = 0;
+  const auto check = [&](Pricer& pricer, const Layout& l, bool balanced) {
+    const ShapePrice& shape = pricer.shape(shape_of(l), l.recompute);
+    const Pricer::Data data = pricer.data_of(shape, l);
+    const PipelineShape pipeline(pricer, shape, l);
+    const Floor floor(pricer, shape, l, balanced);
+    const Floor::Weights weights = floor.weights(data);
+    const Seconds floored = floor.time(floor.passes(shape, l.recompute), weights);
+    const Seconds bound = pipeline.lower_bound(data);
+    CHECK(floored < bound);
+    CHECK(bound < pipeline.predict(data).step);
+    CHECK(floor.memory(floor.passes(shape, l.recompute), weights) <= pipeline.worst_reserved(data));
+    // The search bounds all choices of recomputation by none, and a shape by its head.
+    const ShapePrice plain = pricer.plain_shape(shape_of(l));
+    const Floor before(pricer, plain, l, balanced);
+    const Floor::Weights same = before.weights(pricer.data_of(plain, l));
+    CHECK(before.time(before.passes(plain, {}), same) <= floored);
+    CHECK(same.resident == weights.resident);
+    const ActivationNeed head = pricer.head(shape_of(l)).passes[0].need;
+    CHECK(head.transient_reserved + head.saved_reserved <= pipeline.worst_reserved(data));
+    tightest = std::max(tightest, floored / bound);
+    sum += floored / bound;
+    memory += static_cast<double>(floor.memory(floor.passes(shape, l.recompute), weights).value) /
+              static_cast<double>(pipeline.worst_reserved(data).value);
+    ++count;
+  };
+  with_random_layouts(150, 5, [&](Pricer& pricer, const Layout& l) { check(pricer, l, true); });
+  MESSAGE("floor / bound over ", count, " layouts: ", sum / count, " in the mean, ", tightest, " at most; memory ",
+          memory / count, " in the mean");
+  std::mt19937 random(6);
+  with_random_layouts(50, 6, [&](Pricer& pricer, Layout l) {  // any split, empty chunks among it
+    for (std::size_t i = 1; i < l.layers_per_chunk.size(); ++i) {
+      const std::size_t to = random() % l.layers_per_chunk.size();
+      std::swap(l.layers_per_chunk[i], l.layers_per_chunk[to]);
+      if (random() % 2) l.layers_per_chunk[to] += std::exchange(l.layers_per_chunk[i], 0);
+      if (to == i) l.layers_per_chunk[i] = 0;
+    }
+    const int sum_before = static_cast<int>(pricer.model().num_hidden_layers);
+    int all = 0;
+    for (int n : l.layers_per_chunk) all += n;
+    l.layers_per_chunk[0] += sum_before - all;
+    check(pricer, l, false);
+  });
+}
+
+TEST_CASE("modules that a graph has not are no other price") {
+  const Model model = find_model("deepseek-v2-lite");  // its first layer is dense
+  Pricer pricer(model, find_machine("h100-sxm-80gb"), workload(1024, 48));
+  Shape at;
+  at.tensor = 2;
+  at.sequence_parallel = true;
+  at.expert = 4;
+  const ShapePrice& together = pricer.shape(at);
+  const auto alike = [](const PassPrice& a, const PassPrice& b) {
+    return std::tuple(a.forward_compute, a.forward_communication, a.backward_compute, a.backward_communication, a.error,
+                      a.need.saved, a.need.saved_reserved, a.need.transient, a.need.transient_reserved) ==
+           std::tuple(b.forward_compute, b.forward_communication, b.backward_compute, b.backward_communication, b.error,
+                      b.need.saved, b.need.saved_reserved, b.need.transient, b.need.transient_reserved);
+  };
+  const ModelGraphs graphs = model_graphs(model, {true, false});
+  for (const Recompute& choice : recompute_choices(model)) {
+    const ShapePrice alone = price_shape(graphs, model, pricer.machine(), pricer.workload(), at, {choice});
+    const auto i = static_cast<std::size_t>(index_of(choice));
+    for (std::size_t c = 0; c < alone.layers.size(); ++c) {
+      CAPTURE(i);
+      CHECK(alike(alone.layers[c].passes[i], together.layers[c].passes[i]));
+    }
+  }
 }
 
 TEST_CASE("the memory that the search asks for is the prediction's worst stage") {
@@ -233,7 +319,7 @@ TEST_CASE("the work of a GPT model is Narayanan's and Korthikanti's") {
 
 TEST_CASE("the work of Llama-3.1-405B is six times its parameters and causal attention") {
   const Model m = find_model("llama-3.1-405b");
-  const double n = static_cast<double>(parameters_without_embedding(m));
+  const double n = static_cast<double>(active_parameters_without_embedding(m));
   const double attention = 3. * 126 * 2 * 8192 * 16384;
   CHECK(Pricer(m, find_machine("h100-sxm-80gb"), workload(8192, 8)).model_flops_per_token().value ==
         Approx(6 * n + attention).epsilon(1e-3));
@@ -268,6 +354,57 @@ TEST_CASE("an impossible layout is rejected with its numbers") {
     l.tensor = 2;
     const auto rejection = impossible(m, find_machine("a100-sxm-80gb"), workload(1024, 48), l);
     CHECK(rejection == Rejection{"ffn", "tp 2 does not divide intermediate_size 14337"});
+  }
+  SUBCASE("experts") {
+    l.expert = 8;
+    l.expert_tensor = 2;
+    CHECK(why(l) == "experts: llama-3.1-8b has no experts for ep 8, etp 2");
+    l = {};
+    l.expert = 16;
+    l.data = 16;
+    CHECK(why(l, workload(1024, 48), "mixtral-8x7b") == "experts: ep 16 does not divide the 8 experts");
+    l.expert = 8;
+    CHECK(why(l, workload(1024, 48), "mixtral-8x7b") == "possible");
+    l.tensor = 2;
+    CHECK(why(l, workload(1024, 48), "mixtral-8x7b") ==
+          "experts: a mixture of experts with tp 2 needs sequence_parallel");
+    l.sequence_parallel = true;
+    CHECK(why(l, workload(1024, 48), "mixtral-8x7b") == "possible");
+  }
+  SUBCASE("the width of experts") {
+    l.data = 3;
+    l.expert_tensor = 3;
+    CHECK(why(l, workload(1024, 48), "mixtral-8x7b") == "ffn: etp 3 does not divide moe_intermediate_size 14336");
+    Model m = find_model("deepseek-v2-lite");
+    m.moe_intermediate_size = 1409;  // 10944 of the dense layers is even
+    l = {};
+    l.tensor = 4;
+    l.sequence_parallel = true;
+    CHECK(impossible(m, find_machine("a100-sxm-80gb"), workload(1024, 48), l) ==
+          Rejection{"ffn", "tp 4 does not divide the shared experts' width 2818"});
+    m.intermediate_size = 10946;
+    CHECK(impossible(m, find_machine("a100-sxm-80gb"), workload(1024, 48), l) ==
+          Rejection{"ffn", "tp 4 does not divide intermediate_size 10946"});
+  }
+  SUBCASE("mesh") {
+    l.data = 6;
+    l.expert = 4;
+    CHECK(why(l, workload(1024, 48), "mixtral-8x7b") == "mesh: ep * etp 4 does not divide tp * cp * dp 6");
+    l.data = 12;
+    l.zero = 3;
+    l.shard_group = 6;
+    CHECK(why(l, workload(1024, 48), "mixtral-8x7b") ==
+          "mesh: ep 4 and shard 6 have no common refinement: 4 does not divide 6");
+    l.shard_group = 4;
+    CHECK(why(l, workload(1024, 48), "mixtral-8x7b") == "possible");
+  }
+  SUBCASE("ulysses") {
+    l.tensor = 4;
+    l.context = 4;
+    l.context_kind = ContextParallel::ulysses;
+    CHECK(why(l) == "heads: ulysses with cp 4 cannot cut the 2 KV heads that tp leaves");
+    l.context = 2;
+    CHECK(why(l) == "possible");
   }
   SUBCASE("sequence") {
     l.context = 3;
@@ -320,6 +457,16 @@ TEST_CASE("a layout that does not fit names the stage and its bytes") {
   p.worst_stage = 3;
   p.stages[3].reserved = 82_GiB + 100_MiB;
   CHECK(too_large(m, p) == Rejection{"memory", "stage 3 needs 82.1 GiB of 79.0 GiB"});
+}
+
+TEST_CASE("DeepSeek's work of a token is the published one") {
+  // Insights into DeepSeek-V3 (arXiv 2505.09343), table 2, at 4096 tokens: V2 155, V3 250 GFLOPs.
+  const auto gflops = [](const char* model) {
+    return Pricer(find_model(model), find_machine("h800-sxm-80gb"), workload(4096, 8)).model_flops_per_token().value /
+           1e9;
+  };
+  CHECK(gflops("deepseek-v2") == doctest::Approx(155).epsilon(0.01));
+  CHECK(gflops("deepseek-v3") == doctest::Approx(250).epsilon(0.01));
 }
 
 }  // namespace shardwright

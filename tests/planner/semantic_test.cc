@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <random>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <variant>
@@ -25,8 +26,10 @@ constexpr double kTolerance = 1e-9;
 
 #if defined(__SANITIZE_ADDRESS__)
 constexpr std::uint64_t kWildGraphs = 60, kTidyGraphs = 40, kMutatedGraphs = 10;
+constexpr std::size_t kMutatedLayouts = 24;  // every 24th pair of a model and a layout
 #else
 constexpr std::uint64_t kWildGraphs = 700, kTidyGraphs = 300, kMutatedGraphs = 60;
+constexpr std::size_t kMutatedLayouts = 4;
 #endif
 
 std::uint64_t first_seed() {
@@ -176,15 +179,17 @@ std::vector<NamedLayout> layouts() {
           {"tp 4, cp 3", of(4, false, 3, 1, 0, 1)}};
 }
 
-/// Embedding, two layers and head as one graph. Its layers share their weights, which graphs know by name: each has two
-/// uses.
+/// Embedding, two layers, head and multi-token prediction as one graph. Its layers share their weights, which graphs
+/// know by name: each has two uses, but for a dense feed-forward part in one layer and experts in the other.
 OpGraph whole_model(const Model& model, const GraphOptions& options) {
   OpGraph g;
   const TransformerDims d = add_transformer_dims(g, model);
   TensorId stream = append_embedding(g, d, model, options);
   for (std::int64_t layer = 0; layer < 2; ++layer)
-    stream = append_layer(g, d, stream, model, model.is_windowed(layer), options);
+    stream = append_layer(g, d, stream, model, kind_of_layer(model, layer), options);
   append_head(g, d, stream, model);
+  for (std::int64_t i = 0; i < model.num_nextn_predict_layers; ++i)
+    append_prediction_layer(g, d, stream, model, options);
   return g;
 }
 
@@ -207,13 +212,14 @@ LaidOut laid_out(OpGraph graph, const Model& model, const Layout& layout) {
 }
 
 /// Moves every logit of a token by about a thousand, up or down: softmax does not mind, exponentials without the true
-/// maximum do.
+/// maximum do. Tokens differ by more than what biases add to all of them, so that some go up and some down.
 void move_logits(const OpGraph& graph, const std::vector<std::int64_t>& extents, WholeData& data) {
   const TensorId head = graph.find_tensor("lm_head");
   REQUIRE(head >= 0);
   const auto columns = static_cast<std::size_t>(extents[graph.tensor(head).dims[1]]);
   auto& table = data.tensors[static_cast<std::size_t>(head)];
   for (std::size_t i = 0; i < table.size(); ++i) table[i] += i / columns % 3 == 0 ? 1000.0 : -700.0;
+  for (double& x : data.tensors[static_cast<std::size_t>(graph.find_tensor("embed_tokens"))]) x *= 4;
 }
 
 void check_model(const Case& model, const NamedLayout& layout, const OpGraph& graph) {
@@ -251,9 +257,140 @@ TEST_CASE("the separate graphs of embedding, layers and head do too") {
   }
 }
 
+// ---- experts, latent attention, context parallelism ----
+
+/// A dense layer, then one with experts.
+Model with_experts(Model m) {
+  m.n_routed_experts = 8;
+  m.num_experts_per_tok = 3;
+  m.moe_intermediate_size = 12;
+  m.first_k_dense_replace = 1;
+  return m;
+}
+
+Model tiny_latent(std::int64_t q_rank) {
+  Model m = tiny_llama();
+  m.name = "tiny-latent";
+  m.q_lora_rank = q_rank;
+  m.kv_lora_rank = 7;
+  m.qk_nope_head_dim = 5;
+  m.qk_rope_head_dim = 4;
+  m.v_head_dim = 3;
+  return m;
+}
+
+std::vector<Case> expert_models() {
+  const Model plain = with_experts(tiny_llama());
+  Model shared = plain, gated = plain, biased = plain, deepseek = with_experts(tiny_latent(6));
+  shared.n_shared_experts = 2;
+  gated.n_shared_experts = 1;
+  gated.shared_expert_intermediate_size = 8;
+  gated.shared_expert_gate = true;
+  gated.qk_norm = QkNorm::head;
+  biased.router_bias = biased.mlp_bias = biased.attention_bias = biased.attention_output_bias = true;
+  biased.qk_norm = QkNorm::head;
+  biased.attention_sinks = true;
+  biased.sliding_window = 5;
+  biased.sliding_window_pattern = 2;
+  deepseek.n_shared_experts = 1;
+  deepseek.num_nextn_predict_layers = 1;
+  return {{"experts", plain, {}},
+          {"experts, gated when they come back", plain, {.early_gate = false}},
+          {"shared experts", shared, {.early_gate = false}},
+          {"a gate on the shared expert", gated, {}},
+          {"biases on router and experts, sinks, windows", biased, {}},
+          {"latent attention, shared experts, token prediction", deepseek, {}}};
+}
+
+/// A layout in words: "tp 2 sp cp 2 dp 2 ep 4 etp 2 zero 1 group 4 ring".
+NamedLayout spelled(const char* words) {
+  Layout l;
+  std::istringstream in(words);
+  for (std::string key; in >> key;) {
+    if (key == "sp") l.sequence_parallel = true;
+    if (key == "ring") l.context_kind = ContextParallel::ring;
+    if (key == "ulysses") l.context_kind = ContextParallel::ulysses;
+    if (key == "tp") in >> l.tensor;
+    if (key == "cp") in >> l.context;
+    if (key == "dp") in >> l.data;
+    if (key == "ep") in >> l.expert;
+    if (key == "etp") in >> l.expert_tensor;
+    if (key == "zero") in >> l.zero;
+    if (key == "group") in >> l.shard_group;
+  }
+  return {words, l};
+}
+
+/// Folds of the experts' mesh over the tokens': ep inside dp, over tp, over both, over tokens that are the same on
+/// every rank of tp.
+std::vector<NamedLayout> expert_layouts() {
+  std::vector<NamedLayout> all;
+  for (const char* words :
+       {"dp 4 ep 4", "dp 4 ep 2", "dp 4 ep 2 zero 1 group 4", "dp 4 ep 2 zero 3 group 4", "dp 4 ep 4 zero 3 group 2",
+        "tp 2 sp dp 2 ep 4", "tp 2 sp dp 2 ep 2", "tp 2 sp dp 2 ep 2 etp 2", "tp 2 sp dp 4 ep 2 etp 2",
+        "tp 2 sp dp 2 zero 1 group 2", "tp 2 sp dp 4 ep 2 zero 3 group 4", "tp 2 sp dp 4 ep 2 etp 2 zero 3 group 4",
+        "tp 2 sp dp 2 etp 4", "tp 4 sp dp 2 ep 8", "tp 4 sp dp 2 ep 2 etp 2", "tp 4 sp ep 2", "tp 4 sp etp 4",
+        "tp 2 sp cp 2 dp 2 ep 4", "tp 2 sp cp 2 dp 2 ep 4 etp 2", "tp 2 sp cp 2 dp 2 ep 4 zero 1 group 4",
+        "tp 2 sp cp 2 dp 2 ep 2 etp 4", "cp 2 dp 2 ep 4 zero 1 group 4", "cp 2 ep 2",
+        // Without sequence parallelism every rank of tp has the same tokens.
+        "tp 2 ep 2", "tp 2 etp 2", "tp 2 dp 2 ep 4", "tp 2 dp 2 ep 2", "tp 2 dp 2 ep 2 etp 2", "tp 4 dp 2 ep 8",
+        "tp 4 dp 2 ep 4 etp 2", "tp 4 etp 4", "tp 2 dp 4 ep 4 zero 3 group 4", "tp 2 dp 2 zero 1 group 2",
+        "tp 2 cp 2 dp 2 ep 8", "tp 2 cp 2 dp 2 ep 2 etp 2"})
+    all.push_back(spelled(words));
+  return all;
+}
+
+std::vector<Case> attention_models() {
+  Model heads = tiny_llama();
+  heads.num_attention_heads = 8;
+  heads.num_key_value_heads = 4;
+  Model windowed = heads, sinks = heads, chunked = heads;
+  windowed.sliding_window = 7;
+  windowed.sliding_window_pattern = 2;
+  windowed.attention_bias = true;
+  windowed.qk_norm = QkNorm::head;
+  sinks.attention_sinks = true;
+  chunked.attention_chunk_size = 9;
+  return {{"grouped heads", heads, {}},   {"windows", windowed, {}},
+          {"sinks", sinks, {}},           {"chunks", chunked, {}},
+          {"latent", tiny_latent(6), {}}, {"latent, queries from the stream", tiny_latent(0), {}}};
+}
+
+std::vector<NamedLayout> attention_layouts() {
+  std::vector<NamedLayout> all;
+  for (const char* words :
+       {"tp 2", "tp 2 sp", "tp 4 dp 2", "tp 4 sp", "tp 2 sp dp 2 zero 1 group 2", "tp 2 sp dp 2 zero 3 group 2", "cp 2",
+        "cp 2 ring", "cp 2 ulysses", "cp 4 ring", "cp 4 ulysses", "tp 2 cp 2", "tp 2 cp 2 ring", "tp 2 cp 2 ulysses",
+        "tp 2 sp cp 2 dp 2 zero 1 group 4", "tp 2 sp cp 2 dp 2 ring zero 1 group 4",
+        "tp 2 sp cp 2 dp 2 ulysses zero 1 group 4", "tp 2 sp cp 2 dp 2 ring zero 3 group 4", "tp 2 sp cp 3 ring"})
+    all.push_back(spelled(words));
+  return all;
+}
+
+TEST_CASE("models with experts compute under every fold of the experts' ranks what they compute on one") {
+  for (const Case& model : expert_models()) {
+    const ModelGraphs graphs = model_graphs(model.model, model.options);
+    for (const NamedLayout& layout : expert_layouts()) {
+      check_model(model, layout, whole_model(model.model, model.options));
+      for (const OpGraph& layer : graphs.layer_classes) check_model(model, layout, layer);
+      check_model(model, layout, graphs.head);
+    }
+  }
+}
+
+TEST_CASE("every kind of attention computes under every kind of context parallelism what it computes on one rank") {
+  for (const Case& model : attention_models())
+    for (const NamedLayout& layout : attention_layouts())
+      check_model(model, layout, whole_model(model.model, model.options));
+}
+
 TEST_CASE("a transformer's gradients are those of its loss") {
   // (loss(w + e d) - loss(w - e d)) / 2 e against the sum of gradient x d, with d the direction of a random draw.
-  for (const Case& model : tiny_models()) {
+  std::vector<Case> models = tiny_models();
+  for (const Case& model : expert_models()) models.push_back(model);
+  for (const Case& model : attention_models()) models.push_back(model);
+  for (const Case& model : models) {
+    INFO(model.name);
     const OpGraph graph = whole_model(model.model, model.options);
     const std::vector<std::int64_t> extents = layout_extents(graph, Layout{}, kSequence);
     const Mesh mesh;
@@ -267,7 +404,7 @@ TEST_CASE("a transformer's gradients are those of its loss") {
           moved.tensors[t][i] += step * along.tensors[t][i];
       RankSimulator simulator(graph, extents, mesh, says, sharded, moved);
       simulator.run();
-      return simulator.output_along_seed();
+      return simulator.outputs_along_seeds();
     };
     RankSimulator simulator(graph, extents, mesh, says, sharded, at);
     simulator.run();
@@ -275,40 +412,65 @@ TEST_CASE("a transformer's gradients are those of its loss") {
   }
 }
 
-TEST_CASE("no derived collective can be left out, misrouted or done with another operation") {
-  // Random data is no proof: a mutant may change a result by less than the tolerance. These seeds have none of that
-  // kind.
+/// Counts over many cases. Random data is no proof: a mutant may change a result by less than the tolerance. The seeds
+/// here have none of that kind.
+struct Mutants {
   std::size_t killed = 0, total = 0;
-  std::string survivors;
-  const auto kill = [&](Pair& pair, const std::string& name) {
+  std::string survivors = "";
+
+  void kill(Pair& pair, const std::string& name) {
     REQUIRE(pair.disagreement() == "");
     const Pair::Killed result = pair.kill_mutants();
     killed += result.killed;
     total += result.total;
     if (!result.survivors.empty()) survivors += name + ": " + result.survivors;
-  };
+  }
+  /// One in `every` pairs, such that each layout has its turn.
+  void kill(const std::vector<Case>& models, const std::vector<NamedLayout>& layouts, std::size_t every = 1) {
+    std::size_t first = 0;
+    for (const Case& model : models) {
+      for (std::size_t i = first++ % every; i < layouts.size(); i += every) {
+        const NamedLayout& layout = layouts[i];
+        const LaidOut l = laid_out(whole_model(model.model, model.options), model.model, layout.layout);
+        Pair pair = {l.graph, l.extents, l.mesh, l.says, draw_data(l.graph, l.extents, 3)};
+        move_logits(l.graph, l.extents, pair.data);
+        kill(pair, std::string(model.name) + " under " + layout.name);
+      }
+    }
+  }
+  void check() const {
+    MESSAGE("mutants killed " << killed << "/" << total);
+    CHECK(survivors == "");
+    CHECK(killed == total);
+    CHECK(total > 1000);
+  }
+};
+
+TEST_CASE("no derived collective can be left out, misrouted or done with another operation") {
+  Mutants mutants;
   for (std::uint64_t seed = 0; seed < kMutatedGraphs; ++seed) {
     const RandomCase c = random_case(seed, true);
     Pair pair = {c.graph, c.extents, c.mesh, c.says, draw_data(c.graph, c.extents, seed)};
-    kill(pair, "random_case(" + std::to_string(seed) + ", true)");
+    mutants.kill(pair, "random_case(" + std::to_string(seed) + ", true)");
   }
   // Without rotation or a norm behind it, the gradient of a key's bias is exactly zero: softmax does not feel it.
-  Model gpt = tiny_gpt(), llama = tiny_llama();
+  Model gpt = tiny_gpt();
   gpt.tie_word_embeddings = false;
   gpt.qk_norm = QkNorm::head;
-  const std::vector<Case> models = {{"llama", llama, {}}, {"gpt", gpt, {.fused_attention = false, .dropout = true}}};
-  for (const Case& model : models) {
-    for (const NamedLayout& layout : layouts()) {
-      const LaidOut l = laid_out(whole_model(model.model, model.options), model.model, layout.layout);
-      Pair pair = {l.graph, l.extents, l.mesh, l.says, draw_data(l.graph, l.extents, 3)};
-      move_logits(l.graph, l.extents, pair.data);
-      kill(pair, std::string(model.name) + " under " + layout.name);
-    }
-  }
-  MESSAGE("mutants killed " << killed << "/" << total);
-  CHECK(survivors == "");
-  CHECK(killed == total);
-  CHECK(total > 1000);
+  mutants.kill({{"llama", tiny_llama(), {}}, {"gpt", gpt, {.fused_attention = false, .dropout = true}}}, layouts());
+  mutants.check();
+}
+
+TEST_CASE("nor can any of a model with experts") {
+  Mutants mutants;
+  mutants.kill(expert_models(), expert_layouts(), kMutatedLayouts);
+  mutants.check();
+}
+
+TEST_CASE("nor can any of latent attention and of context parallelism, rings included") {
+  Mutants mutants;
+  mutants.kill(attention_models(), attention_layouts(), kMutatedLayouts);
+  mutants.check();
 }
 
 // ---- the reshard table ----

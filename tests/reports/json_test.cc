@@ -141,7 +141,8 @@ TEST_CASE("models carry exact counts") {
 
 TEST_CASE("a model without a graph has no counts") {
   Model model = find_model("llama-3.1-8b");
-  model.n_routed_experts = 8;
+  model.kv_lora_rank = 512;
+  model.position = Position::learned;
   const Json json = Json::parse(models_json({model}))["models"][0];
   CHECK_FALSE(json.contains("parameters"));
   CHECK(json["unsupported"] == unsupported(model));

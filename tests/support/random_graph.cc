@@ -45,7 +45,7 @@ class GraphDice {
     const DimList tokens = {dim("batch"), dim("sequence")};
     wide_ = {dim("batch"), dim("sequence"), dim("hidden")};
     if (dice_.chance(0.75)) {
-      g_.stream_in = g_.add_tensor({"stream", wide_, TensorRole::activation, Width::compute, Combine::sum, true});
+      g_.stream_in = g_.add_tensor({"stream", wide_, TensorRole::activation, Width::compute, Combine::sum, 1, true});
       add(g_.stream_in);
     } else {
       const TensorId ids = index("token_ids", tokens);
@@ -77,15 +77,15 @@ class GraphDice {
   }
   std::string name(const char* what) { return what + std::to_string(g_.tensors().size()); }
   TensorId weight(const DimList& of) {
-    return g_.add_tensor({name("w"), of, TensorRole::weight, Width::compute, Combine::sum, false});
+    return g_.add_tensor({name("w"), of, TensorRole::weight, Width::compute, Combine::sum, 1, false});
   }
   TensorId index(const char* what, const DimList& of) {
-    return g_.add_tensor({name(what), of, TensorRole::index, Width::compute, Combine::sum, false});
+    return g_.add_tensor({name(what), of, TensorRole::index, Width::compute, Combine::sum, 1, false});
   }
   TensorId op(Operator o, const DimList& out, std::vector<Gradient> gradients, Combine combine = Combine::sum) {
     o.name = name(name_of(o.kind).data());
     o.gradients = std::move(gradients);
-    const TensorId y = g_.add_tensor({o.name, out, TensorRole::activation, Width::compute, combine, false});
+    const TensorId y = g_.add_tensor({o.name, out, TensorRole::activation, Width::compute, combine, 1, false});
     o.outputs.insert(o.outputs.begin(), {y, out});
     add(y);
     for (const Operand& in : o.inputs) read_[static_cast<std::size_t>(in.tensor)] = true;
@@ -126,7 +126,7 @@ class GraphDice {
 
   void step() {
     const TensorId x = pick();
-    switch (dice_.below(12)) {
+    switch (dice_.below(14)) {
       case 0:
       case 1:
       case 2:
@@ -152,6 +152,9 @@ class GraphDice {
         return attention_fused();
       case 10:
         return attention_linear();
+      case 11:
+      case 12:
+        return experts();
       default:
         return feed_forward();
     }
@@ -259,7 +262,7 @@ class GraphDice {
     Operator o = start(OpKind::dropout, {plain(x)});
     o.on_stream = on_stream(x, 0.3);
     const TensorId mask =
-        g_.add_tensor({name("mask"), dims(x), TensorRole::activation, Width::byte, Combine::sum, false});
+        g_.add_tensor({name("mask"), dims(x), TensorRole::activation, Width::byte, Combine::sum, 1, false});
     o.outputs.push_back(plain(mask));
     return op(std::move(o), dims(x), {{.of = {0}, .reads = {2}}});
   }
@@ -320,7 +323,7 @@ class GraphDice {
     o.window = dice_.chance(0.3) ? 2 : 0;
     const DimList rows = {dim("batch"), dim("sequence"), dim("head"), dim("group")};
     const TensorId lse =
-        g_.add_tensor({name("log_sum_exp"), rows, TensorRole::activation, Width::fp32, Combine::sum, false});
+        g_.add_tensor({name("log_sum_exp"), rows, TensorRole::activation, Width::fp32, Combine::sum, 1, false});
     o.outputs.push_back(plain(lse));
     op(std::move(o), joined(rows, {dim("value_dim")}), {{.of = {0, 1, 2}, .reads = {0, 1, 2, 3, 4}}});
   }
@@ -339,6 +342,51 @@ class GraphDice {
     const TensorId y =
         op(start(OpKind::gated_silu, {plain(gate), plain(up)}), dims(up), {{.of = {0, 1}, .reads = {0, 1}}});
     residual_of({x, linear(y, {dim("ffn")}, {}, {dim("hidden")})});
+  }
+
+  /// Two of all experts for each token. What is made of their rows is read here only.
+  void experts() {
+    const std::size_t before = pool_.size();
+    const TensorId x = pick_wide(), logits = linear(x, {dim("hidden")}, {}, {dim("expert")});
+    const double density = 2.0 / static_cast<double>(extents_[dim("expert")]);
+    const TensorId mask =
+        g_.add_tensor({name("mask"), dims(logits), TensorRole::activation, Width::byte, Combine::sum, density, false});
+    Operator choose = start(OpKind::route, {plain(logits)});
+    choose.whole = {dim("expert")};
+    choose.outputs = {plain(mask)};
+    const TensorId gate = op(std::move(choose), dims(logits), {{.of = {0}, .reads = {0}}});
+    g_.set_density(gate, density);
+    const auto rows_of = [&](const char* width) {
+      return DimList{dim("expert"), dim("batch"), dim("sequence"), dim(width)};
+    };
+    Operator send = start(OpKind::dispatch, {plain(mask), plain(x)});
+    send.passes_partial = dice_.chance(0.7);
+    const TensorId rows = op(std::move(send), rows_of("hidden"), {{.of = {1}, .reads = {0}}});
+    const bool gated_early = dice_.chance(0.4);
+    TensorId y =
+        contract(plain(rows), plain(weight({dim("expert"), dim("hidden"), dim("expert_ffn")})), rows_of("expert_ffn"));
+    if (dice_.chance(0.5)) {
+      Operator add = start(OpKind::add_bias, {plain(y), plain(weight({dim("expert"), dim("expert_ffn")}))});
+      y = op(std::move(add), dims(y), {{.of = {0}, .identity = true}, {.of = {1}}});
+    }
+    y = op(start(OpKind::gelu, {plain(y)}), dims(y), {{.of = {0}, .reads = {0}}});
+    if (gated_early) y = contract(plain(y), plain(gate), dims(y));
+    y = contract(plain(y), plain(weight({dim("expert"), dim("expert_ffn"), dim("hidden")})), rows_of("hidden"));
+    Operator back = start(OpKind::combine, {plain(gated_early ? mask : gate), plain(y)});
+    back.passes_partial = dice_.chance(0.7);
+    std::vector<Gradient> gradients = {{.of = {1}, .reads = {0}}};
+    if (!gated_early) gradients.push_back({.of = {0}, .reads = {1}});
+    y = op(std::move(back), wide_, gradients);
+    pool_.resize(before);
+    if (dice_.chance(0.4)) {
+      const TensorId scale = linear(y, {dim("hidden")}, {}, {});
+      Operator scaled = start(OpKind::sigmoid_scale, {plain(y), plain(scale)});
+      scaled.passes_partial = dice_.chance(0.5);
+      scaled.resolved = 1 << 1;
+      y = op(std::move(scaled), wide_, {{.of = {0}, .reads = {1}}, {.of = {1}, .reads = {0, 1}}});
+      pool_.resize(before);
+    }
+    pool_.push_back(y);
   }
 
   // ---- the end ----
@@ -372,7 +420,7 @@ class GraphDice {
     const DimList tokens = {dim("batch"), dim("sequence")}, row = joined(tokens, {dim("vocab")});
     TensorId logits = linear(x, {dim("hidden")}, {}, {dim("vocab")});
     const TensorId offset =
-        g_.add_tensor({"logit_offset", {dim("vocab")}, TensorRole::weight, Width::compute, Combine::sum, false});
+        g_.add_tensor({"logit_offset", {dim("vocab")}, TensorRole::weight, Width::compute, Combine::sum, 1, false});
     logits =
         op(start(OpKind::add_bias, {plain(logits), plain(offset)}), row, {{.of = {0}, .identity = true}, {.of = {1}}});
     const TensorId labels = index("labels", tokens);
@@ -431,9 +479,10 @@ class CaseDice {
     std::vector<std::int64_t> primes = {3, 5, 7};
     dice_.shuffle(primes);
     const DimSpec specs[] = {
-        {"batch", 2},   {"sequence", primes[0]}, {"key_sequence", primes[0]}, {"hidden", primes[1]},
-        {"head", 1, 4}, {"group", 1, 3},         {"head_dim", primes[2], 2},  {"value_dim", 13, 2},
-        {"ffn", 11, 4}, {"vocab", 17, 4},        {"position", 19, 4}};
+        {"batch", 2},     {"sequence", primes[0]}, {"key_sequence", primes[0]}, {"hidden", primes[1]},
+        {"head", 1, 4},   {"group", 1, 3},         {"head_dim", primes[2], 2},  {"value_dim", 13, 2},
+        {"ffn", 11, 4},   {"vocab", 17, 4},        {"position", 19, 4},         {"expert", 4, 4},
+        {"expert_ffn", 9}};
     c.graph = {};
     c.extents.clear();
     allowed_.clear();
@@ -485,6 +534,11 @@ class CaseDice {
     return result;
   }
 
+  static void pin_ring(RandomCase& c, OpId op, const AxisTuple& axes) {
+    for (const char* name : {"sequence", "key_sequence"})
+      c.says.pins.push_back({op, static_cast<DimId>(c.graph.find_dim(name)), axes, true});
+  }
+
   void declare_wild(RandomCase& c) {
     Declarations& says = c.says;
     std::vector<DimId> some;
@@ -511,7 +565,15 @@ class CaseDice {
       const DimId d = out[static_cast<int>(dice_.below(static_cast<std::size_t>(out.size())))];
       says.pins.push_back({static_cast<OpId>(i), d, spread(c, {d}, 0.5)[d]});
     }
-    says.shard_axes = static_cast<AxisSet>(dice_.below(std::size_t{1} << c.mesh.axes().size()));
+    const auto expert = static_cast<DimId>(c.graph.find_dim("expert"));
+    for (std::size_t i = 0; i < c.graph.ops().size(); ++i) {
+      const OpKind kind = c.graph.ops()[i].kind;
+      if ((kind == OpKind::dispatch || kind == OpKind::combine) && dice_.chance(0.4))
+        says.pins.push_back({static_cast<OpId>(i), expert, spread(c, {expert}, 0.6)[expert], true});
+      if (kind == OpKind::attention && dice_.chance(0.4)) pin_ring(c, static_cast<OpId>(i), spread(c, {1}, 0.8)[1]);
+    }
+    says.shard_axes.assign(c.graph.tensors().size(),
+                           static_cast<AxisSet>(dice_.below(std::size_t{1} << c.mesh.axes().size())));
   }
   /// As layouts do: some axes are for tokens, the others cut features, one way everywhere; the stream's tokens are cut
   /// at least as home says, and state is cut over axes of tokens.
@@ -521,10 +583,12 @@ class CaseDice {
     says.home = spread(c, {0, 1}, 0.5);
     for (const AxisTuple& t : says.home) of_tokens = static_cast<AxisSet>(of_tokens | set_of(t));
     std::vector<AxisTuple> of_feature(c.extents.size());
+    const auto expert = static_cast<std::size_t>(c.graph.find_dim("expert"));
     for (std::size_t d = 3; d < c.extents.size(); ++d) {
       std::vector<AxisId> axes;
       for (std::size_t a = 0; a < c.mesh.axes().size(); ++a)
-        if (((allowed_[d] & ~of_tokens) >> a & 1) && dice_.chance(0.7)) axes.push_back(static_cast<AxisId>(a));
+        if (((d == expert ? allowed_[d] : allowed_[d] & ~of_tokens) >> a & 1) && dice_.chance(0.7))
+          axes.push_back(static_cast<AxisId>(a));
       of_feature[d] = tuple(axes);
     }
     says.stream = says.home;
@@ -540,6 +604,7 @@ class CaseDice {
       AxisSet taken = 0;
       for (int k = 0; t.role == TensorRole::weight && k < t.dims.size(); ++k) {
         if (needs_whole(c.graph, static_cast<TensorId>(i), t.dims[k])) continue;
+        if (t.dims[k] == expert && k > 0) continue;  // a router's
         for (AxisId a : of_feature[t.dims[k]]) {
           if (taken & bit(a)) break;
           says.weight_use[i].dims[k].push_back(a);
@@ -547,7 +612,24 @@ class CaseDice {
         }
       }
     }
-    says.shard_axes = static_cast<AxisSet>(of_tokens & dice_.below(std::size_t{1} << c.mesh.axes().size()));
+    AxisSet anywhere = of_tokens;
+    for (const AxisTuple& t : says.stream) anywhere = static_cast<AxisSet>(anywhere | set_of(t));
+    pin_tidy(c, of_feature[expert], anywhere);
+    says.shard_axes.assign(c.graph.tensors().size(),
+                           static_cast<AxisSet>(of_tokens & dice_.below(std::size_t{1} << c.mesh.axes().size())));
+  }
+  /// Axes that tokens do not have may cut the rows before they are sent; rings go over the tokens'.
+  void pin_tidy(RandomCase& c, const AxisTuple& experts, AxisSet of_tokens) {
+    AxisTuple replicating;
+    for (int i = 0; i < experts.size() && !(of_tokens & bit(experts[i])); ++i) replicating.push_back(experts[i]);
+    const bool pinned = dice_.chance(0.5), ring = dice_.chance(0.4);
+    for (std::size_t i = 0; i < c.graph.ops().size(); ++i) {
+      const OpKind kind = c.graph.ops()[i].kind;
+      const auto id = static_cast<OpId>(i);
+      if (pinned && (kind == OpKind::dispatch || kind == OpKind::combine))
+        c.says.pins.push_back({id, static_cast<DimId>(c.graph.find_dim("expert")), replicating, true});
+      if (ring && kind == OpKind::attention) pin_ring(c, id, c.says.home[1]);
+    }
   }
   void declare_storage(RandomCase& c) {
     Declarations& says = c.says;
@@ -555,7 +637,7 @@ class CaseDice {
     says.merge_sums = dice_.chance(0.7);
     const int stages[] = {0, 1, 3};
     says.zero = stages[dice_.below(3)];
-    if (says.zero == 0) says.shard_axes = 0;
+    if (says.zero == 0) says.shard_axes.assign(c.graph.tensors().size(), 0);
     says.keep_parameters = dice_.chance(0.3);
   }
   static bool needs_whole(const OpGraph& graph, TensorId weight, DimId d) {

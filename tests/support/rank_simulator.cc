@@ -44,6 +44,12 @@ double dropout_mask(OpId op, std::int64_t element) {
   return x % 1024 < static_cast<std::uint64_t>(kDropout * 1024) ? 0.0 : 1.0;
 }
 
+/// What the gradients begin from, as shard() does.
+std::vector<TensorId> outputs_of(const OpGraph& graph) {
+  if (!graph.losses.empty()) return graph.losses;
+  return {graph.stream_out >= 0 ? graph.stream_out : graph.ops().back().outputs[0].tensor};
+}
+
 std::string shown(const AxisTuple& tuple) {
   std::string s;
   for (AxisId a : tuple) s += (s.empty() ? "" : ",") + std::to_string(a);
@@ -108,9 +114,10 @@ WholeData draw_data(const OpGraph& graph, const std::vector<std::int64_t>& exten
     ids.resize(elements(index.dims));
     for (double& id : ids) id = static_cast<double>(random() % static_cast<std::uint64_t>(extents[rows]));
   }
-  const TensorId last = graph.stream_out >= 0 ? graph.stream_out : graph.ops().back().outputs[0].tensor;
-  data.seed.resize(elements(graph.tensor(last).dims));
-  for (double& x : data.seed) x = normal(random);
+  for (TensorId t : outputs_of(graph)) {
+    data.seeds.emplace_back(elements(graph.tensor(t).dims));
+    for (double& x : data.seeds.back()) x = normal(random);
+  }
   return data;
 }
 
@@ -134,7 +141,15 @@ std::vector<Mutation> mutations(const ShardedGraph& sharded, const Mesh& mesh) {
       if (step.kind != ReshardStep::all_reduce && weight < 0) result.push_back(m);
     }
   };
-  for (std::size_t i = 0; i < sharded.nodes.size(); ++i) add(static_cast<int>(i), -1, sharded.nodes[i].steps);
+  for (std::size_t i = 0; i < sharded.nodes.size(); ++i) {
+    const Node& n = sharded.nodes[i];
+    add(static_cast<int>(i), -1, n.steps);
+    if (n.ring == 0) continue;
+    const auto phases = n.gradient < 0 ? 1 : 2;  // what comes in, and what goes out again
+    for (int phase = 0; phase < phases; ++phase)
+      for (const Mutation::Kind kind : {Mutation::Kind::drop, Mutation::Kind::misroute})
+        result.push_back({kind, static_cast<int>(i), -1, phase, n.ring});
+  }
   for (std::size_t i = 0; i < sharded.weights.size(); ++i) add(-1, static_cast<int>(i), sharded.weights[i].reduction);
   return result;
 }
@@ -145,6 +160,10 @@ std::string describe(const Mutation& m, const OpGraph& graph, const ShardedGraph
   const bool of_node = m.node >= 0;
   const ReshardSteps& steps = of_node ? sharded.nodes[static_cast<std::size_t>(m.node)].steps
                                       : sharded.weights[static_cast<std::size_t>(m.weight)].reduction;
+  if (of_node && sharded.nodes[static_cast<std::size_t>(m.node)].ring) {
+    out << kKinds[static_cast<int>(m.kind)] << " in the ring of node " << m.node << (m.step ? ", gradients" : "");
+    return out.str();
+  }
   const ValueId v = of_node ? sharded.nodes[static_cast<std::size_t>(m.node)].outputs[0]
                             : sharded.weights[static_cast<std::size_t>(m.weight)].gradient;
   out << kKinds[static_cast<int>(m.kind)] << " " << name_of(steps.steps[m.step].kind) << " over " << shown(m.axes)
@@ -165,14 +184,17 @@ std::string describe(const OpGraph& graph, const std::vector<std::int64_t>& exte
         << shown(says.stream[i]) << ")";
   }
   out << "\ngather_again " << says.gather_again << " merge_sums " << says.merge_sums << " zero " << says.zero
-      << " over " << shown(says.shard_axes) << " keep_parameters " << says.keep_parameters << "\n";
+      << " keep_parameters " << says.keep_parameters << "\n";
   for (const auto& pin : says.pins)
     out << "pin " << graph.op(pin.op).name << " " << graph.dims()[pin.dim].name << " (" << shown(pin.axes) << ")\n";
   for (std::size_t i = 0; i < sharded.values.size(); ++i) {
     if (sharded.values[i].maker >= 0) continue;
     const Value& v = sharded.values[i];
     out << "given " << i << " " << graph.tensor(v.tensor).name << " "
-        << shown(graph, graph.tensor(v.tensor).dims, v.placement) << "\n";
+        << shown(graph, graph.tensor(v.tensor).dims, v.placement);
+    if (says.zero > 0 && graph.tensor(v.tensor).role == TensorRole::weight && !v.gradient)
+      out << " state over " << shown(says.shard_axes[static_cast<std::size_t>(v.tensor)]);
+    out << "\n";
   }
   for (std::size_t i = 0; i < sharded.nodes.size(); ++i) {
     static const char* const kKinds[] = {"compute", "sum", "reshard", "gather_parameter"};
@@ -277,7 +299,8 @@ struct FlatCut {
 namespace {
 
 AxisSet stored_axes(const Declarations& says, const Value& weight) {
-  return says.zero == 3 ? static_cast<AxisSet>(says.shard_axes & ~weight.placement.sharded()) : AxisSet{0};
+  if (says.zero != 3) return 0;
+  return static_cast<AxisSet>(says.shard_axes[static_cast<std::size_t>(weight.tensor)] & ~weight.placement.sharded());
 }
 
 }  // namespace
@@ -517,10 +540,26 @@ struct RankSimulator::Arguments {
       seen[row] = reference::causal_range(begin[d] + static_cast<std::int64_t>(row) / behind % extent[d], op.window);
     return seen;
   }
-  reference::AttentionShape attention() const {
-    const DimList &q = dims(0), &v = dims(2);
+  /// Inputs are query parts, key parts, values and sinks.
+  std::size_t values_at() const { return 2 * static_cast<std::size_t>(op.score_parts); }
+  bool has_sinks() const { return op.inputs.size() > values_at() + 1; }
+  reference::AttentionShape attention_shape() const {
+    const DimList &q = dims(0), &v = dims(values_at());
     return {extent[q[0]], extent[q[1]], extent[v[1]], extent[q[2]], extent[q[3]],
-            extent[q[4]], extent[v[3]], begin[q[1]],  op.window};
+            extent[v[3]], begin[q[1]],  op.window,    op.chunk};
+  }
+  reference::AttentionInputs attention_inputs() const {
+    reference::AttentionInputs in = {{}, operands[values_at()], {}};
+    for (std::size_t i = 0; i < values_at() / 2; ++i) {
+      const std::size_t key = values_at() / 2 + i;
+      in.parts.push_back({operands[i], operands[key], extent[last(i)], dims(key).size() == 3});
+    }
+    if (has_sinks()) in.sinks = operands[values_at() + 1];
+    return in;
+  }
+  std::int64_t experts_chosen() const {
+    const double all = static_cast<double>(whole[last(0)]);
+    return std::llround(all * graph.tensor(op.outputs[0].tensor).density);
   }
   Array mask() const {
     const DimList& x = dims(0);
@@ -548,14 +587,16 @@ struct RankSimulator::Arguments {
   std::vector<Array> forward() const {
     const auto& in = operands;
     switch (op.kind) {
-      case OpKind::contraction: {
+      case OpKind::contraction:
+      case OpKind::dispatch:
+      case OpKind::combine: {
         const DimList& out = op.outputs[0].dims;
         return {reference::contraction(labelled(in[0], dims(0)), labelled(in[1], dims(1)), {out.begin(), out.end()})};
       }
       case OpKind::gather:
         return {reference::gather(in[0], in[1], elements(dims(1)) / extent[dims(1)[0]], begin[dims(1)[0]])};
       case OpKind::add_bias:
-        return {reference::add_bias(in[0], in[1])};
+        return {reference::add_bias(labelled(in[0], dims(0)), labelled(in[1], dims(1)))};
       case OpKind::rotary:
         return {reference::rotary(in[0], rotary())};
       case OpKind::gelu:
@@ -574,9 +615,15 @@ struct RankSimulator::Arguments {
       case OpKind::softmax:
         return {reference::softmax(in[0], extent[last(0)], keys_seen())};
       case OpKind::attention: {
-        auto out = reference::attention(in[0], in[1], in[2], attention());
+        auto out = reference::attention(attention_inputs(), attention_shape());
         return {std::move(out.o), std::move(out.log_sum_exp)};
       }
+      case OpKind::route: {
+        auto r = reference::route(in[0], extent[last(0)], experts_chosen());
+        return {std::move(r.gate), std::move(r.mask)};
+      }
+      case OpKind::sigmoid_scale:
+        return {reference::sigmoid_scale(in[0], in[1])};
       case OpKind::residual_sum:
         return {};
       case OpKind::vocabulary_max:
@@ -594,7 +641,9 @@ struct RankSimulator::Arguments {
   std::vector<Array> backward(const Gradient& gradient) const {
     const auto& in = operands;
     switch (op.kind) {
-      case OpKind::contraction: {
+      case OpKind::contraction:
+      case OpKind::dispatch:
+      case OpKind::combine: {
         const auto of = static_cast<std::size_t>(gradient.of[0]), other = 1 - of;
         std::vector<Array> result(2);
         result[of] = reference::contraction(labelled(dy, op.outputs[0].dims), labelled(in[other], dims(other)),
@@ -606,7 +655,7 @@ struct RankSimulator::Arguments {
                 reference::gather_gradient(in[0], dy, elements(dims(1)) / extent[dims(1)[0]], begin[dims(1)[0]],
                                            extent[dims(1)[0]])};
       case OpKind::add_bias:
-        return {{}, reference::add_bias_gradient(dy, elements(dims(1)))};
+        return {{}, reference::add_bias_gradient(labelled(dy, dims(0)), {dims(1).begin(), dims(1).end()})};
       case OpKind::rotary:
         return {reference::rotary_gradient(dy, rotary())};
       case OpKind::gelu:
@@ -626,9 +675,20 @@ struct RankSimulator::Arguments {
       case OpKind::softmax:
         return {reference::softmax_gradient(in[1], dy, extent[last(0)])};
       case OpKind::attention: {
-        auto d = reference::attention_gradient(in[0], in[1], in[2], in[3], in[4], dy, attention());
-        return {std::move(d.q), std::move(d.k), std::move(d.v)};
+        const std::size_t inputs = op.inputs.size();
+        auto d = reference::attention_gradient(attention_inputs(), in[inputs], in[inputs + 1], dy, attention_shape());
+        std::vector<Array> result;
+        for (Array& q : d.q) result.push_back(std::move(q));
+        for (Array& k : d.k) result.push_back(std::move(k));
+        result.push_back(std::move(d.v));
+        result.push_back(std::move(d.sinks));
+        return result;
       }
+      case OpKind::route:
+        return {reference::route_gradient(in[0], dy, extent[last(0)], experts_chosen())};
+      case OpKind::sigmoid_scale:
+        if (gradient.of[0] == 0) return {reference::sigmoid_scale_gradient_x(in[1], dy)};
+        return {{}, reference::sigmoid_scale_gradient_scale(in[0], in[1], dy)};
       case OpKind::residual_sum:
       case OpKind::vocabulary_max:
         return {};
@@ -650,77 +710,121 @@ void RankSimulator::check_together(const Node& node) const {
   const Operator& op = graph_.op(node.op);
   std::vector<const AxisTuple*> places(graph_.dims().size(), nullptr);
   AxisSet partial = 0;
-  const auto look = [&](ValueId v, const DimList& dims, bool input) {
+  const auto look = [&](ValueId v, const DimList& dims, bool input, int operand = -1) {
     const Placement& p = sharded_.value(v).placement;
     AxisSet used = p.partial;
     for (int i = 0; i < dims.size(); ++i) {
       const AxisTuple*& known = places[dims[i]];
       if (known && !(*known == p.dims[i])) complain("operands of '" + op.name + "' do not lie together");
       known = &p.dims[i];
-      if (op.whole.has(dims[i]) && p.dims[i].size() > 0) complain("'" + op.name + "' needs a dimension whole");
+      if (op.whole.has(dims[i]) && (set_of(p.dims[i]) & ~node.ring))
+        complain("'" + op.name + "' needs a dimension whole");
       if (used & set_of(p.dims[i])) complain("an axis is used twice by an operand of '" + op.name + "'");
       used = static_cast<AxisSet>(used | set_of(p.dims[i]));
     }
     if (input && (partial & p.partial)) complain("a product of two partial sums in '" + op.name + "'");
-    if (input && p.partial && !op.passes_partial) complain("a partial value enters '" + op.name + "'");
+    const bool linear = op.passes_partial && (operand < 0 || !(op.resolved >> operand & 1));
+    if (input && p.partial && !linear) complain("a partial value enters '" + op.name + "'");
     if (input) partial = static_cast<AxisSet>(partial | p.partial);
   };
   const auto dims = [&](std::size_t i) -> const DimList& {
     return i < op.inputs.size() ? op.inputs[i].dims : op.outputs[i - op.inputs.size()].dims;
   };
   if (node.gradient < 0) {
-    for (std::size_t i = 0; i < node.inputs.size(); ++i) look(node.inputs[i], dims(i), true);
+    for (std::size_t i = 0; i < node.inputs.size(); ++i) look(node.inputs[i], dims(i), true, static_cast<int>(i));
     for (std::size_t i = 0; i < node.outputs.size(); ++i) look(node.outputs[i], op.outputs[i].dims, false);
   } else {
     const Gradient& g = op.gradients[static_cast<std::size_t>(node.gradient)];
     look(node.inputs[0], op.outputs[0].dims, true);
     for (std::size_t i = 0; i < g.reads.size(); ++i)
-      look(node.inputs[i + 1], dims(static_cast<std::size_t>(g.reads[i])), true);
+      look(node.inputs[i + 1], dims(static_cast<std::size_t>(g.reads[i])), true, g.reads[i]);
     for (std::size_t i = 0; i < g.of.size(); ++i) look(node.outputs[i], dims(static_cast<std::size_t>(g.of[i])), false);
   }
 }
 
-void RankSimulator::compute(const Node& node) {
+/// What passes around a ring reaches every rank of it: keys and values, whose sequence is then whole.
+RankSimulator::Lying RankSimulator::gathered_in_ring(const DimList& dims, const Placement& p, AxisSet ring,
+                                                     const Blocks& blocks, const Mutation* mutation) const {
+  Lying result = {{}, p};
+  for (int i = 0; i < dims.size(); ++i)
+    if (graph_.dims()[dims[i]].name == "key_sequence" && (set_of(p.dims[i]) & ring)) result.placement.dims[i] = {};
+  ReshardSteps steps;
+  steps.count = 1;
+  steps.steps[0] = {ReshardStep::all_gather, ring, 0};
+  result.blocks = result.placement == p ? blocks : move({dims, p, result.placement, steps}, blocks, mutation);
+  return result;
+}
+
+void RankSimulator::compute(const Node& node, const Mutation* mutation) {
   const Operator& op = graph_.op(node.op);
   if (!mutating_) check_together(node);
   const bool backward = node.gradient >= 0;
   const Gradient* gradient = backward ? &op.gradients[static_cast<std::size_t>(node.gradient)] : nullptr;
   std::vector<Blocks> outputs(node.outputs.size(), Blocks(static_cast<std::size_t>(mesh_.ranks())));
+  const auto input_dims = [&](std::size_t i) -> const DimList& {
+    if (backward && i == 0) return op.outputs[0].dims;
+    const std::size_t k = backward ? static_cast<std::size_t>(gradient->reads[i - 1]) : i;
+    return k < op.inputs.size() ? op.inputs[k].dims : op.outputs[k - op.inputs.size()].dims;
+  };
+  const auto output_dims = [&](std::size_t i) -> const DimList& {
+    return backward ? op.inputs[static_cast<std::size_t>(gradient->of[i])].dims : op.outputs[i].dims;
+  };
+  std::vector<Lying> inputs;
+  std::vector<Placement> made_at;
+  const Mutation* incoming = mutation && mutation->step == 0 ? mutation : nullptr;
+  const Mutation* outgoing = mutation && mutation->step == 1 ? mutation : nullptr;
+  for (std::size_t i = 0; i < node.inputs.size(); ++i)
+    inputs.push_back(gathered_in_ring(input_dims(i), sharded_.value(node.inputs[i]).placement, node.ring,
+                                      at(node.inputs[i]), incoming));
+  for (std::size_t i = 0; i < node.outputs.size(); ++i) {
+    const Placement& p = sharded_.value(node.outputs[i]).placement;
+    Placement whole = p;
+    const DimList& dims = output_dims(i);
+    for (int k = 0; k < dims.size(); ++k)
+      if (graph_.dims()[dims[k]].name == "key_sequence" && (set_of(p.dims[k]) & node.ring)) whole.dims[k] = {};
+    if (!(whole == p)) whole.partial = static_cast<AxisSet>(whole.partial | node.ring);
+    made_at.push_back(whole);
+  }
   for (std::int64_t rank = 0; rank < mesh_.ranks(); ++rank) {
     const auto r = static_cast<std::size_t>(rank);
     Arguments a = {op,       std::vector<In>(op.inputs.size() + op.outputs.size()), {},
                    extents_, std::vector<std::int64_t>(extents_.size(), 0),         graph_,
                    extents_};
-    const auto place = [&](ValueId v, const DimList& dims) {
-      const auto n = local_extents(dims, sharded_.value(v).placement),
-                 begin = offsets(rank, dims, sharded_.value(v).placement);
+    const auto place = [&](const Placement& p, const DimList& dims) {
+      const auto n = local_extents(dims, p), begin = offsets(rank, dims, p);
       for (int i = 0; i < dims.size(); ++i) {
         a.extent[dims[i]] = n[static_cast<std::size_t>(i)];
         a.begin[dims[i]] = begin[static_cast<std::size_t>(i)];
       }
     };
     for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+      place(inputs[i].placement, input_dims(i));
       if (backward && i == 0) {
-        a.dy = at(node.inputs[0])[r];
-        place(node.inputs[0], op.outputs[0].dims);
-        continue;
+        a.dy = inputs[0].blocks[r];
+      } else {
+        a.operands[backward ? static_cast<std::size_t>(gradient->reads[i - 1]) : i] = inputs[i].blocks[r];
       }
-      const std::size_t operand = backward ? static_cast<std::size_t>(gradient->reads[i - 1]) : i;
-      a.operands[operand] = at(node.inputs[i])[r];
-      place(node.inputs[i], a.dims(operand));
     }
-    for (std::size_t i = 0; i < node.outputs.size(); ++i)
-      place(node.outputs[i], backward ? a.dims(static_cast<std::size_t>(gradient->of[i])) : op.outputs[i].dims);
+    for (std::size_t i = 0; i < node.outputs.size(); ++i) place(made_at[i], output_dims(i));
     std::vector<Array> made = backward ? a.backward(*gradient) : a.forward();
     for (std::size_t i = 0; i < node.outputs.size(); ++i) {
       const std::size_t from = backward ? static_cast<std::size_t>(gradient->of[i]) : i;
       outputs[i][r] = std::move(made[from]);
-      const auto expected = product(local_extents(dims_of(node.outputs[i]), sharded_.value(node.outputs[i]).placement));
-      if (static_cast<std::int64_t>(outputs[i][r].size()) != expected)
+      if (static_cast<std::int64_t>(outputs[i][r].size()) != product(local_extents(output_dims(i), made_at[i])))
         complain("'" + op.name + "' made a block of another size");
     }
   }
-  for (std::size_t i = 0; i < node.outputs.size(); ++i) store(node.outputs[i], std::move(outputs[i]));
+  for (std::size_t i = 0; i < node.outputs.size(); ++i) {
+    const Placement& p = sharded_.value(node.outputs[i]).placement;
+    ReshardSteps steps;
+    steps.count = 1;
+    steps.steps[0] = {ReshardStep::reduce_scatter, node.ring, 0};
+    Mutation alone = mutation ? *mutation : Mutation{};
+    alone.step = 0;
+    if (!(made_at[i] == p))
+      outputs[i] = move({output_dims(i), made_at[i], p, steps}, outputs[i], outgoing ? &alone : nullptr);
+    store(node.outputs[i], std::move(outputs[i]));
+  }
 }
 
 void RankSimulator::run_node(std::size_t index, const Mutation& mutation) {
@@ -728,7 +832,7 @@ void RankSimulator::run_node(std::size_t index, const Mutation& mutation) {
   const Mutation* here = mutation.node == static_cast<int>(index) ? &mutation : nullptr;
   switch (node.kind) {
     case Node::Kind::compute:
-      return compute(node);
+      return compute(node, here);
     case Node::Kind::sum:
       return store(node.outputs[0], sum(node));
     case Node::Kind::reshard:
@@ -770,8 +874,10 @@ void RankSimulator::run() {
   for (std::size_t i = 0; i < sharded_.values.size(); ++i) {
     const Value& v = sharded_.values[i];
     if (v.maker >= 0) continue;
-    const bool seed = static_cast<ValueId>(i) == sharded_.seed;
-    const auto& whole = seed ? data_.seed : data_.tensors[static_cast<std::size_t>(v.tensor)];
+    const auto seed = std::find(sharded_.seeds.begin(), sharded_.seeds.end(), static_cast<ValueId>(i));
+    const auto& whole = seed != sharded_.seeds.end()
+                            ? data_.seeds[static_cast<std::size_t>(seed - sharded_.seeds.begin())]
+                            : data_.tensors[static_cast<std::size_t>(v.tensor)];
     blocks_[i] = blocks_of(whole, dims_of(static_cast<ValueId>(i)), v.placement);
     if (graph_.tensor(v.tensor).role == TensorRole::weight) give_stored_weight(static_cast<ValueId>(i), blocks_[i]);
   }
@@ -790,24 +896,29 @@ void RankSimulator::run(const Mutation& mutation) {
   reduce_weights(mutation);
 }
 
-ValueId RankSimulator::output() const {
-  if (sharded_.stream_out >= 0) return sharded_.stream_out;
-  ValueId last = -1;
-  for (const Node& n : sharded_.nodes)
-    if (n.kind == Node::Kind::compute && n.gradient < 0) last = n.outputs[0];
-  return last;
+std::vector<ValueId> RankSimulator::outputs() const {
+  if (graph_.losses.empty() && sharded_.stream_out >= 0) return {sharded_.stream_out};
+  std::vector<ValueId> result;
+  for (TensorId t : outputs_of(graph_))
+    for (const Node& n : sharded_.nodes)
+      if (n.kind == Node::Kind::compute && n.gradient < 0 && sharded_.value(n.outputs[0]).tensor == t)
+        result.push_back(n.outputs[0]);
+  return result;
 }
 
-std::vector<RankSimulator::Result> RankSimulator::results() const {
-  std::vector<Result> result;
-  const ValueId made = output();
-  const Placement partial = sharded_.value(made).placement;
+RankSimulator::Blocks RankSimulator::whole_sum(ValueId v) const {
+  const Placement partial = sharded_.value(v).placement;
   Placement whole = partial;
   whole.partial = 0;
   ReshardSteps all;
   all.count = 1;
   all.steps[0] = {ReshardStep::all_reduce, partial.partial, 0};
-  result.push_back({"output", made, move({dims_of(made), partial, whole, all}, at(made))});
+  return move({dims_of(v), partial, whole, all}, at(v));
+}
+
+std::vector<RankSimulator::Result> RankSimulator::results() const {
+  std::vector<Result> result;
+  for (ValueId made : outputs()) result.push_back({"output", made, whole_sum(made)});
   const ValueId d_stream = sharded_.stream_in_gradient;
   if (d_stream >= 0) result.push_back({"gradient of the stream", d_stream, at(d_stream)});
   for (std::size_t i = 0; i < sharded_.weights.size(); ++i) {
@@ -818,10 +929,13 @@ std::vector<RankSimulator::Result> RankSimulator::results() const {
   return result;
 }
 
-double RankSimulator::output_along_seed() const {
-  const Blocks output = results()[0].blocks;
+double RankSimulator::outputs_along_seeds() const {
   double sum = 0.0;
-  for (std::size_t i = 0; i < output[0].size(); ++i) sum += output[0][i] * data_.seed[i];
+  const std::vector<ValueId> made = outputs();
+  for (std::size_t k = 0; k < made.size(); ++k) {
+    const Blocks output = whole_sum(made[k]);
+    for (std::size_t i = 0; i < output[0].size(); ++i) sum += output[0][i] * data_.seeds[k][i];
+  }
   return sum;
 }
 
@@ -840,12 +954,13 @@ RankSimulator::Difference RankSimulator::difference(const RankSimulator& one_ran
   const std::vector<Result> ours = results(), theirs = one_rank.results();
   if (ours.size() != theirs.size()) return {kWrong, "another number of results"};
   double largest_gradient = 0.0;
-  for (std::size_t k = 1; k < theirs.size(); ++k)
+  const std::size_t first_gradient = outputs().size();
+  for (std::size_t k = first_gradient; k < theirs.size(); ++k)
     for (double x : theirs[k].blocks[0]) largest_gradient = std::max(largest_gradient, std::abs(x));
   Difference worst;
   for (std::size_t k = 0; k < ours.size(); ++k) {
     // A gradient that is zero but for rounding has the others' scale.
-    double scale = k > 0 ? 1e-5 * largest_gradient : 0.0;
+    double scale = k >= first_gradient ? 1e-5 * largest_gradient : 0.0;
     for (double x : theirs[k].blocks[0]) scale = std::max(scale, std::abs(x));
     const Blocks expected =
         blocks_of(theirs[k].blocks[0], dims_of(ours[k].value), sharded_.value(ours[k].value).placement);

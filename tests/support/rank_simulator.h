@@ -14,7 +14,7 @@ namespace shardwright {
 /// Whole arrays, by tensor: weights, indices and the stream that enters; empty for what operators make.
 struct WholeData {
   std::vector<std::vector<double>> tensors;
-  std::vector<double> seed;  // gradient of the graph's output
+  std::vector<std::vector<double>> seeds;  // gradients of the graph's outputs: of each loss, or of the one output
 };
 /// Random ids below the extent that they index, random numbers elsewhere; a weight `logit_offset` lies around -1000, so
 /// that only the true maximum keeps the exponentials behind it in range.
@@ -34,7 +34,7 @@ struct Mutation {
   AxisSet axes = 0;
 };
 /// Every drop (of a step, and of each of its axes alone), wrong operation and misrouting of every collective in
-/// `sharded`.
+/// `sharded`, what operators pass around themselves included.
 std::vector<Mutation> mutations(const ShardedGraph& sharded, const Mesh& mesh);
 std::string describe(const Mutation& mutation, const OpGraph& graph, const ShardedGraph& sharded);
 std::string describe(const OpGraph& graph, const std::vector<std::int64_t>& extents, const Mesh& mesh,
@@ -75,8 +75,8 @@ class RankSimulator {
   };
   Difference difference(const RankSimulator& one_rank) const;
 
-  /// Of the output, summed over its elements times the seed.
-  double output_along_seed() const;
+  /// Of the outputs, summed over their elements times their seeds.
+  double outputs_along_seeds() const;
   /// Sum of every weight's gradient times a direction; on one rank.
   double gradients_along(const WholeData& direction) const;
 
@@ -93,13 +93,21 @@ class RankSimulator {
     Blocks blocks;
   };
   std::vector<Result> results() const;
-  ValueId output() const;
+  std::vector<ValueId> outputs() const;
+  Blocks whole_sum(ValueId v) const;
   const Blocks& at(ValueId v) const;
   void run_node(std::size_t index, const Mutation& mutation);
   Blocks reshard(const Node& node, const Mutation* mutation) const;
   Blocks gather_parameter(const Node& node, const Mutation* mutation) const;
   Blocks sum(const Node& node) const;
-  void compute(const Node& node);
+  void compute(const Node& node, const Mutation* mutation);
+  /// Blocks at a placement.
+  struct Lying {
+    Blocks blocks;
+    Placement placement;
+  };
+  Lying gathered_in_ring(const DimList& dims, const Placement& p, AxisSet ring, const Blocks& blocks,
+                         const Mutation* mutation) const;
   void store(ValueId v, Blocks blocks);
   void reduce_weights(const Mutation& mutation);
   void check_together(const Node& node) const;
