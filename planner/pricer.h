@@ -76,8 +76,8 @@ class Pricer {
   const Model& model() const { return model_; }
   const Machine& machine() const { return machine_; }
   const Workload& workload() const { return workload_; }
-  /// Forward and backward of one token: causal half of attention, chosen experts, logits; no recompute, no prediction of
-  /// further tokens.
+  /// Forward and backward of one token: causal half of attention, chosen experts, logits; no recompute, no prediction
+  /// of further tokens.
   Flops model_flops_per_token() const { return model_flops_per_token_; }
 
  private:
