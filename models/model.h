@@ -49,6 +49,14 @@ struct Model {
   /// when the pattern is 1. False when there is no window. (Gemma's key of the same name counts the other way round:
   /// there one of `pattern` sees everything.)
   bool is_windowed(std::int64_t layer) const;
+
+  /// Heads with keys of their own: all of them under latent attention, which projects keys up for each.
+  std::int64_t key_heads() const { return kv_lora_rank > 0 ? num_attention_heads : num_key_value_heads; }
+  /// Width of the shared experts together; 0 when there are none.
+  std::int64_t shared_width() const {
+    return shared_expert_intermediate_size > 0 ? shared_expert_intermediate_size
+                                               : n_shared_experts * moe_intermediate_size;
+  }
 };
 
 /// What this version cannot describe about `model`, in words ("biases of latent attention"), or "" when it can.

@@ -457,7 +457,7 @@ TransformerDims add_transformer_dims(OpGraph& graph, const Model& model) {
   d.key_sequence = graph.add_dim("key_sequence", 1);
   d.hidden = graph.add_dim("hidden", model.hidden_size);
   const bool latent = model.kv_lora_rank > 0;
-  const std::int64_t heads = latent ? model.num_attention_heads : model.num_key_value_heads;
+  const std::int64_t heads = model.key_heads();
   d.kv_head = graph.add_dim("kv_head", heads);
   d.query_in_group = graph.add_dim("query_in_group", model.num_attention_heads / heads);
   d.head_dim = graph.add_dim("head_dim", latent ? model.qk_nope_head_dim : model.head_dim);
@@ -470,9 +470,7 @@ TransformerDims add_transformer_dims(OpGraph& graph, const Model& model) {
   d.rope_dim = graph.add_dim("rope_dim", model.qk_rope_head_dim);
   d.expert = graph.add_dim("expert", model.n_routed_experts);
   d.expert_ffn = graph.add_dim("expert_ffn", model.moe_intermediate_size);
-  d.shared_ffn = graph.add_dim("shared_ffn", model.shared_expert_intermediate_size > 0
-                                                 ? model.shared_expert_intermediate_size
-                                                 : model.n_shared_experts * model.moe_intermediate_size);
+  d.shared_ffn = graph.add_dim("shared_ffn", model.shared_width());
   d.merged = graph.add_dim("merged", model.hidden_size);
   return d;
 }

@@ -6,7 +6,7 @@ namespace shardwright {
 
 std::variant<Mesh, std::string> stage_mesh(const Layout& layout, const Model& model) {
   const std::int64_t tp = layout.tensor;
-  const std::int64_t kv = model.kv_lora_rank > 0 ? model.num_attention_heads : model.num_key_value_heads;
+  const std::int64_t kv = model.key_heads();
   const std::int64_t shared = tp > kv ? tp / std::gcd(tp, kv) : 1;  // ranks that hold the same KV head
   const std::int64_t data = std::int64_t{layout.context} * layout.data;
   Mesh::View by_heads = {{"tp.rep", shared}, {"tp.kv", tp / shared}, {"cp", layout.context}, {"dp", layout.data}};
@@ -45,12 +45,11 @@ void pin_operator(const OpGraph& graph, OpId id, const Layout& layout, const Mes
   }
 }
 
-/// Weights of the routed experts. The router is everywhere: it has a column for each expert, not the expert.
+}  // namespace
+
 bool is_of_expert(const OpGraph& graph, const Tensor& t) {
   return t.role == TensorRole::weight && t.dims.size() > 1 && graph.dims()[t.dims[0]].name == "expert";
 }
-
-}  // namespace
 
 Declarations declare(const OpGraph& graph, const Layout& layout, const Mesh& mesh) {
   const AxisTuple kv = mesh.tuple("tp.kv"), rep = mesh.tuple("tp.rep"), tp = kv + rep;

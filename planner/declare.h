@@ -21,6 +21,10 @@ std::variant<Mesh, std::string> stage_mesh(const Layout& layout, const Model& mo
 /// sequence parallelism, ZeRO's shard axes.
 Declarations declare(const OpGraph& graph, const Layout& layout, const Mesh& mesh);
 
+/// Whether `t` is a weight of the routed experts. The router is not: it has a column for each expert, not the expert,
+/// and is everywhere.
+bool is_of_expert(const OpGraph& graph, const Tensor& t);
+
 /// Whole extents of a graph of models/transformer.h: batch = micro_batch * dp, sequence as given, the vocabulary padded
 /// to a multiple of tp.
 std::vector<std::int64_t> layout_extents(const OpGraph& graph, const Layout& layout, std::int64_t sequence_length);

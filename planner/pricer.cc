@@ -62,10 +62,7 @@ std::optional<Rejection> impossible_feed_forward(const Model& model, const Layou
   if (l.tensor > 1 && !l.sequence_parallel)
     return Rejection{"experts", "a mixture of experts with tp " + text(l.tensor) + " needs sequence_parallel"};
   if (auto why = cuts("etp", l.expert_tensor, "moe_intermediate_size", model.moe_intermediate_size)) return why;
-  const std::int64_t shared = model.shared_expert_intermediate_size > 0
-                                  ? model.shared_expert_intermediate_size
-                                  : model.n_shared_experts * model.moe_intermediate_size;
-  if (auto why = cuts("tp", l.tensor, "the shared experts' width", shared)) return why;
+  if (auto why = cuts("tp", l.tensor, "the shared experts' width", model.shared_width())) return why;
   const auto mesh = stage_mesh(l, model);
   if (const std::string* why = std::get_if<std::string>(&mesh)) return Rejection{"mesh", *why};
   return std::nullopt;
@@ -78,7 +75,7 @@ std::optional<Rejection> impossible_shape(const Model& model, const Machine& mac
   if (!supports(machine, workload.formats.compute))
     return Rejection{"precision",
                      machine.name + " does not compute in " + std::string(name_of(workload.formats.compute))};
-  const std::int64_t tp = l.tensor, kv = model.kv_lora_rank > 0 ? model.num_attention_heads : model.num_key_value_heads;
+  const std::int64_t tp = l.tensor, kv = model.key_heads();
   const std::int64_t group = model.num_attention_heads / kv, shared = tp > kv ? tp / std::gcd(tp, kv) : 1;
   if (kv % (tp / shared) != 0 || group % shared != 0)
     return Rejection{"heads", "tp " + text(tp) + " does not cut " + text(kv) + " KV heads with " + text(group) +

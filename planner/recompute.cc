@@ -3,37 +3,29 @@
 namespace shardwright {
 namespace {
 
-/// Regions as recomputation sees them: 0 = not recomputed, else a number for each region that is.
+constexpr unsigned bit_of(RecomputeModule m) { return 1u << static_cast<int>(m); }
+
+/// Regions as recomputation sees them: kNone, kLayer under full recomputation, else the number of the module.
 class Regions {
  public:
+  static constexpr int kNone = -1, kLayer = kRecomputeModules;
+
   explicit Regions(const Recompute& recompute) : recompute_(recompute) {}
 
   int of(Region r) const {
-    if (recompute_.full) return 1;
-    switch (r) {
-      case Region::layernorm:
-        return recompute_.has(RecomputeModule::layernorm) ? 2 : 0;
-      case Region::core_attn:
-        return recompute_.has(RecomputeModule::core_attn) ? 3 : 0;
-      case Region::mlp:
-        return recompute_.has(RecomputeModule::mlp) ? 4 : 0;
-      case Region::mla_up_proj:
-        return recompute_.has(RecomputeModule::mla_up_proj) ? 5 : 0;
-      case Region::moe:
-        return recompute_.has(RecomputeModule::moe) ? 6 : 0;
-      case Region::moe_act:
-        return recompute_.has(RecomputeModule::moe) ? 6 : recompute_.has(RecomputeModule::moe_act) ? 7 : 0;
-      case Region::shared_experts:
-        return recompute_.has(RecomputeModule::moe) ? 6 : recompute_.has(RecomputeModule::shared_experts) ? 8 : 0;
-      case Region::none:
-        return 0;
-    }
-    return 0;
+    if (recompute_.full) return kLayer;
+    const unsigned active = modules_of(r) & recompute_.modules;
+    for (const RecomputeModule m : kRecomputeModuleList)
+      if (active & bit_of(m)) return static_cast<int>(m);
+    return kNone;
   }
-  /// Plain checkpoints; the others drop what they make and make again what is read of it.
-  static bool is_checkpoint(int region) { return region == 3 || region == 4 || region == 6 || region == 8; }
-  static bool keeps_outputs(int region) { return is_checkpoint(region); }
-  static bool runs_whole(int region) { return region == 1 || is_checkpoint(region); }
+  /// Plain checkpoints keep what leaves them; the others drop what they make and make again what is read of it.
+  static bool is_checkpoint(int region) {
+    constexpr unsigned kCheckpoints = bit_of(RecomputeModule::core_attn) | bit_of(RecomputeModule::mlp) |
+                                      bit_of(RecomputeModule::moe) | bit_of(RecomputeModule::shared_experts);
+    return region >= 0 && (kCheckpoints >> region & 1);
+  }
+  static bool runs_whole(int region) { return region == kLayer || is_checkpoint(region); }
 
  private:
   const Recompute& recompute_;
@@ -73,8 +65,8 @@ class Planner {
   void want(ValueId v, int reader) {
     if (!is_forward(v)) return;
     const NodeId maker = s_.value(v).maker;
-    const int region = maker < 0 ? 0 : region_of(maker);
-    if (region == 0 || (Regions::keeps_outputs(region) && reader != region)) {
+    const int region = maker < 0 ? Regions::kNone : region_of(maker);
+    if (region == Regions::kNone || (Regions::is_checkpoint(region) && reader != region)) {
       saved_[static_cast<std::size_t>(v)] = true;
       return;
     }
@@ -116,6 +108,28 @@ class Planner {
 };
 
 }  // namespace
+
+unsigned modules_of(Region region) {
+  switch (region) {
+    case Region::layernorm:
+      return bit_of(RecomputeModule::layernorm);
+    case Region::core_attn:
+      return bit_of(RecomputeModule::core_attn);
+    case Region::mlp:
+      return bit_of(RecomputeModule::mlp);
+    case Region::mla_up_proj:
+      return bit_of(RecomputeModule::mla_up_proj);
+    case Region::moe:
+      return bit_of(RecomputeModule::moe);
+    case Region::moe_act:
+      return bit_of(RecomputeModule::moe) | bit_of(RecomputeModule::moe_act);
+    case Region::shared_experts:
+      return bit_of(RecomputeModule::moe) | bit_of(RecomputeModule::shared_experts);
+    case Region::none:
+      break;
+  }
+  return 0;
+}
 
 BackwardPlan plan_backward(const OpGraph& graph, const ShardedGraph& sharded, const Recompute& recompute) {
   return Planner(graph, sharded, recompute).run();

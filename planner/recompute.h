@@ -13,6 +13,10 @@ struct BackwardPlan {
   std::vector<NodeId> order;   ///< re-run forward nodes and backward nodes, as they run
 };
 
+/// Bits of the modules that run a region again. Of several that are chosen the first counts: moe holds its activation
+/// and the shared experts.
+unsigned modules_of(Region region);
+
 /// Saved tensors are the union of what every operator's backward reads. A wanted tensor made inside a recomputed region
 /// is made again instead: the nodes that make it run again, reshards included, and what they read is wanted in turn.
 ///   full       the whole layer runs again, collectives too (Megatron checkpoints the layer)

@@ -64,7 +64,7 @@ class Search {
 
   SearchAnswer run() {
     std::vector<Work> work = plan_work();
-    in_parallel(work.size(), [&](std::size_t i) { bound(work[i]); });
+    run_in_parallel(work.size(), request_.threads, [&](std::size_t i) { bound(work[i]); });
     // The most promising first; what cannot fit last.
     const Bytes usable = request_.machine.usable_memory();
     const auto order = [&](const Work& w) { return std::tuple(w.least_memory > usable, w.least, w.shape); };
@@ -73,7 +73,7 @@ class Search {
     std::size_t size = 8;
     for (std::size_t begin = 0; begin < work.size(); begin += size, size = std::min<std::size_t>(2 * size, 256)) {
       std::vector<Found> found(std::min(size, work.size() - begin));
-      in_parallel(found.size(), [&](std::size_t i) { found[i] = evaluate(work[begin + i]); });
+      run_in_parallel(found.size(), request_.threads, [&](std::size_t i) { found[i] = evaluate(work[begin + i]); });
       take(found);
     }
     return answer();
@@ -415,10 +415,6 @@ class Search {
       }
     }
     return a;
-  }
-  template <typename F>
-  void in_parallel(std::size_t count, const F& run) const {
-    run_in_parallel(count, request_.threads, run);
   }
 
   const PlanRequest& request_;

@@ -159,7 +159,6 @@ class Derivation {
 
  private:
   const Value& value(ValueId v) const { return out_.values[static_cast<std::size_t>(v)]; }
-  const DimList& dims_of(ValueId v) const { return g_.tensor(value(v).tensor).dims; }
   ValueId value_of(TensorId t) const { return current_[static_cast<std::size_t>(t)]; }
   bool is_weight(TensorId t) const { return g_.tensor(t).role == TensorRole::weight; }
 
@@ -171,9 +170,7 @@ class Derivation {
     v.width = gradient && is_weight(tensor) ? Width::fp32 : t.width;
     v.placement = placement;
     v.elements = local_elements(t.dims, extents_, placement, mesh_);
-    if (t.density < 1)
-      v.elements =
-          static_cast<std::int64_t>(std::ceil(static_cast<double>(v.elements) * t.density * says_.routed_scale));
+    if (t.density < 1) v.elements = static_cast<std::int64_t>(std::ceil(static_cast<double>(v.elements) * t.density));
     out_.values.push_back(v);
     return static_cast<ValueId>(out_.values.size() - 1);
   }

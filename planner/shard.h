@@ -31,7 +31,6 @@ struct Declarations {
   int zero = 0;
   std::vector<AxisSet> shard_axes;  ///< by tensor, zero >= 1: the axes over which a flattened weight's state is cut,
                                     ///< but for those that cut a dimension of it
-  double routed_scale = 1;          ///< rows of the busiest expert rank, relative to the mean
   bool keep_parameters = false;     ///< zero 3: gathered weights stay until backward
 };
 

@@ -104,7 +104,7 @@ GemmSpec contraction(const CostContext& context, const ShardedGraph& sharded, co
   const Operator& op = context.graph.op(node.op);
   const Shapes shapes(context, sharded);
   const DataType type = context.formats.compute;
-  const double density = context.graph.tensor(op.outputs[0].tensor).density * context.routed_scale;
+  const double density = context.graph.tensor(op.outputs[0].tensor).density;
   if (node.gradient < 0)
     return product(shapes, shapes.seen(op.inputs[0], node.inputs[0]), shapes.seen(op.inputs[1], node.inputs[1]),
                    shapes.seen(op.outputs[0], node.outputs[0]), type, density, false);

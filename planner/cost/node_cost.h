@@ -17,8 +17,7 @@ struct CostContext {
   const Mesh& mesh;
   const Machine& machine;
   TrainingFormats formats;
-  double routed_scale = 1;  // rows of the busiest expert rank, relative to the mean
-  int ring_dim = -1;        // the dimension of keys and values that a ring passes around
+  int ring_dim = -1;  // the dimension of keys and values that a ring passes around
 };
 
 /// What a compute or sum node asks of a device; nothing for a node that only moves data between ranks.

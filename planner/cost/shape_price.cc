@@ -31,7 +31,7 @@ class GraphPricer {
       : graph_(graph),
         extents_(layout_extents(graph, layout, workload.sequence_length)),
         mesh_(mesh),
-        context_{graph_, extents_, mesh_, machine, formats, 1, graph.find_dim("key_sequence")},
+        context_{graph_, extents_, mesh_, machine, formats, graph.find_dim("key_sequence")},
         sharded_(shard(graph_, extents_, mesh_, declare(graph_, layout, mesh_))) {}
 
   GraphPrice price(const std::vector<Recompute>& choices) const {
@@ -43,9 +43,10 @@ class GraphPricer {
     std::vector<NodeCost> costs;
     for (const Node& n : sharded_.nodes)
       costs.push_back(n.kind == Node::Kind::gather_parameter ? NodeCost{} : node_cost(context_, sharded_, n));
+    const unsigned here = modules_here();
     for (const Recompute& choice : choices) {
       const auto at = static_cast<std::size_t>(index_of(choice));
-      const unsigned same = choice.full ? 1u << kRecomputeModules : choice.modules & modules_here();
+      const unsigned same = choice.full ? 1u << kRecomputeModules : choice.modules & here;
       const auto alike = std::find_if(known.begin(), known.end(), [&](const auto& k) { return k.first == same; });
       if (alike != known.end()) {
         result.passes[at] = result.passes[alike->second];
@@ -66,34 +67,7 @@ class GraphPricer {
   /// Modules that have a node in this graph: the others change nothing in it.
   unsigned modules_here() const {
     unsigned modules = 0;
-    const auto has = [&](RecomputeModule m) { modules |= 1u << static_cast<int>(m); };
-    for (const Node& n : sharded_.nodes) switch (n.region) {
-        case Region::layernorm:
-          has(RecomputeModule::layernorm);
-          break;
-        case Region::core_attn:
-          has(RecomputeModule::core_attn);
-          break;
-        case Region::mlp:
-          has(RecomputeModule::mlp);
-          break;
-        case Region::mla_up_proj:
-          has(RecomputeModule::mla_up_proj);
-          break;
-        case Region::moe:
-          has(RecomputeModule::moe);
-          break;
-        case Region::moe_act:  // moe holds these two
-          has(RecomputeModule::moe);
-          has(RecomputeModule::moe_act);
-          break;
-        case Region::shared_experts:
-          has(RecomputeModule::moe);
-          has(RecomputeModule::shared_experts);
-          break;
-        case Region::none:
-          break;
-      }
+    for (const Node& n : sharded_.nodes) modules |= modules_of(n.region);
     return modules;
   }
   void fill_buckets(GraphPrice& result) const {
@@ -108,8 +82,7 @@ class GraphPricer {
     for (const WeightState& w : sharded_.weights) {
       AxisSet reduced = 0;
       for (int i = 0; i < w.reduction.count; ++i) reduced = static_cast<AxisSet>(reduced | w.reduction.steps[i].axes);
-      const Tensor& weight = graph_.tensor(w.tensor);
-      const bool routed = weight.dims.size() > 1 && graph_.dims()[weight.dims[0]].name == "expert";
+      const bool routed = is_of_expert(graph_, graph_.tensor(w.tensor));
       WeightBucket& b =
           bucket(result.buckets, routed, routed ? RankGroup{} : mesh_.group(static_cast<AxisSet>(reduced & tensor)));
       b.elements += w.used_elements;
