@@ -50,6 +50,8 @@ struct CollectiveSpec {
   Bytes held;  // nccl-tests' size: all_reduce and send_recv the buffer, all_gather its result,
                // reduce_scatter its input, all_to_all everything one rank sends, own slice included
   RankGroup group;
+  double crossing = 1;  // all_to_all: of the bytes for other nodes, the share that leaves the node; below 1 one copy
+                        // goes to a node for all receivers in it, which pass it on inside
   bool operator==(const CollectiveSpec&) const = default;
 };
 

@@ -207,9 +207,7 @@ class Builder {
   TensorId finish(Operator op, DimList out, Width width = Width::compute, Combine combine = Combine::sum) {
     TensorId y = activation(op.name, out, width, combine);
     // What is made from routed rows, expert by expert, is as sparse as they are.
-    for (const Operand& in : op.inputs)
-      if (out.has(d_.expert) && g_.tensor(in.tensor).role == TensorRole::activation)
-        g_.set_density(y, std::min(g_.tensor(y).density, g_.tensor(in.tensor).density));
+    if (out.has(d_.expert)) g_.set_density(y, g_.tensor(op.inputs[0].tensor).density);
     op.outputs = {{y, out}};
     g_.add_op(std::move(op));
     return y;
@@ -389,7 +387,8 @@ TensorId append_experts(Builder& b, const TransformerDims& d, TensorId stream, c
   if (model.router_bias)
     logits = b.add_broadcast(logits, b.weight("router.bias", {d.expert}), "router_logits+bias", false);
   const auto [gate, mask] = b.route(logits, density);
-  TensorId rows = b.dispatch(mask, n, "rows", density);
+  TensorId rows = b.dispatch(mask, n, "rows",
+                             options.capacity_factor > 0 ? std::min(1.0, density * options.capacity_factor) : density);
   // The gate may multiply before the down-projection, which is linear: then it travels with the rows, and the rows that
   // come back are not kept. A bias after that projection would escape it.
   const bool early = options.early_gate && !model.mlp_bias;

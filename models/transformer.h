@@ -15,6 +15,7 @@ struct GraphOptions {
       false;  ///< after attention's softmax (unfused), after attention, after the feed-forward part, on the embedding
   bool early_gate =
       true;  ///< experts: the gate multiplies before the down-projection (Megatron-Core since 0.12), not after
+  double capacity_factor = 0;  ///< experts: above 0 each takes exactly so many times its mean of rows
   bool operator==(const GraphOptions&) const = default;
 };
 

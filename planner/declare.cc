@@ -24,12 +24,13 @@ namespace {
 
 /// What cannot be derived about attention under context parallelism, and about the way of rows to their experts.
 void pin_operator(const OpGraph& graph, OpId id, const Layout& layout, const Mesh& mesh, const AxisTuple& replicating,
-                  Declarations& says) {
+                  const AxisTuple& moving, Declarations& says) {
   const Operator& op = graph.op(id);
   const auto dim = [&](const char* name) { return static_cast<DimId>(graph.find_dim(name)); };
   const AxisTuple cp = mesh.tuple("cp");
   if (op.kind == OpKind::dispatch || op.kind == OpKind::combine)
-    says.pins.push_back({id, dim("expert"), replicating, true});
+    says.pins.push_back(
+        {id, dim("expert"), layout.dispatcher == Dispatcher::all_gather ? replicating + moving : replicating, true});
   if (op.kind != OpKind::attention || layout.context == 1) return;
   if (layout.context_kind == ContextParallel::ring) {
     says.pins.push_back({id, dim("sequence"), cp, true});
@@ -93,7 +94,7 @@ Declarations declare(const OpGraph& graph, const Layout& layout, const Mesh& mes
     }
   }
   for (std::size_t i = 0; i < graph.ops().size(); ++i)
-    pin_operator(graph, static_cast<OpId>(i), layout, mesh, replicating, says);
+    pin_operator(graph, static_cast<OpId>(i), layout, mesh, replicating, moving, says);
   says.zero = layout.zero;
   says.shard_axes.assign(graph.tensors().size(), 0);
   if (layout.zero == 0) return says;

@@ -17,6 +17,7 @@ constexpr std::array<std::string_view, kRecomputeModules> kRecomputeModuleNames 
     "core_attn", "layernorm", "mlp", "mla_up_proj", "moe", "moe_act", "shared_experts"};
 constexpr std::array<std::string_view, 2> kRankOrderNames = {"tp-cp-dp-pp", "tp-cp-pp-dp"};
 constexpr std::array<std::string_view, 3> kContextParallelNames = {"allgather", "ulysses", "ring"};
+constexpr std::array<std::string_view, 4> kDispatcherNames = {"alltoall", "allgather", "deepep", "hybridep"};
 
 constexpr std::int64_t kLargestDegree = std::int64_t{1} << 24;
 constexpr std::int64_t kMostLayers = 10000;  // of a model, see models/model.cc
@@ -107,23 +108,15 @@ std::vector<int> layer_list(const Given& given, const Entry& entry) {
 }
 
 const std::vector<std::string_view>& known_keys() {
-  static const std::vector<std::string_view> keys = {"tp",
-                                                     "pp",
-                                                     "vpp",
-                                                     "cp",
-                                                     "dp",
-                                                     "ep",
-                                                     "etp",
-                                                     "zero",
-                                                     "recompute",
-                                                     "sequence_parallel",
-                                                     "schedule",
-                                                     "cp_kind",
-                                                     "fsdp_group",
-                                                     "rank_order",
-                                                     "recompute_modules",
-                                                     "micro_batch",
-                                                     "layers_per_stage"};
+  static const std::vector<std::string_view> keys = {"tp",          "pp",
+                                                     "vpp",         "cp",
+                                                     "dp",          "ep",
+                                                     "etp",         "zero",
+                                                     "recompute",   "sequence_parallel",
+                                                     "schedule",    "cp_kind",
+                                                     "fsdp_group",  "rank_order",
+                                                     "dispatcher",  "recompute_modules",
+                                                     "micro_batch", "layers_per_stage"};
   return keys;
 }
 
@@ -229,6 +222,7 @@ std::string_view name_of(Schedule schedule) { return kScheduleNames[static_cast<
 std::string_view name_of(RecomputeModule module) { return kRecomputeModuleNames[static_cast<std::size_t>(module)]; }
 std::string_view name_of(RankOrder order) { return kRankOrderNames[static_cast<std::size_t>(order)]; }
 std::string_view name_of(ContextParallel kind) { return kContextParallelNames[static_cast<std::size_t>(kind)]; }
+std::string_view name_of(Dispatcher dispatcher) { return kDispatcherNames[static_cast<std::size_t>(dispatcher)]; }
 
 LayoutPins parse_layout(const std::string& text, const std::string& what) {
   const Given given{text, what};
@@ -251,6 +245,8 @@ LayoutPins parse_layout(const std::string& text, const std::string& what) {
     if (key == "rank_order") pins.rank_order = static_cast<RankOrder>(word(given, entry, entry.value, kRankOrderNames));
     if (key == "cp_kind")
       pins.cp_kind = static_cast<ContextParallel>(word(given, entry, entry.value, kContextParallelNames));
+    if (key == "dispatcher")
+      pins.dispatcher = static_cast<Dispatcher>(word(given, entry, entry.value, kDispatcherNames));
     if (key == "layers_per_stage") pins.layers_per_stage = layer_list(given, entry);
   }
   pins.recompute = recompute_of(given, entry_named(entries, "recompute"), entry_named(entries, "recompute_modules"));
@@ -269,6 +265,7 @@ std::string to_string(const Layout& layout) {
   add("dp", layout.data);
   if (layout.expert > 1) add("ep", layout.expert);
   if (layout.expert_tensor > 1) add("etp", layout.expert_tensor);
+  if (layout.expert > 1) add("dispatcher", name_of(layout.dispatcher));
   if (layout.tensor > 1 || layout.sequence_parallel) add("sequence_parallel", layout.sequence_parallel);
   if (has_ranks_to_shard || layout.zero > 0) add("zero", layout.zero);
   if (layout.zero > 0) add("fsdp_group", layout.shard_group);

@@ -20,12 +20,17 @@ inline constexpr std::array kRecomputeModuleList = {RecomputeModule::core_attn, 
 inline constexpr int kRecomputeModules = static_cast<int>(kRecomputeModuleList.size());
 enum class RankOrder { tp_cp_dp_pp, tp_cp_pp_dp };  // innermost first
 enum class ContextParallel { all_gather, ulysses, ring };
+/// How tokens get to their experts' ranks. all_gather: every rank of ep gets all tokens and keeps its own; all_to_all:
+/// a copy for each chosen expert; deepep, hybridep: one copy to each node, passed on inside (the same bytes, other
+/// kernels).
+enum class Dispatcher { all_to_all, all_gather, deepep, hybridep };
 
-/// "1f1b", "interleaved", "tp-cp-dp-pp", "core_attn", "allgather", ...
+/// "1f1b", "interleaved", "tp-cp-dp-pp", "core_attn", "allgather", "alltoall", ...
 std::string_view name_of(Schedule);
 std::string_view name_of(RecomputeModule);
 std::string_view name_of(RankOrder);
 std::string_view name_of(ContextParallel);
+std::string_view name_of(Dispatcher);
 
 /// What is run again in backward instead of being kept.
 struct Recompute {
@@ -55,6 +60,7 @@ struct Layout {
   int micro_batch = 1;  // sequences
   Schedule schedule = Schedule::one_f_one_b;
   ContextParallel context_kind = ContextParallel::all_gather;
+  Dispatcher dispatcher = Dispatcher::all_to_all;
   RankOrder rank_order = RankOrder::tp_cp_dp_pp;
   std::vector<int> layers_per_chunk;  // pp * vpp entries; chunk i is on stage i mod pp
 
@@ -70,6 +76,7 @@ struct Layout {
 struct LayoutPins {
   std::optional<int> tp, pp, vpp, cp, dp, ep, etp;
   std::optional<ContextParallel> cp_kind;
+  std::optional<Dispatcher> dispatcher;
   std::optional<bool> sequence_parallel;
   std::optional<int> zero, fsdp_group;
   std::optional<Recompute> recompute;
@@ -82,15 +89,16 @@ struct LayoutPins {
 /// Parses "tp=8,pp=16,recompute_modules=core_attn+layernorm,layers_per_stage=8+8". Throws InputError
 /// (`--layout:1:5: unknown key 'tpp' (did you mean 'tp'?)`) that shows the string with a caret under the fault; `what`
 /// names the flag ("--layout"). Keys: tp pp vpp cp dp sequence_parallel zero fsdp_group recompute (none|selective|full)
-/// recompute_modules micro_batch schedule rank_order layers_per_stage cp_kind (allgather|ulysses|ring) ep etp.
+/// recompute_modules micro_batch schedule rank_order layers_per_stage cp_kind (allgather|ulysses|ring) ep etp
+/// dispatcher (alltoall|allgather|deepep|hybridep).
 /// `recompute=selective` alone means core_attn, Megatron's default; `recompute_modules` alone means selective. The
 /// empty string pins nothing.
 LayoutPins parse_layout(const std::string& text, const std::string& what);
 
 /// The same text back. Left out is only what the rest and the model's size fix for a canonical layout: vpp, cp, ep and
-/// etp of 1 (which an estimate takes for 1), sequence_parallel without tensor parallelism, zero over one rank,
-/// fsdp_group of zero 0, schedule of one stage, rank order where dp or pp is 1, layers of a single chunk. So
-/// parse_layout of it pins exactly this layout.
+/// etp of 1 (which an estimate takes for 1), the dispatcher of ep 1, sequence_parallel without tensor parallelism, zero
+/// over one rank, fsdp_group of zero 0, schedule of one stage, rank order where dp or pp is 1, layers of a single
+/// chunk. So parse_layout of it pins exactly this layout.
 std::string to_string(const Layout&);
 
 /// Entries summed by stage, as reports show them.

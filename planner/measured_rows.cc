@@ -104,6 +104,8 @@ LayoutPins read_pins(const YamlCursor& map, const MeasuredLayout& layout) {
   pins.micro_batch = degree_of(map, "micro_batch");
   pins.schedule = named<Schedule>(layout.schedule, {Schedule::gpipe, Schedule::one_f_one_b, Schedule::interleaved});
   pins.rank_order = named<RankOrder>(text_of(map, "rank_order"), {RankOrder::tp_cp_dp_pp, RankOrder::tp_cp_pp_dp});
+  pins.dispatcher = named<Dispatcher>(
+      layout.dispatcher, {Dispatcher::all_to_all, Dispatcher::all_gather, Dispatcher::deepep, Dispatcher::hybridep});
   for (const PipelineChunk& chunk : layout.chunks) {
     if (!pins.layers_per_stage) pins.layers_per_stage.emplace();
     pins.layers_per_stage->push_back(chunk.layers);

@@ -55,7 +55,7 @@ void check(const PlanRequest& request, const Space& space) {
 }
 
 /// Keys that the request left to the planner, in the order of to_string(Layout).
-std::vector<std::string> assumed(const LayoutPins& pins) {
+std::vector<std::string> assumed(const LayoutPins& pins, const Layout& layout) {
   std::vector<std::string> keys;
   const auto note = [&](const char* key, bool pinned) {
     if (!pinned) keys.push_back(key);
@@ -69,6 +69,7 @@ std::vector<std::string> assumed(const LayoutPins& pins) {
   note("dp", pins.dp.has_value());
   note("ep", pins.ep.has_value());
   note("etp", pins.etp.has_value());
+  note("dispatcher", pins.dispatcher.has_value() || layout.expert == 1);
   note("zero", pins.zero.has_value());
   note("fsdp_group", pins.fsdp_group.has_value());
   note("recompute", pins.recompute.has_value());
@@ -147,7 +148,7 @@ SearchAnswer search_all(const PlanRequest& request) {
   std::sort(all.nearest.begin(), all.nearest.end(), smaller);
   if (all.nearest.size() > kNearest) all.nearest.resize(kNearest);
   for (auto* list : {&all.top, &all.pareto, &all.nearest})
-    for (PricedLayout& p : *list) p.assumed = assumed(request.pins);
+    for (PricedLayout& p : *list) p.assumed = assumed(request.pins, p.layout);
   return all;
 }
 
@@ -165,7 +166,7 @@ PricedLayout first_impossible(const PlanRequest& request, const Space& space) {
   l.zero = space.shardings(d).front().zero;
   l.shard_group = space.shardings(d).front().group;
   p.precision = request.precision;
-  p.assumed = assumed(request.pins);
+  p.assumed = assumed(request.pins, p.layout);
   p.rejection = impossible(request.model, request.machine, request.workload, l);
   return p;
 }
@@ -210,7 +211,7 @@ PlanResult estimate(const PlanRequest& request) {
   } else {
     r.plans.push_back(first_impossible(one, space));
   }
-  for (PricedLayout& p : r.plans) p.assumed = assumed(request.pins);
+  for (PricedLayout& p : r.plans) p.assumed = assumed(request.pins, p.layout);
   return r;
 }
 

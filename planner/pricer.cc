@@ -126,8 +126,13 @@ Pricer::Pricer(const Model& model, const Machine& machine, const Workload& workl
     : model_(model),
       machine_(machine),
       workload_(workload),
-      graphs_(model_graphs(model, {workload.fused_attention, workload.dropout})),
+      graphs_(model_graphs(model, {.fused_attention = workload.fused_attention,
+                                   .dropout = workload.dropout,
+                                   .capacity_factor = workload.capacity_factor})),
       choices_(recompute_choices(model)) {
+  if (workload.expert_load.kind != ExpertLoad::Kind::balanced && model.n_routed_experts > 0)  // drawn up once
+    workload_.expert_load = {ExpertLoad::Kind::histogram, 0,
+                             relative_loads(workload.expert_load, model.n_routed_experts, model.num_experts_per_tok)};
   const std::size_t layers = graphs_.class_of_layer.size();
   class_layers_until_.assign(graphs_.layer_classes.size(), std::vector<int>(layers + 1, 0));
   for (std::size_t c = 0; c < graphs_.layer_classes.size(); ++c)

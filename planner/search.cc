@@ -7,6 +7,7 @@
 #include <tuple>
 #include <utility>
 
+#include "planner/cost/row_traffic.h"
 #include "planner/parallel.h"
 
 namespace shardwright {
@@ -456,6 +457,7 @@ Space::Space(const PlanRequest& request) : request_(request) {
             d.expert_tensor = etp;
             for (ContextParallel kind : context_kinds(cp)) {
               d.context_kind = kind;
+              d.dispatcher = dispatcher(d);
               degrees_.push_back(d);
             }
           }
@@ -471,6 +473,7 @@ Layout Space::layout_at(const Degrees& d) const {
   l.expert = d.expert;
   l.expert_tensor = d.expert_tensor;
   l.context_kind = d.context_kind;
+  l.dispatcher = d.dispatcher;
   l.rank_order = rank_order();
   return l;
 }
@@ -479,6 +482,12 @@ std::vector<ContextParallel> Space::context_kinds(int context) const {
   if (context == 1) return {ContextParallel::all_gather};
   if (request_.pins.cp_kind) return {*request_.pins.cp_kind};
   return {ContextParallel::all_gather, ContextParallel::ulysses, ContextParallel::ring};
+}
+
+Dispatcher Space::dispatcher(const Degrees& d) const {
+  if (d.expert == 1) return Dispatcher::all_to_all;
+  if (request_.pins.dispatcher) return *request_.pins.dispatcher;
+  return faster_dispatcher(request_.model, layout_at(d), request_.machine);
 }
 
 std::vector<int> Space::virtual_pipelines(const Degrees& d) const {

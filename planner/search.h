@@ -11,6 +11,7 @@ namespace shardwright {
 ///   tp, pp              every divisor of the GPUs whose product divides them (with cp); dp is the rest
 ///   cp                  1; above 1 (pinned) every kind
 ///   ep, etp             1; with experts every divisor of their number that divides tp * cp * dp / etp, and 1 or tp
+///   dispatcher          alltoall or deepep, the faster (row_traffic.h): they differ in nothing else
 ///   vpp                 1, and where pp > 1 every number up to (layers + 2) / pp
 ///   schedule            1f1b for vpp 1, interleaved above (gpipe only when pinned)
 ///   sequence_parallel   both where tp > 1
@@ -29,12 +30,14 @@ class Space {
   struct Degrees {
     int tensor, pipeline, context, data, expert = 1, expert_tensor = 1;
     ContextParallel context_kind = ContextParallel::all_gather;
+    Dispatcher dispatcher = Dispatcher::all_to_all;
   };
   /// Every way to fill the GPUs.
   const std::vector<Degrees>& degrees() const { return degrees_; }
   /// A layout with these degrees; everything else but the rank order has its default.
   Layout layout_at(const Degrees& d) const;
   std::vector<ContextParallel> context_kinds(int context) const;
+  Dispatcher dispatcher(const Degrees& d) const;
   std::vector<int> virtual_pipelines(const Degrees& d) const;
   std::vector<int> micro_batches(const Degrees& d) const;
   std::vector<bool> sequence_parallel(const Degrees& d) const;

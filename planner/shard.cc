@@ -169,10 +169,22 @@ class Derivation {
     v.gradient = gradient;
     v.width = gradient && is_weight(tensor) ? Width::fp32 : t.width;
     v.placement = placement;
+    v.share = t.density * fullest(t, placement);
     v.elements = local_elements(t.dims, extents_, placement, mesh_);
-    if (t.density < 1) v.elements = static_cast<std::int64_t>(std::ceil(static_cast<double>(v.elements) * t.density));
+    if (v.share != 1) v.elements = scaled(v.elements, v.share);
     out_.values.push_back(v);
     return static_cast<ValueId>(out_.values.size() - 1);
+  }
+  static std::int64_t scaled(std::int64_t elements, double factor) {
+    return static_cast<std::int64_t>(std::ceil(static_cast<double>(elements) * factor));
+  }
+  /// Of a sparse tensor, what the fullest rank holds over the mean.
+  double fullest(const Tensor& t, const Placement& placement) const {
+    double factor = 1;
+    if (t.density < 1 && !says_.fullest.empty())
+      for (int i = 0; i < t.dims.size(); ++i)
+        if (placement.dims[i].size() > 0) factor *= says_.fullest[t.dims[i]];
+    return factor;
   }
   Node& add_node(Node::Kind kind) {
     out_.nodes.emplace_back();
@@ -226,10 +238,23 @@ class Derivation {
     const ValueId to = add_value(value(v).tensor, want, value(v).gradient);
     Node& n = add_node(Node::Kind::reshard);
     n.steps = reshard_steps(from, want, value(v).elements, mesh_);
+    pace(n.steps, value(to).share / value(v).share);
     n.inputs.push_back(v);
     makes(n, to);
     moved_.push_back({v, to, want});
     return to;
+  }
+
+  /// An exchange that makes ranks `fuller` is as slow as the fullest rank's part of it; what follows moves that part.
+  static void pace(ReshardSteps& steps, double fuller) {
+    if (fuller == 1) return;
+    bool exchanged = false;
+    for (int i = 0; i < steps.count; ++i) {
+      ReshardSteps::Step& step = steps.steps[i];
+      const bool exchange = step.kind == ReshardStep::all_to_all;
+      if (exchanged || (exchange && fuller > 1)) step.held_elements = scaled(step.held_elements, fuller);
+      exchanged = exchanged || exchange;
+    }
   }
 
   /// Axes over which the state of `weight` is cut: an axis that cuts a dimension of it has no copies to save.

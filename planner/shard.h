@@ -32,6 +32,9 @@ struct Declarations {
   std::vector<AxisSet> shard_axes;  ///< by tensor, zero >= 1: the axes over which a flattened weight's state is cut,
                                     ///< but for those that cut a dimension of it
   bool keep_parameters = false;     ///< zero 3: gathered weights stay until backward
+  /// By dim, empty = all 1: how much more than the mean the fullest part of a cut dimension holds of what is sparse in
+  /// it (rows routed to experts). Every rank is counted as the fullest.
+  std::vector<double> fullest;
 };
 
 /// One rank's piece of a tensor, or of its gradient.
@@ -41,6 +44,7 @@ struct Value {
   bool one_hot = false;  ///< `elements` counts what is stored, not what the placement spans
   Width width = Width::compute;
   Placement placement;
+  double share = 1;  ///< of what the placement spans, the part that exists: the tensor's density, on the fullest part
   std::int64_t elements = 0;
   NodeId maker = -1;  ///< -1: given (the stream that enters, ids, weights, the loss's own gradient)
 };

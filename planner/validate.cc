@@ -114,6 +114,7 @@ Question question_of(const MeasuredRow& row, const Machines& machines) {
   q.workload.formats = formats_for(q.precision);
   use_formats_of(row, q.workload.formats);
   q.workload.fused_attention = row.workload.attention_backend != "unfused";
+  q.workload.capacity_factor = row.workload.capacity_factor.value_or(0);
   q.pins = row.layout.pins;
   if (row.layout.optimizer_shard_group && !q.pins.fsdp_group)
     q.pins.fsdp_group = static_cast<int>(*row.layout.optimizer_shard_group);

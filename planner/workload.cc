@@ -11,18 +11,24 @@ TrainingFormats formats_for(DataType precision) {
     case DataType::fp32:
     case DataType::tf32:
       formats.parameter = formats.parameter_gather = DataType::fp32;
+      formats.dispatch = formats.combine = DataType::fp32;
       return formats;
     // Megatron-Core accumulates gradients in the parameters' type, and forces fp32 for bf16 only
     // (megatron/training/arguments.py, accumulate_allreduce_grads_in_fp32).
     case DataType::fp16:
       formats.parameter = formats.parameter_gather = DataType::fp16;
       formats.gradient = formats.gradient_reduce = DataType::fp16;
+      formats.dispatch = formats.combine = DataType::fp16;
       return formats;
     // Below bf16 only the products change: weights are kept, gathered and read in bf16 and cast on the way
     // (Transformer Engine without fp8_param_gather).
     case DataType::bf16:
+      return formats;
+    // Rows go to the experts as their products read them, and come back in bf16 (DeepSeek-V3 report, 3.3.3).
     case DataType::fp8:
     case DataType::mxfp8:
+      formats.dispatch = DataType::fp8;
+      return formats;
     case DataType::nvfp4:
       return formats;
   }

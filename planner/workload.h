@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "hardware/data_type.h"
+#include "planner/expert_load.h"
 
 namespace shardwright {
 
@@ -16,6 +17,8 @@ struct TrainingFormats {
   DataType gradient_reduce = DataType::fp32;   // on the wire
   DataType main_parameter = DataType::fp32;    // the optimizer's copy
   DataType optimizer_state = DataType::fp32;   // each of Adam's two moments
+  DataType dispatch = DataType::bf16;          // rows on their way to the experts, in backward their outputs' gradients
+  DataType combine = DataType::bf16;           // rows on their way back, in backward their gradients
   bool operator==(const TrainingFormats&) const = default;
 };
 
@@ -26,6 +29,10 @@ struct Workload {
   TrainingFormats formats;
   bool fused_attention = true;  // flash attention: no scores in memory
   bool dropout = false;         // hidden and attention dropout masks are kept
+  ExpertLoad expert_load;       // how rows spread over the routed experts; the busiest rank decides
+  /// Above 0: each expert takes exactly so many times its mean of rows: what is more is dropped, what is less is
+  /// padded. 0: no row is dropped.
+  double capacity_factor = 0;
   bool operator==(const Workload&) const = default;
 };
 

@@ -37,6 +37,9 @@ Json workload_json(const PlanResult& result) {
   json["sequence_length"] = result.workload.sequence_length;
   json["global_batch"] = result.workload.global_batch;
   json["precision"] = name_of(result.precision);
+  if (result.workload.expert_load.kind != ExpertLoad::Kind::balanced)
+    json["expert_load"] = to_string(result.workload.expert_load);
+  if (result.workload.capacity_factor > 0) json["capacity_factor"] = result.workload.capacity_factor;
   return json;
 }
 
@@ -74,6 +77,7 @@ Json layout_json(const Layout& layout, std::int64_t global_batch) {
     json["layers_per_chunk"] = layout.layers_per_chunk;
   json["ep"] = layout.expert;
   json["etp"] = layout.expert_tensor;
+  if (layout.expert > 1) json["dispatcher"] = name_of(layout.dispatcher);
   json["dp"] = layout.data;
   json["zero"] = layout.zero;
   json["fsdp_group"] = layout.shard_group;

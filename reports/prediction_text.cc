@@ -24,6 +24,7 @@ std::vector<std::pair<std::string, std::string>> choices(const Layout& layout) {
           {"dp", std::to_string(layout.data)},
           {"ep", std::to_string(layout.expert)},
           {"etp", std::to_string(layout.expert_tensor)},
+          {"dispatcher", layout.expert > 1 ? std::string(name_of(layout.dispatcher)) : "none"},
           {"sequence_parallel", yes_no(layout.sequence_parallel)},
           {"zero", std::to_string(layout.zero)},
           {"fsdp_group", std::to_string(layout.shard_group)},
@@ -60,6 +61,7 @@ std::string pins_text(const LayoutPins& pins) {
   add("dp", pins.dp);
   add("ep", pins.ep);
   add("etp", pins.etp);
+  if (pins.dispatcher) parts.push_back(fmt::format("dispatcher={}", name_of(*pins.dispatcher)));
   add("sequence_parallel", pins.sequence_parallel);
   add("zero", pins.zero);
   add("fsdp_group", pins.fsdp_group);
@@ -130,6 +132,12 @@ std::string question_text(const PlanRequest& request, const PlanResult& result, 
                               grouped(work.sequence_length), grouped(work.global_batch * work.sequence_length),
                               request.any_precision ? "any precision" : name_of(result.precision)),
                   style.width);
+  if (work.expert_load.kind != ExpertLoad::Kind::balanced)
+    text += wrapped("experts loaded by " + to_string(work.expert_load), style.width);
+  if (work.capacity_factor > 0)
+    text +=
+        wrapped(fmt::format("experts take {:g} times their mean of rows, the rest is dropped", work.capacity_factor),
+                style.width);
   const std::string pins = pins_text(request.pins);
   if (!result.is_estimate && !pins.empty()) text += wrapped("pinned: " + pins, style.width);
   return text;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <optional>
 #include <string_view>
 
@@ -43,7 +44,29 @@ void read_precision(const Arguments& arguments, PlanRequest& request) {
                                name_of(request.precision), fmt::join(types, ", ")));
 }
 
+/// How many rows the experts get; only of a model that has some.
+void read_routing(const Arguments& arguments, PlanRequest& request) {
+  const auto load = arguments.find("--expert-load"), capacity = arguments.find("--capacity-factor");
+  for (const auto& [flag, given] : {std::pair{"--expert-load", load}, {"--capacity-factor", capacity}})
+    if (given && request.model.n_routed_experts == 0)
+      throw InputError(fmt::format("{}: {} has no routed experts", flag, request.model.name));
+  if (load) {
+    request.workload.expert_load = read_expert_load(*load, "--expert-load");
+    relative_loads(request.workload.expert_load, request.model.n_routed_experts, request.model.num_experts_per_tok);
+  }
+  if (capacity) request.workload.capacity_factor = positive_number("--capacity-factor", *capacity, 1000);
+}
+
 }  // namespace
+
+double positive_number(const std::string& flag, const std::string& text, double high) {
+  char* end = nullptr;
+  const bool plain = text.find_first_not_of("0123456789.") == std::string::npos && !text.empty();
+  const double value = plain ? std::strtod(text.c_str(), &end) : 0;
+  if (!plain || *end != '\0' || !(value > 0) || value > high)
+    throw InputError(fmt::format("{}: must be a number above 0 and at most {:g}, got '{}'", flag, high, shown(text)));
+  return value;
+}
 
 std::int64_t whole_number(const std::string& flag, const std::string& text, std::int64_t low, std::int64_t high) {
   const auto refuse = [&] {
@@ -77,7 +100,9 @@ std::vector<Option> question_options() {
            "TYPE",
            "fp32 fp16 bf16 (default) fp8 mxfp8 nvfp4, or any",
            Completes::words,
-           {kPrecisions.begin(), kPrecisions.end()}}};
+           {kPrecisions.begin(), kPrecisions.end()}},
+          {"--expert-load", "LOAD", "rows of the experts: balanced, zipf:1.2, or a file"},
+          {"--capacity-factor", "C", "experts take C times their mean of rows"}};
 }
 
 PlanRequest read_question(const Arguments& arguments) {
@@ -100,6 +125,7 @@ PlanRequest read_question(const Arguments& arguments) {
   }
   read_precision(arguments, request);
   request.workload.formats = formats_for(request.precision);
+  read_routing(arguments, request);
   return request;
 }
 

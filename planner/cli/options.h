@@ -13,6 +13,10 @@ namespace shardwright {
 /// whole number between 1 and 16777216, got '1e30'".
 std::int64_t whole_number(const std::string& flag, const std::string& text, std::int64_t low, std::int64_t high);
 
+/// The text of `flag` as a number above 0: decimal digits and a point only. Throws InputError: "--capacity-factor: must
+/// be a number above 0 and at most 1000, got '-1'".
+double positive_number(const std::string& flag, const std::string& text, double high);
+
 /// MODEL, MACHINE and the options that every question about a training run has.
 std::vector<Positional> question_positionals();
 std::vector<Option> question_options();

@@ -34,7 +34,9 @@ KernelCost collective_cost(const CollectiveSpec& spec, const Machine& machine) {
         seconds = 2 * (ranks - 1) / ranks * held / (static_cast<double>(below) * rate);
         break;
       case CollectiveKind::all_to_all:
-        seconds = held * static_cast<double>(here - below) / ranks / rate;
+        seconds = held * spec.crossing * static_cast<double>(here - below) / ranks / rate;
+        if (spec.crossing < 1 && &level == &machine.links.front())
+          seconds = held * static_cast<double>(here - 1) / static_cast<double>(here) / rate;
         break;
       case CollectiveKind::send_recv:
         seconds = held / rate;

@@ -12,7 +12,9 @@ namespace shardwright {
 /// several members in a node has as many lanes out of it. The slowest level decides, each pays its latency:
 ///   all_gather, reduce_scatter   (n-1)/n held / (lanes x rate) at every level that the group crosses
 ///   all_reduce                   twice that
-///   all_to_all                   held x (share that leaves the unit below) / rate, one lane a rank
+///   all_to_all                   held x (share that leaves the unit below) / rate, one lane a rank; with crossing
+///                                below 1 so much less of it beyond the first level, and inside the first all of it
+///                                but for a rank's own part: what came from outside is passed on there
 ///   send_recv                    held / rate of the level that joins the two
 /// lanes: members inside one unit of the level below. One rank costs nothing. No tree, NVLS or SHARP algorithm is
 /// modelled. Source of the shares: nccl-tests, doc/PERFORMANCE.md. Costs are `datasheet`: rates and efficiencies of

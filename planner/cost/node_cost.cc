@@ -30,9 +30,9 @@ class Shapes {
 };
 
 /// The three tensors of a product: a[..] * b[..] -> out[..]. A dimension in a and out is a row of the result, in b and
-/// out a column, in a and b the sum, in all three the batch. `density`: share of the tokens that a routed expert sees;
+/// out a column, in a and b the sum, in all three the batch. `share`: of the tokens, those that a routed expert sees;
 /// tokens are the rows, or the sum where the result is a weight.
-GemmSpec product(const Shapes& shapes, const Seen& a, const Seen& b, const Seen& out, DataType type, double density,
+GemmSpec product(const Shapes& shapes, const Seen& a, const Seen& b, const Seen& out, DataType type, double share,
                  bool makes_weight) {
   GemmSpec gemm;
   gemm.type = type;
@@ -44,9 +44,9 @@ GemmSpec product(const Shapes& shapes, const Seen& a, const Seen& b, const Seen&
   }
   for (int i = 0; i < b.dims.size(); ++i)
     if (!a.dims.has(b.dims[i])) gemm.n *= shapes.local(b, i);
-  if (density != 1) {
+  if (share != 1) {
     std::int64_t& tokens = makes_weight ? gemm.k : gemm.m;
-    tokens = static_cast<std::int64_t>(std::ceil(static_cast<double>(tokens) * density));
+    tokens = static_cast<std::int64_t>(std::ceil(static_cast<double>(tokens) * share));
   }
   return gemm;
 }
@@ -104,15 +104,16 @@ GemmSpec contraction(const CostContext& context, const ShardedGraph& sharded, co
   const Operator& op = context.graph.op(node.op);
   const Shapes shapes(context, sharded);
   const DataType type = context.formats.compute;
-  const double density = context.graph.tensor(op.outputs[0].tensor).density;
+  // Of the rows of the result, or of the gradient that is read.
+  const double share = sharded.value(node.gradient < 0 ? node.outputs[0] : node.inputs[0]).share;
   if (node.gradient < 0)
     return product(shapes, shapes.seen(op.inputs[0], node.inputs[0]), shapes.seen(op.inputs[1], node.inputs[1]),
-                   shapes.seen(op.outputs[0], node.outputs[0]), type, density, false);
+                   shapes.seen(op.outputs[0], node.outputs[0]), type, share, false);
   const Gradient& gradient = op.gradients[static_cast<std::size_t>(node.gradient)];
   const auto& of = op.inputs[static_cast<std::size_t>(gradient.of[0])];
   const auto& read = op.inputs[static_cast<std::size_t>(gradient.reads[0])];
   return product(shapes, shapes.seen(op.outputs[0], node.inputs[0]), shapes.seen(read, node.inputs[1]),
-                 shapes.seen(of, node.outputs[0]), type, density,
+                 shapes.seen(of, node.outputs[0]), type, share,
                  context.graph.tensor(of.tensor).role == TensorRole::weight);
 }
 
@@ -131,6 +132,27 @@ CollectiveKind collective_of(ReshardStep step) {
   }
   assert(false && "a slice is no collective");
   return CollectiveKind::all_reduce;
+}
+
+/// Rows on their way to experts, or back: what has a row's width, not what the router alone made.
+bool is_routed(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
+  const Tensor& t = context.graph.tensor(sharded.value(node.inputs[0]).tensor);
+  return t.density < 1 && t.width == Width::compute && context.expert_dim >= 0 &&
+         t.dims.has(static_cast<DimId>(context.expert_dim));
+}
+
+/// Stored bytes of one element of what a node moves. Rows travel in formats of their own, to the experts and back.
+double bytes_on_the_way(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
+  const Value& moved = sharded.value(node.inputs[0]);
+  if (node.kind == Node::Kind::gather_parameter) return bytes_per_element(context.formats.parameter_gather);
+  if (is_routed(context, sharded, node)) {
+    const int at = context.graph.tensor(moved.tensor).dims.find(static_cast<DimId>(context.expert_dim));
+    const int before = moved.placement.dims[at].size(),
+              after = sharded.value(node.outputs[0]).placement.dims[at].size();
+    if (after > before) return bytes_per_element(context.formats.dispatch);
+    if (after < before) return bytes_per_element(context.formats.combine);
+  }
+  return bytes_per_element(context.graph.tensor(moved.tensor), moved, context.formats);
 }
 
 /// Operands whose sequence a ring passes around: n-1 times to the next rank; in backward they and their gradients.
@@ -206,16 +228,14 @@ NodeCost node_cost(const CostContext& context, const ShardedGraph& sharded, cons
     if (node.ring) add_ring(context, sharded, node, cost);
     return cost;
   }
-  const Value& moved = sharded.value(node.inputs[0]);
-  const double width = node.kind == Node::Kind::gather_parameter
-                           ? bytes_per_element(context.formats.parameter_gather)
-                           : bytes_per_element(context.graph.tensor(moved.tensor), moved, context.formats);
+  const double width = bytes_on_the_way(context, sharded, node);
   for (int i = 0; i < node.steps.count; ++i) {
     const ReshardSteps::Step& step = node.steps.steps[i];
     if (step.kind == ReshardStep::slice) continue;
     const auto held = static_cast<std::int64_t>(std::ceil(static_cast<double>(step.held_elements) * width));
-    const KernelCost c =
-        collective_cost({collective_of(step.kind), {held}, context.mesh.group(step.axes)}, context.machine);
+    CollectiveSpec spec{collective_of(step.kind), {held}, context.mesh.group(step.axes)};
+    if (spec.kind == CollectiveKind::all_to_all && is_routed(context, sharded, node)) spec.crossing = context.crossing;
+    const KernelCost c = collective_cost(spec, context.machine);
     cost.communication += c.time;
     cost.error += c.time * c.relative_error;
   }

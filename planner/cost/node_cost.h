@@ -17,7 +17,9 @@ struct CostContext {
   const Mesh& mesh;
   const Machine& machine;
   TrainingFormats formats;
-  int ring_dim = -1;  // the dimension of keys and values that a ring passes around
+  int ring_dim = -1;    // the dimension of keys and values that a ring passes around
+  int expert_dim = -1;  // the dimension by which rows are routed
+  double crossing = 1;  // of routed rows: see CollectiveSpec
 };
 
 /// What a compute or sum node asks of a device; nothing for a node that only moves data between ranks.

@@ -4,6 +4,7 @@
 #include <cassert>
 
 #include "planner/cost/node_cost.h"
+#include "planner/cost/row_traffic.h"
 #include "planner/declare.h"
 #include "planner/recompute.h"
 
@@ -26,13 +27,20 @@ void add(PassPrice& pass, const NodeCost& cost, bool forward) {
 
 class GraphPricer {
  public:
-  GraphPricer(const OpGraph& graph, const Layout& layout, const Mesh& mesh, const Machine& machine,
+  GraphPricer(const OpGraph& graph, const Layout& layout, const Mesh& mesh, const Model& model, const Machine& machine,
               const Workload& workload, const TrainingFormats& formats)
       : graph_(graph),
         extents_(layout_extents(graph, layout, workload.sequence_length)),
         mesh_(mesh),
-        context_{graph_, extents_, mesh_, machine, formats, graph.find_dim("key_sequence")},
-        sharded_(shard(graph_, extents_, mesh_, declare(graph_, layout, mesh_))) {}
+        context_{graph_,
+                 extents_,
+                 mesh_,
+                 machine,
+                 formats,
+                 graph.find_dim("key_sequence"),
+                 graph.find_dim("expert"),
+                 row_crossing(model, layout, mesh, machine)},
+        sharded_(shard(graph_, extents_, mesh_, declarations(layout, model, workload))) {}
 
   GraphPrice price(const std::vector<Recompute>& choices) const {
     GraphPrice result;
@@ -64,6 +72,15 @@ class GraphPricer {
   }
 
  private:
+  Declarations declarations(const Layout& layout, const Model& model, const Workload& workload) const {
+    Declarations says = declare(graph_, layout, mesh_);
+    if (layout.expert == 1 || workload.expert_load.kind == ExpertLoad::Kind::balanced || workload.capacity_factor > 0)
+      return says;
+    says.fullest.assign(graph_.dims().size(), 1);
+    says.fullest[static_cast<std::size_t>(context_.expert_dim)] = busiest_part(
+        relative_loads(workload.expert_load, model.n_routed_experts, model.num_experts_per_tok), layout.expert);
+    return says;
+  }
   /// Modules that have a node in this graph: the others change nothing in it.
   unsigned modules_here() const {
     unsigned modules = 0;
@@ -116,6 +133,7 @@ Shape shape_of(const Layout& l) {
                  l.context > 1 ? l.context_kind : ContextParallel::all_gather,
                  l.expert,
                  l.expert_tensor,
+                 l.expert > 1 ? l.dispatcher : Dispatcher::all_to_all,
                  1};
   const bool crosses_data = std::int64_t{l.expert} * l.expert_tensor > std::int64_t{l.tensor} * l.context;
   if (crosses_data && l.rank_order == RankOrder::tp_cp_pp_dp) shape.between = l.pipeline;
@@ -146,6 +164,7 @@ Layout sample_layout(const Shape& shape) {
   l.context_kind = shape.context_kind;
   l.expert = shape.expert;
   l.expert_tensor = shape.expert_tensor;
+  l.dispatcher = shape.dispatcher;
   if (shape.between > 1) {
     l.pipeline = shape.between;
     l.rank_order = RankOrder::tp_cp_pp_dp;
@@ -171,7 +190,8 @@ GraphPrice price_head(const ModelGraphs& graphs, const Model& model, const Machi
                       const Shape& shape) {
   const Layout layout = sample_layout(shape);
   const Mesh mesh = mesh_of(layout, model);
-  return GraphPricer(graphs.head, layout, mesh, machine, workload, at_the_ends(workload.formats)).price({Recompute{}});
+  return GraphPricer(graphs.head, layout, mesh, model, machine, workload, at_the_ends(workload.formats))
+      .price({Recompute{}});
 }
 
 ShapePrice price_shape(const ModelGraphs& graphs, const Model& model, const Machine& machine, const Workload& workload,
@@ -181,10 +201,10 @@ ShapePrice price_shape(const ModelGraphs& graphs, const Model& model, const Mach
   ShapePrice price;
   const std::vector<Recompute> none = {Recompute{}};
   const TrainingFormats ends = at_the_ends(workload.formats);
-  price.embedding = GraphPricer(graphs.embedding, layout, mesh, machine, workload, ends).price(none);
+  price.embedding = GraphPricer(graphs.embedding, layout, mesh, model, machine, workload, ends).price(none);
   price.head = price_head(graphs, model, machine, workload, shape);
   for (const OpGraph& graph : graphs.layer_classes)
-    price.layers.push_back(GraphPricer(graph, layout, mesh, machine, workload, workload.formats).price(choices));
+    price.layers.push_back(GraphPricer(graph, layout, mesh, model, machine, workload, workload.formats).price(choices));
   const std::int64_t cut = std::int64_t{shape.context} * (shape.sequence_parallel ? shape.tensor : 1);
   price.stream = {shape.micro_batch * (workload.sequence_length / cut) * model.hidden_size *
                   (bytes_per_element(workload.formats.compute) >= 4 ? 4 : 2)};

@@ -16,6 +16,7 @@ struct Shape {
   bool sequence_parallel = false;
   ContextParallel context_kind = ContextParallel::all_gather;
   int expert = 1, expert_tensor = 1;
+  Dispatcher dispatcher = Dispatcher::all_to_all;
   int between =
       1;  ///< pipeline stages that stand between neighbours of an expert group; 1 where the group stays inside tp x cp
   auto operator<=>(const Shape&) const = default;

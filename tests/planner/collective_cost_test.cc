@@ -79,6 +79,18 @@ TEST_CASE("an all-to-all sends each rank's own share over each level") {
   CHECK(seconds(kAllToAll, 800, run_of(8)) == Approx(400 / 10. + 1 + 10 + 0.5));
 }
 
+TEST_CASE("one copy for all receivers in a node leaves it once, and is passed on inside") {
+  // Two nodes of 4; of the bytes for the other node 5/8 cross: 800 x 4/8 x 5/8 / 10 outside. Inside 3/4 of all 800.
+  CollectiveSpec rows{kAllToAll, {800}, run_of(8)};
+  rows.crossing = 5. / 8;
+  CHECK(collective_cost(rows, round_machine()).time.value == Approx(250 / 10. + 1 + 10 + 0.5));
+  rows.crossing = 1. / 8;  // 50 / 10 outside, 600 / 100 inside
+  CHECK(collective_cost(rows, round_machine()).time.value == Approx(600 / 100. + 1 + 10 + 0.5));
+  // In a single node there is no difference.
+  CHECK(collective_cost({kAllToAll, {400}, run_of(4), 0.5}, round_machine()).time.value ==
+        Approx(300 / 100. + 1 + 0.5));
+}
+
 TEST_CASE("a group over several rails crosses the spine at its oversubscribed rate") {
   // 64 ranks: 6300 / 100 in a node, 6300 / (4 * 10) in a rail, 6300 / (16 * 5) over the spine; 3 steps at each.
   CHECK(seconds(kAllGather, 6400, run_of(64)) == Approx(157.5 + 3 + 30 + 300 + 0.5));

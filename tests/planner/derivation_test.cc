@@ -111,6 +111,7 @@ enum class Part { embedding, layer, head };
 
 struct Choices {
   bool gather_again = true, merge_sums = true, keep_parameters = false, early_gate = false;
+  double fullest_experts = 1;  // of the ranks of ep, over their mean
 };
 
 Derived derive(const Model& model, const Layout& l, Part part = Part::layer, Choices choices = {}) {
@@ -125,6 +126,8 @@ Derived derive(const Model& model, const Layout& l, Part part = Part::layer, Cho
   says.gather_again = choices.gather_again;
   says.merge_sums = choices.merge_sums;
   says.keep_parameters = choices.keep_parameters;
+  says.fullest.assign(d.graph.dims().size(), 1);
+  says.fullest[static_cast<std::size_t>(d.graph.find_dim("expert"))] = choices.fullest_experts;
   d.sharded = shard(d.graph, layout_extents(d.graph, l, s), d.mesh, says);
   return d;
 }
@@ -370,6 +373,7 @@ struct Folds {
   bool sequence_parallel = false;
   int cp = 1, dp = 1, ep = 1, etp = 1, zero = 0;
   ContextParallel kind = ContextParallel::all_gather;
+  Dispatcher dispatcher = Dispatcher::all_to_all;
 };
 Layout folded(const Folds& n) {
   Layout l = layout(n.tp, n.sequence_parallel, n.cp, n.dp, n.zero, n.zero ? n.cp * n.dp : 1);
@@ -377,6 +381,7 @@ Layout folded(const Folds& n) {
   l.expert = n.ep;
   l.expert_tensor = n.etp;
   l.context_kind = n.kind;
+  l.dispatcher = n.dispatcher;
   return l;
 }
 
@@ -549,6 +554,40 @@ TEST_CASE("experts folded over tp 4 and dp 2 without sequence parallelism") {
   CHECK(experts_lines(d, false) == Lines{rows, rows, all_reduce(4, T * h3)});
   // Gates of the experts elsewhere: k a token.
   CHECK(experts_lines(d, true) == Lines{rows, rows, all_gather(4, T * k), all_reduce(4, T * h3)});
+}
+
+TEST_CASE("tokens gathered over ep 8: all tokens to every rank, the sums of its experts back") {
+  Model routed = deepseek_v3();
+  routed.n_shared_experts = 0;
+  const Derived d = derive_experts(routed, {.dp = 8, .ep = 8, .dispatcher = Dispatcher::all_gather});
+  const std::string ag = all_gather(8, 8 * T * h3), rs = reduce_scatter(8, 8 * T * h3), mask = all_to_all(8, T * k);
+  CHECK(sorted(experts_lines(d, false)) == sorted({mask, ag, mask, rs}));  // mask and gate with the tokens
+  // The sums' gradient is gathered; the tokens' scattered; the gates' sent back.
+  CHECK(sorted(experts_lines(d, true)) == sorted({ag, rs, mask}));
+  CHECK(d.weight("experts.up_proj").used_elements == E / 8 * h3 * f3);
+  CHECK(d.step("experts.up_proj") == Lines{});
+}
+
+TEST_CASE("where experts are loaded unevenly the fullest rank's rows pace both exchanges and fill its memory") {
+  Model routed = deepseek_v3();
+  routed.n_shared_experts = 0;
+  const Derived d = derive_experts(routed, {.dp = 64, .ep = 64}, {.fullest_experts = 1.5});
+  const std::string rows = all_to_all(64, T * k * h3 * 3 / 2);
+  CHECK(experts_lines(d, false) == Lines{rows, rows});
+  CHECK(experts_lines(d, true) == Lines{rows, rows});
+  for (const Value& value : d.sharded.values) {
+    const std::string& name = d.graph.tensor(value.tensor).name;
+    if (name == "expert_up") CHECK(value.elements == T * k * f3 * 3 / 2);
+    if (name == "mask") CHECK(value.elements == T * k);
+    if (name == "experts.up_proj") CHECK(value.elements == E / 64 * h3 * f3);
+  }
+  SUBCASE("what is gathered behind the exchange is the fullest rank's, too") {
+    const Derived parts = derive_experts(routed, {.tp = 2, .sequence_parallel = true, .dp = 8, .ep = 8, .etp = 2},
+                                         {.gather_again = false, .fullest_experts = 1.5});
+    const std::string part = all_to_all(8, T * k * h3 * 3 / 4);
+    const std::int64_t both = T * k * h3 * 3 / 2;
+    CHECK(experts_lines(parts, false) == Lines{part, all_gather(2, both), reduce_scatter(2, both), part});
+  }
 }
 
 TEST_CASE("routed and shared experts in parts over tp are summed before they are reduced") {

@@ -35,6 +35,7 @@ Layout completed(const LayoutPins& pins, int model_layers) {
   if (layout.context > 1) layout.context_kind = pins.cp_kind.value();
   layout.expert = pins.ep.value_or(1);
   layout.expert_tensor = pins.etp.value_or(1);
+  if (layout.expert > 1) layout.dispatcher = pins.dispatcher.value();
   const bool many = layout.data * layout.context > 1;
   layout.sequence_parallel = layout.tensor > 1 ? pins.sequence_parallel.value() : false;
   layout.zero = many ? pins.zero.value() : 0;
@@ -65,6 +66,7 @@ Layout random_layout(std::mt19937& random) {
   }
   layout.expert = up_to(64);
   layout.expert_tensor = up_to(4);
+  if (layout.expert > 1) layout.dispatcher = static_cast<Dispatcher>(up_to(4) - 1);
   if (layout.context > 1) layout.context_kind = static_cast<ContextParallel>(up_to(3) - 1);
   if (layout.tensor > 1) layout.sequence_parallel = up_to(2) == 1;
   if (layout.data * layout.context > 1) layout.zero = up_to(4) - 1;
@@ -155,7 +157,7 @@ TEST_CASE("any canonical layout survives writing and reading") {
 TEST_CASE("a wrong layout shows where") {
   SUBCASE("unknown keys suggest") {
     CHECK(fault_of("tp=8,tpp=8") == "--layout:1:6: unknown key 'tpp' (did you mean 'tp'?)\ntp=8,tpp=8\n     ^");
-    CHECK(fault_of("dispatcher=deepep") == "--layout:1:1: unknown key 'dispatcher'\ndispatcher=deepep\n^");
+    CHECK(fault_of("strategy=deepep") == "--layout:1:1: unknown key 'strategy'\nstrategy=deepep\n^");
     CHECK(fault_of("=8") == "--layout:1:1: unknown key ''\n=8\n^");
   }
   SUBCASE("no key=value") {
@@ -255,6 +257,7 @@ TEST_CASE("a precision stands for Megatron's formats") {
   for (const DataType low : {DataType::fp8, DataType::mxfp8, DataType::nvfp4}) {
     TrainingFormats expected;
     expected.compute = low;
+    if (low != DataType::nvfp4) expected.dispatch = DataType::fp8;
     CHECK(formats_for(low) == expected);
   }
   for (const DataType full : {DataType::fp32, DataType::tf32}) {

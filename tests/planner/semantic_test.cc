@@ -310,6 +310,7 @@ NamedLayout spelled(const char* words) {
     if (key == "sp") l.sequence_parallel = true;
     if (key == "ring") l.context_kind = ContextParallel::ring;
     if (key == "ulysses") l.context_kind = ContextParallel::ulysses;
+    if (key == "allgather") l.dispatcher = Dispatcher::all_gather;
     if (key == "tp") in >> l.tensor;
     if (key == "cp") in >> l.context;
     if (key == "dp") in >> l.data;
@@ -335,7 +336,11 @@ std::vector<NamedLayout> expert_layouts() {
         // Without sequence parallelism every rank of tp has the same tokens.
         "tp 2 ep 2", "tp 2 etp 2", "tp 2 dp 2 ep 4", "tp 2 dp 2 ep 2", "tp 2 dp 2 ep 2 etp 2", "tp 4 dp 2 ep 8",
         "tp 4 dp 2 ep 4 etp 2", "tp 4 etp 4", "tp 2 dp 4 ep 4 zero 3 group 4", "tp 2 dp 2 zero 1 group 2",
-        "tp 2 cp 2 dp 2 ep 8", "tp 2 cp 2 dp 2 ep 2 etp 2"})
+        "tp 2 cp 2 dp 2 ep 8", "tp 2 cp 2 dp 2 ep 2 etp 2",
+        // Tokens are gathered, and the experts' sums scattered.
+        "dp 4 ep 4 allgather", "dp 4 ep 2 zero 1 group 4 allgather", "tp 2 sp dp 2 ep 4 allgather",
+        "tp 2 sp dp 4 ep 2 etp 2 allgather", "tp 2 sp cp 2 dp 2 ep 4 zero 3 group 4 allgather",
+        "tp 2 dp 2 ep 4 allgather"})
     all.push_back(spelled(words));
   return all;
 }
