@@ -46,8 +46,9 @@ std::size_t key_at(const AttentionShape& s, const Query& query, std::int64_t j, 
 std::size_t query_at(const Query& query, std::int64_t width) { return query.row * static_cast<std::size_t>(width); }
 
 double scale_of(const AttentionInputs& in) {
-  std::int64_t width = 0;
-  for (const ScorePart& part : in.parts) width += part.width;
+  std::int64_t width = in.score_width;
+  if (width == 0)
+    for (const ScorePart& part : in.parts) width += part.width;
   return 1.0 / std::sqrt(static_cast<double>(width));
 }
 
@@ -107,7 +108,8 @@ AttentionOutput attention(const AttentionInputs& in, const AttentionShape& s) {
     out.log_sum_exp[query.row] = log_sum_exp;
     for (std::int64_t j = query.seen.first; j < query.seen.end; ++j) {
       const double p = std::exp(scores[static_cast<std::size_t>(j - query.seen.first)] - log_sum_exp);
-      add_scaled(&out.o[query_at(query, s.value_dim)], p, &in.v[key_at(s, query, j, s.value_dim, false)], s.value_dim);
+      add_scaled(&out.o[query_at(query, s.value_dim)], p, &in.v[key_at(s, query, j, s.value_dim, in.shared_value)],
+                 s.value_dim);
     }
   });
   return out;
@@ -124,7 +126,7 @@ AttentionGradient attention_gradient(const AttentionInputs& in, In o, In log_sum
     const std::size_t o_at = query_at(query, s.value_dim);
     const double along = dot(&o[o_at], &d_o[o_at], s.value_dim), log_sum = log_sum_exp[query.row];
     for (std::int64_t j = query.seen.first; j < query.seen.end; ++j) {
-      const std::size_t v_at = key_at(s, query, j, s.value_dim, false);
+      const std::size_t v_at = key_at(s, query, j, s.value_dim, in.shared_value);
       const double p = std::exp(score(in, s, query, j) - log_sum);
       const double d_score = p * (dot(&d_o[o_at], &in.v[v_at], s.value_dim) - along);
       for (std::size_t i = 0; i < in.parts.size(); ++i) {

@@ -80,17 +80,21 @@ Array softmax(In x, std::int64_t keys, std::span<const KeyRange> seen);
 Array softmax_gradient(In y, In dy, std::int64_t keys);
 
 /// Queries [batch, queries, heads, group, width] and keys [batch, keys, heads, width], or [batch, keys, width] where
-/// all heads share them. Scores are the sum of the products of all parts, scaled by 1 / sqrt(sum of the widths).
+/// all heads share them. Scores are the sum of the products of all parts, divided by the root of the sum of their
+/// widths, or of `score_width` where that is not 0.
 struct ScorePart {
   In q, k;
   std::int64_t width = 1;
   bool shared_key = false;
 };
-/// Values v [batch, keys, heads, value_dim], o [batch, queries, heads, group, value_dim]. Sinks [heads, group], or
-/// none: a logit of each head that takes part in the softmax and has no value.
+/// Values v [batch, keys, heads, value_dim], or [batch, keys, value_dim] where all heads share them; o [batch, queries,
+/// heads, group, value_dim]. Sinks [heads, group], or none: a logit of each head that takes part in the softmax and has
+/// no value.
 struct AttentionInputs {
   std::vector<ScorePart> parts;
   In v, sinks;
+  bool shared_value = false;
+  std::int64_t score_width = 0;
 };
 /// Queries begin at `first_query` of the whole sequence, keys at 0.
 struct AttentionShape {

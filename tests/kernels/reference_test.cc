@@ -197,6 +197,24 @@ TEST_CASE("attention") {
     const AttentionOutput out = attention({{{q, k, 1}, {q2, k2, 1, true}}, v, {}}, {1, 1, 2, 2, 1, 1, 1});
     check_close(out.o, {6, 7});
   }
+  SUBCASE("all heads may share values, and scores may be scaled for another width than the queries'") {
+    // 2 heads, 2 keys; 3 * log 3 over the root of 9 is log 3: the second head sees its second key thrice as strong.
+    const Array q = {0, 3 * std::log(3.0)}, k = {0, 1}, v = {4, 8};
+    const AttentionInputs in = {{{q, k, 1, true}}, v, {}, true, 9};
+    check_close(attention(in, {1, 1, 2, 2, 1, 1, 1}).o, {6, 7});
+  }
+  SUBCASE("gradients of keys and values that all heads share") {
+    const AttentionShape shape = {2, 3, 4, 2, 1, 3, 1};
+    const Array q = random_array(2 * 3 * 2 * 2, 1), k = random_array(2 * 4 * 2, 2), v = random_array(2 * 4 * 3, 3),
+                d_o = random_array(2 * 3 * 2 * 3, 4);
+    const auto in = [&](In keys, In values) { return AttentionInputs{{{q, keys, 2, true}}, values, {}, true, 5}; };
+    const AttentionOutput out = attention(in(k, v), shape);
+    const AttentionGradient d = attention_gradient(in(k, v), out.o, out.log_sum_exp, d_o, shape);
+    check_gradient(
+        k, d_o, [&](const Array& moved) { return attention(in(moved, v), shape).o; }, d.k[0]);
+    check_gradient(
+        v, d_o, [&](const Array& moved) { return attention(in(k, moved), shape).o; }, d.v);
+  }
   SUBCASE("gradients, with groups, two parts, sinks, a window or chunks and queries that begin later") {
     for (const AttentionShape& shape :
          {AttentionShape{2, 3, 5, 2, 2, 4, 2, 3}, AttentionShape{2, 3, 5, 2, 2, 4, 2, 0, 3}}) {
