@@ -90,7 +90,8 @@ enum class OpKind : std::uint8_t {
 std::string_view name_of(OpKind);
 
 /// A tensor as an operator sees it: `dims` are the tensor's, position by position, under the names that the operator
-/// uses (keys have `sequence` outside the attention core and `key_sequence` inside).
+/// uses (keys have `sequence` outside the attention core and `key_sequence` inside). One operator may have a tensor as
+/// two operands, each under names of its own (a latent that is keys and values).
 struct Operand {
   TensorId tensor = -1;
   DimList dims;
@@ -118,9 +119,10 @@ struct Operator {
   bool passes_partial = false;  ///< declared linear: partial sums may pass through unresolved
   std::uint8_t resolved = 0;    ///< inputs, a bit each, in which it is not linear even so
   std::vector<Gradient> gradients;
-  int score_parts = 1;      ///< attention: scores are the sum of so many products of a query and a key part
-  std::int64_t window = 0;  ///< attention: keys that a query sees, 0 = all before it
-  std::int64_t chunk = 0;   ///< attention: sequences are cut into chunks that do not see each other, 0 = whole
+  int score_parts = 1;           ///< attention: scores are the sum of so many products of a query and a key part
+  std::int64_t score_width = 0;  ///< attention: scores are divided by the root of this, 0 = of their queries' width
+  std::int64_t window = 0;       ///< attention: keys that a query sees, 0 = all before it
+  std::int64_t chunk = 0;        ///< attention: sequences are cut into chunks that do not see each other, 0 = whole
 };
 
 /// A directed acyclic graph of operators with named dimensions, in an order in which it can run.

@@ -7,6 +7,15 @@
 namespace shardwright {
 namespace {
 
+/// What enters the attention core. Scores are the sum of the products of query and key parts, over the root of
+/// `score_width`.
+struct CoreInputs {
+  std::vector<TensorId> queries, keys;
+  Operand values;
+  std::int64_t score_width = 0;
+  Operand values_up = {};  // a weight that takes the core's result to value_dim; tensor -1: it is there
+};
+
 /// Appends operators with the names that a part of the model uses, so that the parts below read like the formulas.
 class Builder {
  public:
@@ -109,17 +118,21 @@ class Builder {
     g_.mark_stream(z);
     return z;
   }
-  /// Scores are the sum of the products of query and key parts. Keys and values are seen with their sequence as
-  /// `key_sequence`. `sinks` (-1: none): one logit a head that takes part in the softmax and has no value.
-  TensorId attention(const std::vector<TensorId>& queries, const std::vector<TensorId>& keys, TensorId v,
-                     TensorId sinks, std::string name, std::int64_t window, std::int64_t chunk) {
+  /// Keys and values are seen with their sequence as `key_sequence`. `sinks` (-1: none): one logit a head that takes
+  /// part in the softmax and has no value.
+  TensorId attention(const CoreInputs& in, TensorId sinks, std::string name, std::int64_t window, std::int64_t chunk) {
+    const DimId value = in.values.dims[in.values.dims.size() - 1];
     Operator op = start(OpKind::attention, name, {});
-    for (TensorId q : queries) op.inputs.push_back(plain(q));
-    for (TensorId k : keys) op.inputs.push_back(as_key(k));
-    op.inputs.push_back(as_key(v));
+    op.whole = {d_.key_sequence, value};
+    for (TensorId q : in.queries) {
+      op.inputs.push_back(plain(q));
+      op.whole.dims[op.whole.count++] = dims(q)[dims(q).size() - 1];
+    }
+    for (TensorId k : in.keys) op.inputs.push_back(as_key(plain(k)));
+    op.inputs.push_back(as_key(in.values));
     if (sinks >= 0) op.inputs.push_back(plain(sinks));
-    op.whole = {d_.key_sequence, d_.head_dim, d_.rope_dim, d_.value_dim};
-    op.score_parts = static_cast<int>(queries.size());
+    op.score_parts = static_cast<int>(in.queries.size());
+    op.score_width = in.score_width;
     op.window = window;
     op.chunk = chunk;
     Gradient gradient;
@@ -127,7 +140,7 @@ class Builder {
     for (int i = 0; i < inputs; ++i) gradient.of.push_back(i);
     for (int i = 0; i < inputs + 2; ++i) gradient.reads.push_back(i);
     op.gradients = {gradient};
-    TensorId o = activation(name, {d_.batch, d_.sequence, d_.kv_head, d_.query_in_group, d_.value_dim});
+    TensorId o = activation(name, {d_.batch, d_.sequence, d_.kv_head, d_.query_in_group, value});
     op.outputs = {plain(o), plain(activation(name + ".log_sum_exp",
                                              {d_.batch, d_.sequence, d_.kv_head, d_.query_in_group}, Width::fp32))};
     g_.add_op(std::move(op));
@@ -187,11 +200,10 @@ class Builder {
   }
 
   Operand plain(TensorId t) const { return {t, dims(t)}; }
-  Operand as_key(TensorId t) const {
-    DimList seen = dims(t);
-    for (int i = 0; i < seen.size(); ++i)
-      if (seen[i] == d_.sequence) seen.dims[i] = d_.key_sequence;
-    return {t, seen};
+  Operand as_key(Operand seen) const {
+    for (int i = 0; i < seen.dims.size(); ++i)
+      if (seen.dims[i] == d_.sequence) seen.dims.dims[i] = d_.key_sequence;
+    return seen;
   }
   DimList dims(TensorId t) const { return g_.tensor(t).dims; }
 
@@ -215,12 +227,6 @@ class Builder {
 
   OpGraph& g_;
   const TransformerDims& d_;
-};
-
-/// Queries, keys and values on their way into the attention core.
-struct CoreInputs {
-  std::vector<TensorId> queries, keys;
-  TensorId values = -1;
 };
 
 /// Multi-head or grouped-query attention.
@@ -247,12 +253,12 @@ CoreInputs grouped_heads(Builder& b, const TransformerDims& d, TensorId n, const
     q = b.rotary(q, "q_rotary", d.head_dim);
     k = b.rotary(k, "k_rotary", d.head_dim);
   }
-  return {{q}, {k}, v};
+  return {{q}, {k}, b.plain(v), model.head_dim};
 }
 
-/// Multi-head latent attention in its expanded form (DeepSeek-V2, 2.1): keys and values are projected up from a latent,
-/// and every head adds a score of rotary parts, whose key all heads share.
-CoreInputs latent_heads(Builder& b, const TransformerDims& d, TensorId n, const Model& model) {
+/// Multi-head latent attention (DeepSeek-V2, 2.1): keys and values are projected up from a latent, and every head adds
+/// a score of rotary parts, whose key all heads share. Absorbed, q . (W latent) is taken as (q W) . latent.
+CoreInputs latent_heads(Builder& b, const TransformerDims& d, TensorId n, const Model& model, bool absorbed) {
   const DimList query = {d.batch, d.sequence, d.kv_head, d.query_in_group, d.head_dim};
   const DimList rotary = {d.batch, d.sequence, d.kv_head, d.query_in_group, d.rope_dim};
   TensorId from = n;
@@ -275,18 +281,25 @@ CoreInputs latent_heads(Builder& b, const TransformerDims& d, TensorId n, const 
   TensorId q_rope =
       b.linear(from, b.weight("q_b_rope_proj", {rank, d.kv_head, d.query_in_group, d.rope_dim}), "q_rope", rotary);
   q_rope = b.rotary(q_rope, "q_rotary", d.rope_dim);
-  TensorId k = b.linear(kv, b.weight("k_b_proj", {d.kv_rank, d.kv_head, d.head_dim}), "k",
-                        {d.batch, d.sequence, d.kv_head, d.head_dim});
-  TensorId v = b.linear(kv, b.weight("v_b_proj", {d.kv_rank, d.kv_head, d.value_dim}), "v",
-                        {d.batch, d.sequence, d.kv_head, d.value_dim});
+  const TensorId keys_up = b.weight("k_b_proj", {d.kv_rank, d.kv_head, d.head_dim});
+  const TensorId values_up = b.weight("v_b_proj", {d.kv_rank, d.kv_head, d.value_dim});
+  CoreInputs in = {{q, q_rope}, {kv, k_rope}, {}, model.qk_nope_head_dim + model.qk_rope_head_dim};
+  if (absorbed) {
+    in.queries[0] = b.linear(q, keys_up, "q_absorbed", {d.batch, d.sequence, d.kv_head, d.query_in_group, d.kv_rank});
+    in.values = {kv, {d.batch, d.sequence, d.value_rank}};
+    in.values_up = {values_up, {d.value_rank, d.kv_head, d.value_dim}};
+  } else {
+    in.keys[0] = b.linear(kv, keys_up, "k", {d.batch, d.sequence, d.kv_head, d.head_dim});
+    in.values = b.plain(b.linear(kv, values_up, "v", {d.batch, d.sequence, d.kv_head, d.value_dim}));
+  }
   b.region = Region::none;
-  return {{q, q_rope}, {k, k_rope}, v};
+  return in;
 }
 
 /// Softmax of scaled scores times values, written out: for engines without a fused kernel.
 TensorId unfused_core(Builder& b, const TransformerDims& d, const CoreInputs& in, const GraphOptions& options) {
   const DimList scores = {d.batch, d.sequence, d.kv_head, d.query_in_group, d.key_sequence};
-  TensorId p = b.contract(b.plain(in.queries[0]), b.as_key(in.keys[0]), "scores", scores, {d.key_sequence});
+  TensorId p = b.contract(b.plain(in.queries[0]), b.as_key(b.plain(in.keys[0])), "scores", scores, {d.key_sequence});
   p = b.softmax(p, "softmax", d.key_sequence);
   if (options.dropout) p = b.dropout(p, "attention_dropout", false);
   return b.contract(b.plain(p), b.as_key(in.values), "context",
@@ -298,18 +311,22 @@ TensorId append_attention(Builder& b, const TransformerDims& d, TensorId stream,
   b.region = Region::layernorm;
   TensorId n = b.norm(stream, "input_layernorm", model.norm, {d.hidden});
   b.region = Region::none;
-  const CoreInputs in = model.kv_lora_rank > 0 ? latent_heads(b, d, n, model) : grouped_heads(b, d, n, model);
+  const CoreInputs in =
+      model.kv_lora_rank > 0 ? latent_heads(b, d, n, model, options.absorbed_latent) : grouped_heads(b, d, n, model);
 
   b.region = Region::core_attn;
   TensorId o = -1;
   if (options.fused_attention || in.queries.size() > 1 || model.attention_sinks) {
     const TensorId sinks = model.attention_sinks ? b.weight("sinks", {d.kv_head, d.query_in_group}) : TensorId{-1};
-    o = b.attention(in.queries, in.keys, in.values, sinks, "core_attention", windowed ? model.sliding_window : 0,
+    o = b.attention(in, sinks, "core_attention", windowed ? model.sliding_window : 0,
                     windowed ? model.attention_chunk_size : 0);
   } else {
     o = unfused_core(b, d, in, options);
   }
   b.region = Region::none;
+  if (in.values_up.tensor >= 0)
+    o = b.contract(b.plain(o), in.values_up, "context",
+                   {d.batch, d.sequence, d.kv_head, d.query_in_group, d.value_dim});
 
   TensorId y = b.linear(o, b.weight("o_proj", {d.kv_head, d.query_in_group, d.value_dim, d.hidden}), "attention_out",
                         {d.batch, d.sequence, d.hidden});
@@ -466,6 +483,7 @@ TransformerDims add_transformer_dims(OpGraph& graph, const Model& model) {
   d.position = graph.add_dim("position", model.max_position_embeddings);
   d.query_rank = graph.add_dim("query_rank", model.q_lora_rank);
   d.kv_rank = graph.add_dim("kv_rank", model.kv_lora_rank);
+  d.value_rank = graph.add_dim("value_rank", model.kv_lora_rank);
   d.rope_dim = graph.add_dim("rope_dim", model.qk_rope_head_dim);
   d.expert = graph.add_dim("expert", model.n_routed_experts);
   d.expert_ffn = graph.add_dim("expert_ffn", model.moe_intermediate_size);

@@ -15,16 +15,20 @@ struct GraphOptions {
       false;  ///< after attention's softmax (unfused), after attention, after the feed-forward part, on the embedding
   bool early_gate =
       true;  ///< experts: the gate multiplies before the down-projection (Megatron-Core since 0.12), not after
+  /// Latent attention: its core works on the latent, which all heads share as keys and values; the keys' up-projection
+  /// is applied to the queries, the values' to the core's result (DeepSeek-V2, 2.1.2). Few queries and many keys, as in
+  /// decode, then take less work and memory traffic, many queries more. The weights are the same.
+  bool absorbed_latent = false;
   double capacity_factor = 0;  ///< experts: above 0 each takes exactly so many times its mean of rows
   bool operator==(const GraphOptions&) const = default;
 };
 
 /// The dimensions of a decoder-only transformer, whole. `batch` and `sequence` are set by the caller of the derivation.
 /// Latent attention (MLA) has a head of its own for every query (query_in_group 1), head_dim without position and
-/// rope_dim with, and the ranks of its latents.
+/// rope_dim with, and the ranks of its latents; value_rank is kv_rank where the latent is a value, next to the key.
 struct TransformerDims {
   DimId batch, sequence, key_sequence, hidden, kv_head, query_in_group, head_dim, value_dim, ffn, vocab, position;
-  DimId query_rank, kv_rank, rope_dim, expert, expert_ffn, shared_ffn, merged;
+  DimId query_rank, kv_rank, value_rank, rope_dim, expert, expert_ffn, shared_ffn, merged;
 };
 TransformerDims add_transformer_dims(OpGraph& graph, const Model& model);
 

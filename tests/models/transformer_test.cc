@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -104,6 +105,55 @@ TEST_CASE("DeepSeek-V3 has three dense layers, then experts and its head predict
         attention +
             "rms_norm contraction add_bias route dispatch contraction contraction gated_silu contraction contraction "
             "combine contraction contraction gated_silu contraction residual_sum ");
+}
+
+TEST_CASE("absorbed, the keys' up-projection is one of queries and the values' one of the core's result") {
+  const ModelGraphs expanded = model_graphs(find_model("deepseek-v3")),
+                    absorbed = model_graphs(find_model("deepseek-v3"), {.absorbed_latent = true});
+  CHECK(kinds_of(absorbed.layer_classes[0]) ==
+        "rms_norm contraction rms_norm contraction contraction rms_norm rotary contraction contraction rotary "
+        "contraction attention contraction contraction residual_sum "
+        "rms_norm contraction contraction gated_silu contraction residual_sum ");
+  const auto weights = [](const OpGraph& graph) {
+    std::string names;
+    for (const Tensor& t : graph.tensors())
+      if (t.role == TensorRole::weight) names += t.name + " ";
+    return names;
+  };
+  for (std::size_t c = 0; c < expanded.layer_classes.size(); ++c) {
+    CHECK(weights(absorbed.layer_classes[c]) == weights(expanded.layer_classes[c]));
+    CHECK(absorbed.layer_classes[c].weight_elements() == expanded.layer_classes[c].weight_elements());
+  }
+  CHECK(absorbed.head.weight_elements() == expanded.head.weight_elements());
+}
+
+TEST_CASE("the absorbed core reads of a token what is cached of it, the expanded core keys and values of all heads") {
+  // Each tensor that the core sees along its keys, once; two bytes an element.
+  const auto bytes_read = [](const Model& model, bool absorbed) {
+    const ModelGraphs graphs = model_graphs(model, {.absorbed_latent = absorbed});
+    std::int64_t elements = 0;
+    for (int c : graphs.class_of_layer) {
+      const OpGraph& layer = graphs.layer_classes[static_cast<std::size_t>(c)];
+      const auto keys = static_cast<DimId>(layer.find_dim("key_sequence"));
+      std::set<TensorId> read;
+      for (const Operator& op : layer.ops())
+        for (const Operand& in : op.inputs)
+          if (in.dims.has(keys) && read.insert(in.tensor).second) {
+            std::int64_t of_token = 1;
+            for (DimId d : in.dims) of_token *= layer.dims()[d].extent;
+            elements += of_token;
+          }
+    }
+    return 2 * elements;
+  };
+  for (const char* name : {"deepseek-v2", "deepseek-v2-lite", "deepseek-v3", "kimi-k2"}) {
+    CAPTURE(name);
+    CHECK(bytes_read(find_model(name), true) == kv_bytes_per_token(find_model(name)));
+  }
+  const Model v3 = find_model("deepseek-v3");
+  CHECK(bytes_read(v3, true) == 70'272);            // (512 + 64) * 61 * 2: DeepSeek, ISCA 2025, table 1
+  CHECK(bytes_read(v3, false) == 2 * 61 * 32'832);  // 2 * 128 * 128 + 64
+  CHECK(bytes_read(find_model("llama-3.1-405b"), true) == 516'096);  // no latent to absorb
 }
 
 TEST_CASE("of the rows of all experts, a token's chosen ones exist") {

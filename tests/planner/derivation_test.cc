@@ -110,12 +110,13 @@ struct Derived {
 enum class Part { embedding, layer, head };
 
 struct Choices {
-  bool gather_again = true, merge_sums = true, keep_parameters = false, early_gate = false;
+  bool gather_again = true, merge_sums = true, keep_parameters = false, early_gate = false, absorbed_latent = false;
   double fullest_experts = 1;  // of the ranks of ep, over their mean
 };
 
 Derived derive(const Model& model, const Layout& l, Part part = Part::layer, Choices choices = {}) {
-  ModelGraphs graphs = model_graphs(model, {.early_gate = choices.early_gate});
+  ModelGraphs graphs =
+      model_graphs(model, {.early_gate = choices.early_gate, .absorbed_latent = choices.absorbed_latent});
   Derived d = {part == Part::embedding ? graphs.embedding
                : part == Part::head    ? graphs.head
                                        : graphs.layer_classes[0],
@@ -464,6 +465,46 @@ TEST_CASE("latent attention, cp 4: keys and values of all heads are gathered, 32
   Lines both = gathered;
   both.insert(both.end(), scattered.begin(), scattered.end());
   CHECK(sorted(attention_lines(d, true)) == sorted(both));
+}
+
+TEST_CASE("absorbed latent attention, tp 8: the latent is on every rank, its gradient a share of each rank's heads") {
+  const Derived d = derive_dense_v3({.tp = 8}, {.absorbed_latent = true});
+  CHECK(attention_lines(d, false) == Lines{all_reduce(8, T * h3)});
+  CHECK(sorted(attention_lines(d, true)) ==
+        sorted({all_reduce(8, T * 1536), all_reduce(8, T * 512), all_reduce(8, T * 64)}));
+  for (const WeightState& w : d.sharded.weights) CHECK(w.reduction.count == 0);
+  CHECK(d.weight("k_b_proj").used_elements == 512 * 128 * 128 / 8);
+  CHECK(d.weight("v_b_proj").used_elements == 512 * 128 * 128 / 8);
+}
+
+TEST_CASE("absorbed latent attention, tp 8 and sequence parallel: the latents are gathered as in the expanded form") {
+  const Folds folds = {.tp = 8, .sequence_parallel = true};
+  for (const bool gather_again : {true, false}) {
+    const Derived absorbed = derive_dense_v3(folds, {.gather_again = gather_again, .absorbed_latent = true}),
+                  expanded = derive_dense_v3(folds, {.gather_again = gather_again});
+    for (const bool backward : {false, true})
+      CHECK(sorted(attention_lines(absorbed, backward)) == sorted(attention_lines(expanded, backward)));
+    for (const WeightState& w : expanded.sharded.weights) {
+      const char* name = expanded.graph.tensor(w.tensor).name.c_str();
+      CHECK(absorbed.step(name) == expanded.step(name));
+    }
+  }
+}
+
+TEST_CASE("absorbed latent attention, cp 4: the latent is gathered once for keys and values, 576 elements a token") {
+  const Derived d = derive_dense_v3({.cp = 4}, {.absorbed_latent = true});
+  const Lines gathered = {all_gather(4, T * 512), all_gather(4, T * 64)};
+  CHECK(attention_lines(d, false) == gathered);
+  Lines both = {reduce_scatter(4, T * 512), reduce_scatter(4, T * 64)};
+  both.insert(both.end(), gathered.begin(), gathered.end());
+  CHECK(sorted(attention_lines(d, true)) == sorted(both));
+}
+
+TEST_CASE("absorbed latent attention, Ulysses: queries and results as wide as the latent change heads for sequence") {
+  const Derived d = derive_dense_v3({.cp = 4, .kind = ContextParallel::ulysses}, {.absorbed_latent = true});
+  const auto moved = [](std::int64_t width) { return all_to_all(4, T / 4 * 128 * width); };
+  CHECK(sorted(attention_lines(d, false)) ==
+        sorted({moved(512), moved(64), all_gather(4, T * 512), all_gather(4, T * 64), moved(512)}));
 }
 
 TEST_CASE("64 ranks of experts: two all-to-alls of T k h in forward, two in backward") {

@@ -356,9 +356,14 @@ std::vector<Case> attention_models() {
   windowed.qk_norm = QkNorm::head;
   sinks.attention_sinks = true;
   chunked.attention_chunk_size = 9;
-  return {{"grouped heads", heads, {}},   {"windows", windowed, {}},
-          {"sinks", sinks, {}},           {"chunks", chunked, {}},
-          {"latent", tiny_latent(6), {}}, {"latent, queries from the stream", tiny_latent(0), {}}};
+  return {{"grouped heads", heads, {}},
+          {"windows", windowed, {}},
+          {"sinks", sinks, {}},
+          {"chunks", chunked, {}},
+          {"latent", tiny_latent(6), {}},
+          {"latent, queries from the stream", tiny_latent(0), {}},
+          {"absorbed latent", tiny_latent(6), {.absorbed_latent = true}},
+          {"absorbed latent, queries from the stream", tiny_latent(0), {.absorbed_latent = true}}};
 }
 
 std::vector<NamedLayout> attention_layouts() {
@@ -387,6 +392,33 @@ TEST_CASE("every kind of attention computes under every kind of context parallel
   for (const Case& model : attention_models())
     for (const NamedLayout& layout : attention_layouts())
       check_model(model, layout, whole_model(model.model, model.options));
+}
+
+TEST_CASE("latent attention absorbed into its latent has the loss and the gradients of the expanded form") {
+  Model with_prediction = with_experts(tiny_latent(6));
+  with_prediction.num_nextn_predict_layers = 1;
+  for (const Model& model : {tiny_latent(6), tiny_latent(0), with_prediction}) {
+    const LaidOut expanded = laid_out(whole_model(model, {}), model, {});
+    const LaidOut absorbed = laid_out(whole_model(model, {.absorbed_latent = true}), model, {});
+    const WholeData data = draw_data(expanded.graph, expanded.extents, 11);
+    WholeData same;
+    same.seeds = data.seeds;
+    for (const Tensor& t : absorbed.graph.tensors()) {
+      const TensorId known = expanded.graph.find_tensor(t.name);
+      same.tensors.push_back(known >= 0 ? data.tensors[static_cast<std::size_t>(known)] : std::vector<double>{});
+    }
+    Pair one = {expanded.graph, expanded.extents, expanded.mesh, expanded.says, data};
+    Pair other = {absorbed.graph, absorbed.extents, absorbed.mesh, absorbed.says, same};
+    REQUIRE(one.disagreement() == "");
+    REQUIRE(other.disagreement() == "");
+    const auto difference = other.ranks.difference(one.ranks);
+    INFO(difference.result);
+    CHECK(difference.relative < kTolerance);
+    CHECK(std::abs(other.ranks.outputs_along_seeds() - one.ranks.outputs_along_seeds()) < kTolerance);
+    // Not by way of the same operators.
+    CHECK(absorbed.graph.find_tensor("q_absorbed") >= 0);
+    CHECK(expanded.graph.find_tensor("q_absorbed") == -1);
+  }
 }
 
 TEST_CASE("a transformer's gradients are those of its loss") {

@@ -545,11 +545,11 @@ struct RankSimulator::Arguments {
   bool has_sinks() const { return op.inputs.size() > values_at() + 1; }
   reference::AttentionShape attention_shape() const {
     const DimList &q = dims(0), &v = dims(values_at());
-    return {extent[q[0]], extent[q[1]], extent[v[1]], extent[q[2]], extent[q[3]],
-            extent[v[3]], begin[q[1]],  op.window,    op.chunk};
+    return {extent[q[0]], extent[q[1]], extent[v[1]], extent[q[2]], extent[q[3]], extent[last(values_at())],
+            begin[q[1]],  op.window,    op.chunk};
   }
   reference::AttentionInputs attention_inputs() const {
-    reference::AttentionInputs in = {{}, operands[values_at()], {}};
+    reference::AttentionInputs in = {{}, operands[values_at()], {}, dims(values_at()).size() == 3, op.score_width};
     for (std::size_t i = 0; i < values_at() / 2; ++i) {
       const std::size_t key = values_at() / 2 + i;
       in.parts.push_back({operands[i], operands[key], extent[last(i)], dims(key).size() == 3});
@@ -959,6 +959,7 @@ RankSimulator::Difference RankSimulator::difference(const RankSimulator& one_ran
     for (double x : theirs[k].blocks[0]) largest_gradient = std::max(largest_gradient, std::abs(x));
   Difference worst;
   for (std::size_t k = 0; k < ours.size(); ++k) {
+    if (ours[k].name != theirs[k].name) return {kWrong, ours[k].name + " stands where " + theirs[k].name + " should"};
     // A gradient that is zero but for rounding has the others' scale.
     double scale = k >= first_gradient ? 1e-5 * largest_gradient : 0.0;
     for (double x : theirs[k].blocks[0]) scale = std::max(scale, std::abs(x));

@@ -66,9 +66,9 @@ class RankSimulator {
   /// What went wrong while running, "" if nothing: a missing element, operands that do not lie together, ...
   const std::string& fault() const { return fault_; }
 
-  /// Largest difference to a one-rank run of the same graph, relative to the largest element of each result: the
-  /// output, the gradient of the stream that enters, every weight's gradient after its reduction. Infinite for what is
-  /// missing.
+  /// Largest difference to a one-rank run of the same graph, or of another with the same weights, relative to the
+  /// largest element of each result: the output, the gradient of the stream that enters, every weight's gradient after
+  /// its reduction. Infinite for what is missing.
   struct Difference {
     double relative = 0.0;
     std::string result;
