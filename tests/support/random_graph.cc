@@ -65,8 +65,8 @@ class GraphDice {
   DimId dim(const char* name) const { return static_cast<DimId>(g_.find_dim(name)); }
   DimList dims(TensorId t) const { return g_.tensor(t).dims; }  // a copy: tensors are added meanwhile
   Operand plain(TensorId t) const { return {t, dims(t)}; }
-  Operand as_key(TensorId t) const {
-    Operand o = plain(t);
+  Operand as_key(TensorId t) const { return as_key(plain(t)); }
+  Operand as_key(Operand o) const {
     for (DimId& d : o.dims.dims)
       if (d == dim("sequence")) d = dim("key_sequence");
     return o;
@@ -318,14 +318,22 @@ class GraphDice {
   }
   void attention_fused() {
     const Heads h = heads(true);
+    DimId value = dim("value_dim");
     Operator o = start(OpKind::attention, {plain(h.q), as_key(h.k), as_key(h.v)});
-    o.whole = {dim("key_sequence"), dim("head_dim"), dim("value_dim")};
+    if (dice_.chance(0.3)) {  // one latent is keys and values of all heads
+      value = dim("latent_value");
+      const TensorId latent = linear(pick_wide(), {dim("hidden")}, {}, {dim("head_dim")});
+      o.inputs[1] = as_key(latent);
+      o.inputs[2] = as_key(Operand{latent, {dim("batch"), dim("sequence"), value}});
+      o.score_width = 2;
+    }
+    o.whole = {dim("key_sequence"), dim("head_dim"), value};
     o.window = dice_.chance(0.3) ? 2 : 0;
     const DimList rows = {dim("batch"), dim("sequence"), dim("head"), dim("group")};
     const TensorId lse =
         g_.add_tensor({name("log_sum_exp"), rows, TensorRole::activation, Width::fp32, Combine::sum, 1, false});
     o.outputs.push_back(plain(lse));
-    op(std::move(o), joined(rows, {dim("value_dim")}), {{.of = {0, 1, 2}, .reads = {0, 1, 2, 3, 4}}});
+    op(std::move(o), joined(rows, {value}), {{.of = {0, 1, 2}, .reads = {0, 1, 2, 3, 4}}});
   }
   /// Without softmax: keys and values are summed over the sequence first, which leaves a partial sum where it is cut.
   void attention_linear() {
@@ -478,11 +486,20 @@ class CaseDice {
   void draw_dims(RandomCase& c) {
     std::vector<std::int64_t> primes = {3, 5, 7};
     dice_.shuffle(primes);
-    const DimSpec specs[] = {
-        {"batch", 2},     {"sequence", primes[0]}, {"key_sequence", primes[0]}, {"hidden", primes[1]},
-        {"head", 1, 4},   {"group", 1, 3},         {"head_dim", primes[2], 2},  {"value_dim", 13, 2},
-        {"ffn", 11, 4},   {"vocab", 17, 4},        {"position", 19, 4},         {"expert", 4, 4},
-        {"expert_ffn", 9}};
+    const DimSpec specs[] = {{"batch", 2},
+                             {"sequence", primes[0]},
+                             {"key_sequence", primes[0]},
+                             {"hidden", primes[1]},
+                             {"head", 1, 4},
+                             {"group", 1, 3},
+                             {"head_dim", primes[2], 2},
+                             {"value_dim", 13, 2},
+                             {"ffn", 11, 4},
+                             {"vocab", 17, 4},
+                             {"position", 19, 4},
+                             {"expert", 4, 4},
+                             {"expert_ffn", 9},
+                             {"latent_value", primes[2], 2}};
     c.graph = {};
     c.extents.clear();
     allowed_.clear();
@@ -499,6 +516,11 @@ class CaseDice {
         allowed = allowed_.back();
         parts = c.mesh.size_of(allowed);
       }
+      if (name == "latent_value") {  // and a head's width
+        const auto width = static_cast<std::size_t>(c.graph.find_dim("head_dim"));
+        allowed = allowed_[width];
+        parts = c.extents[width] / spec.prime;
+      }
       std::int64_t extent = parts * spec.prime;
       if (extent == 1) extent = name == "head" ? 3 : 2;  // heads have no prime of their own
       if (name == "head_dim" && extent % 2 != 0 && dice_.chance(0.5)) extent *= 2;
@@ -510,7 +532,9 @@ class CaseDice {
   static bool distinct(const RandomCase& c) {
     for (std::size_t i = 0; i < c.extents.size(); ++i)
       for (std::size_t j = 0; j < i; ++j)
-        if (c.extents[i] == c.extents[j] && c.graph.dims()[i].name != "key_sequence") return false;
+        if (c.extents[i] == c.extents[j] && c.graph.dims()[i].name != "key_sequence" &&
+            c.graph.dims()[i].name != "latent_value")
+          return false;
     return true;
   }
 
