@@ -22,7 +22,8 @@ struct GemmSpec {
 struct AttentionSpec {
   std::int64_t batch = 1, heads = 1, kv_heads = 1, query_length = 1, key_length = 1;
   std::int64_t head_dim = 128, value_dim = 128;
-  std::int64_t window = 0;  // keys that a query sees, 0 = all
+  std::int64_t window = 0;      // keys that a query sees, 0 = all
+  bool values_in_keys = false;  // a head's values are the first value_dim of its keys (a latent): read once
   bool causal = true;
   bool backward = false;  // input gradients, with the scores computed again
   DataType type = DataType::bf16;

@@ -66,8 +66,8 @@ MemorySpec gather_rows(const CostContext& context, const ShardedGraph& sharded, 
   return {passes * bytes_of(context.graph, sharded.value(rows), context.formats)};
 }
 
-/// Query parts [batch, sequence, kv_head, query_in_group, width], key parts [batch, key_sequence, (kv_head,) width],
-/// values.
+/// Query parts [batch, sequence, kv_head, query_in_group, width], key parts and values [batch, key_sequence, (kv_head,)
+/// width]. Values without heads are a latent's, as are then the keys: all heads read the same.
 AttentionSpec attention(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   const Operator& op = context.graph.op(node.op);
   const Shapes shapes(context, sharded);
@@ -79,13 +79,15 @@ AttentionSpec attention(const CostContext& context, const ShardedGraph& sharded,
   AttentionSpec spec;
   spec.batch = shapes.local(q, 0);
   spec.query_length = shapes.local(q, 1);
-  spec.kv_heads = shapes.local(q, 2);
-  spec.heads = spec.kv_heads * shapes.local(q, 3);
+  spec.heads = shapes.local(q, 2) * shapes.local(q, 3);
+  spec.kv_heads = v.dims.has(q.dims[2]) ? shapes.local(q, 2) : 1;
   spec.head_dim = 0;
   for (int part = 0; part < op.score_parts; ++part) spec.head_dim += shapes.local(input(part), 4);
   // In a ring every rank sees all keys in turn.
   spec.key_length = shapes.local(k, 1) * context.mesh.size_of(node.ring);
-  spec.value_dim = shapes.local(v, 3);
+  spec.value_dim = shapes.local(v, v.dims.size() - 1);
+  spec.values_in_keys = op.inputs[static_cast<std::size_t>(2 * op.score_parts)].tensor ==
+                        op.inputs[static_cast<std::size_t>(op.score_parts)].tensor;
   spec.window = op.window;
   if (op.chunk > 0 && op.chunk < spec.key_length) {
     // Chunks are sequences of their own.
@@ -155,7 +157,8 @@ double bytes_on_the_way(const CostContext& context, const ShardedGraph& sharded,
   return bytes_per_element(context.graph.tensor(moved.tensor), moved, context.formats);
 }
 
-/// Operands whose sequence a ring passes around: n-1 times to the next rank; in backward they and their gradients.
+/// Operands whose sequence a ring passes around: n-1 times to the next rank; in backward they and their gradients. One
+/// that is keys and values travels once.
 void add_ring(const CostContext& context, const ShardedGraph& sharded, const Node& node, NodeCost& cost) {
   const Operator& op = context.graph.op(node.op);
   const RankGroup group = context.mesh.group(node.ring);
@@ -164,7 +167,9 @@ void add_ring(const CostContext& context, const ShardedGraph& sharded, const Nod
   for (std::size_t i = 0; i < op.inputs.size(); ++i) {
     bool travels = false;
     for (DimId d : op.inputs[i].dims) travels = travels || (op.whole.has(d) && d == context.ring_dim);
-    if (travels) passed += bytes_of(context.graph, sharded.value(node.inputs[i + backward]), context.formats);
+    const auto first = node.inputs.begin() + backward, here = first + static_cast<std::ptrdiff_t>(i);
+    if (travels && std::find(first, here, *here) == here)
+      passed += bytes_of(context.graph, sharded.value(*here), context.formats);
   }
   RankGroup pair;
   pair.add(2, group.factors[0].stride);

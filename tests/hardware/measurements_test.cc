@@ -157,6 +157,23 @@ TEST_CASE("attention of one query costs reading its keys and values") {
   CHECK(seconds(spec, machine) == doctest::Approx(1.028096));
 }
 
+TEST_CASE("values that lie in the keys are read with them") {
+  Machine machine = round_machine();
+  machine.efficiency.kernel_latency = {0};
+  machine.memory_bandwidth = {2e6};
+  AttentionSpec spec{.heads = 8,
+                     .kv_heads = 1,
+                     .query_length = 1,
+                     .key_length = 1000,
+                     .head_dim = 100,
+                     .value_dim = 60,
+                     .causal = false};
+  // bf16: 2 bytes * (8 queries * 160 + 1,000 keys * 160) at 1e6, or keys * 100.
+  CHECK(seconds(spec, machine) == doctest::Approx(0.32256));
+  spec.values_in_keys = true;
+  CHECK(seconds(spec, machine) == doctest::Approx(0.20256));
+}
+
 TEST_CASE("the catalog's curves stay near published kernel times") {
   // FlashAttention-2 and cuBLAS class numbers; the tables and their spread stand in hardware/README.md.
   const Machine h100 = find_machine("h100-sxm-80gb");

@@ -1,0 +1,104 @@
+#include "planner/cost/node_cost.h"
+
+#include <doctest/doctest.h>
+
+#include <variant>
+
+#include "models/transformer.h"
+#include "planner/declare.h"
+#include "tests/support/round_machine.h"
+
+namespace shardwright {
+namespace {
+
+/// A layer's attention core as a layout has it.
+class Core {
+ public:
+  Core(const Model& model, const GraphOptions& options, const Layout& layout, std::int64_t queries, std::int64_t keys)
+      : graph_(model_graphs(model, options).layer_classes[0]), mesh_(std::get<Mesh>(stage_mesh(layout, model))) {
+    extents_ = layout_extents(graph_, layout, keys);
+    extents_[static_cast<std::size_t>(graph_.find_dim("sequence"))] = queries;
+    sharded_ = shard(graph_, extents_, mesh_, declare(graph_, layout, mesh_));
+  }
+  AttentionSpec question(bool backward) const {
+    return std::get<AttentionSpec>(node_question(context(), sharded_, node(backward)));
+  }
+  Seconds communication(bool backward) const { return node_cost(context(), sharded_, node(backward)).communication; }
+
+ private:
+  CostContext context() const { return {graph_, extents_, mesh_, machine_, {}, graph_.find_dim("key_sequence")}; }
+  const Node& node(bool backward) const {
+    for (const Node& n : sharded_.nodes)
+      if (n.kind == Node::Kind::compute && graph_.op(n.op).kind == OpKind::attention && (n.gradient >= 0) == backward)
+        return n;
+    FAIL("no attention");
+    return sharded_.nodes[0];
+  }
+
+  OpGraph graph_;
+  Mesh mesh_;
+  Machine machine_ = wire_machine();
+  std::vector<std::int64_t> extents_;
+  ShardedGraph sharded_;
+};
+
+Layout of_tensor(int ranks) {
+  Layout l;
+  l.tensor = ranks;
+  return l;
+}
+
+constexpr GraphOptions kAbsorbed = {.absorbed_latent = true};
+
+TEST_CASE("grouped heads ask for their share of query and key heads") {
+  const Core core(find_model("llama-3.1-70b"), {}, of_tensor(4), 4096, 4096);
+  CHECK(core.question(false) == AttentionSpec{.heads = 16, .kv_heads = 2, .query_length = 4096, .key_length = 4096});
+}
+
+TEST_CASE("latent attention asks for heads of 192 and values of 128, absorbed for heads of 576 on one latent") {
+  const Model v3 = find_model("deepseek-v3");
+  AttentionSpec expanded{
+      .heads = 16, .kv_heads = 16, .query_length = 4096, .key_length = 4096, .head_dim = 128 + 64, .value_dim = 128};
+  // The latent and the rotary key are whole on every rank of tp; its heads are not.
+  AttentionSpec absorbed{.heads = 16,
+                         .kv_heads = 1,
+                         .query_length = 4096,
+                         .key_length = 4096,
+                         .head_dim = 512 + 64,
+                         .value_dim = 512,
+                         .values_in_keys = true};
+  for (const bool backward : {false, true}) {
+    expanded.backward = absorbed.backward = backward;
+    CHECK(Core(v3, {}, of_tensor(8), 4096, 4096).question(backward) == expanded);
+    CHECK(Core(v3, kAbsorbed, of_tensor(8), 4096, 4096).question(backward) == absorbed);
+  }
+}
+
+TEST_CASE("one query against S keys takes 2 S a (kv_r + d_R) + 2 S a kv_r operations on the latent") {
+  const std::int64_t S = 4989, a = 128, kv_r = 512, d_R = 64;
+  const auto work = [&](const GraphOptions& options) {
+    AttentionSpec spec = Core(find_model("deepseek-v3"), options, {}, 1, S).question(false);
+    CHECK(spec.query_length == 1);
+    CHECK(spec.key_length == S);
+    spec.causal = false;  // the newest token sees all that are cached
+    return spec.work().value;
+  };
+  CHECK(work(kAbsorbed) == static_cast<double>(2 * S * a * (kv_r + d_R) + 2 * S * a * kv_r));
+  CHECK(work({}) == static_cast<double>(2 * S * a * (128 + d_R) + 2 * S * a * 128));
+}
+
+TEST_CASE("a ring passes the latent once, though it is keys and values") {
+  Layout l;
+  l.context = 4;
+  l.context_kind = ContextParallel::ring;
+  const Model v3 = find_model("deepseek-v3");
+  // Seconds are bytes: three hops of a quarter of 4096 tokens, two bytes an element; in backward their gradients too.
+  const double hops = 3, tokens = 1024;
+  const Core absorbed(v3, kAbsorbed, l, 4096, 4096), expanded(v3, {}, l, 4096, 4096);
+  CHECK(absorbed.communication(false).value == doctest::Approx(hops * tokens * 2 * 576));
+  CHECK(absorbed.communication(true).value == doctest::Approx(2 * hops * tokens * 2 * 576));
+  CHECK(expanded.communication(false).value == doctest::Approx(hops * tokens * 2 * 32'832));
+}
+
+}  // namespace
+}  // namespace shardwright
