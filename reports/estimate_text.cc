@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "planner/expert_placement.h"
 #include "reports/prediction_text.h"
 
 namespace shardwright {
@@ -109,6 +110,23 @@ std::string tensors_text(const std::vector<MemoryItem>& tensors, int stage, cons
   return text;
 }
 
+/// What an uneven load does to the ranks of ep, and what redundant experts would do to the load.
+std::string load_text(const PlanRequest& request, const Layout& layout, const TableStyle& style) {
+  const Workload& work = request.workload;
+  const int ranks = layout.expert;
+  if (work.expert_load.kind == ExpertLoad::Kind::balanced || work.capacity_factor > 0 || ranks == 1) return "";
+  const Model& model = request.model;
+  const auto loads = relative_loads(work.expert_load, model.n_routed_experts, model.num_experts_per_tok);
+  const int per_node = request.machine.gpus_per_node, nodes = ranks % per_node == 0 ? ranks / per_node : 1;
+  const ExpertPlacement placed = place_experts(loads, static_cast<int>(model.n_routed_experts) + ranks,
+                                               std::max(1, static_cast<int>(model.n_group)), nodes, ranks);
+  return "\n" + wrapped(fmt::format("Experts: the busiest of {} ranks has {:.2f} times the mean of rows and sets the "
+                                    "pace. With one redundant expert a rank, placed by DeepSeek's EPLB, it would have "
+                                    "{:.2f} times the mean; training runs without.",
+                                    ranks, busiest_part(loads, ranks), busiest_gpu(loads, placed, ranks)),
+                        style.width);
+}
+
 std::string verdict_text(const PricedLayout& plan, const TableStyle& style) {
   if (plan.fits) return green("It fits.", style) + "\n";
   if (!plan.rejection) return red("It does not fit.", style) + "\n";
@@ -131,6 +149,7 @@ std::string estimate_text(const PlanRequest& request, const PlanResult& result, 
   text += "\n" + step_text(p, "Where a step goes", style) + rates_text(p);
   text += "\n" + worst_stage_text(p, request.machine, style);
   if (p.stages.size() > 1) text += "\n" + stages_text(p, style);
+  text += load_text(request, plan.layout, style);
   if (!tensors.empty()) text += "\n" + tensors_text(tensors, p.worst_stage, style);
   return text + "\n" + source_text(p, style);
 }

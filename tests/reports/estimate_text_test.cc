@@ -121,5 +121,30 @@ TEST_CASE("communication under compute and a price are shown where there are any
   CHECK(contains(text, "  cost per 10^12 tokens          250,000\n"));
 }
 
+TEST_CASE("an estimate says what an uneven load does to the experts' ranks, and what redundant experts would do") {
+  // Over the mean of one: 4 1 | 1 1 | 1 0 | 0 0. Four spare slots make five copies of the first: 1 + 0.8 + 0.8 of 2.
+  PlanRequest request = round_request();
+  request.model = find_model("mixtral-8x7b");
+  request.workload.expert_load = {ExpertLoad::Kind::histogram, 0, {4, 1, 1, 1, 1, 0, 0, 0}};
+  PlanResult result = round_estimate();
+  result.plans[0].layout.expert = 4;
+  result.workload = request.workload;
+  const std::string text = estimate_text(request, result, {});
+  CHECK(contains(text, "experts loaded by histogram of 8 experts\n"));
+  CHECK(contains(text,
+                 "\nExperts: the busiest of 4 ranks has 2.50 times the mean of rows and sets the\n"
+                 "pace. With one redundant expert a rank, placed by DeepSeek's EPLB, it would have\n"
+                 "1.30 times the mean; training runs without.\n"));
+  SUBCASE("not where every rank has all experts, or takes no more than its capacity") {
+    result.plans[0].layout.expert = 1;
+    CHECK(!contains(estimate_text(request, result, {}), "busiest"));
+    result.plans[0].layout.expert = 4;
+    result.workload.capacity_factor = request.workload.capacity_factor = 1.25;
+    CHECK(!contains(estimate_text(request, result, {}), "busiest"));
+    CHECK(contains(estimate_text(request, result, {}),
+                   "experts take 1.25 times their mean of rows, the rest is dropped\n"));
+  }
+}
+
 }  // namespace
 }  // namespace shardwright
