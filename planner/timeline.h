@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <boost/container/small_vector.hpp>
 #include <cstdint>
 #include <vector>
 
@@ -21,8 +22,10 @@ struct Piece {
   double multiprocessors = 0;  ///< share of them that it takes from others (a communication's kernel), or, of what
                                ///< computes, the share of its time in which it needs them all
   double memory = 0;           ///< share of the memory bandwidth that it uses when alone
-  std::vector<int> after;      ///< earlier pieces whose results it reads
+  boost::container::small_vector<int, 4> after;  ///< earlier pieces whose results it reads
+  int kind = 0;  ///< of communications, below kPieceKinds: what their time is summed up under
 };
+inline constexpr int kPieceKinds = 5;
 
 struct Span {
   Seconds start, end;
@@ -30,8 +33,11 @@ struct Span {
 
 struct Timeline {
   Seconds total;
-  std::array<Seconds, kStreams> busy = {};  ///< time in which some piece held the stream
-  std::vector<Span> spans;                  ///< by piece
+  std::array<Seconds, kStreams> busy = {};        ///< time in which some piece held the stream
+  Seconds computing;                              ///< time in which some piece held the compute stream alone
+  std::array<Seconds, kPieceKinds> moving = {};   ///< time in which communications of a kind were under way
+  std::array<Seconds, kPieceKinds> exposed = {};  ///< of that, while nothing computed: total = computing + all exposed
+  std::vector<Span> spans;                        ///< by piece
 };
 
 /// Plays pieces on the streams. A piece starts when all it reads is there and its streams are free; among those that

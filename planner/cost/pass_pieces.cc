@@ -10,7 +10,11 @@ namespace {
 /// (report, 3.2.2).
 constexpr double kCommunicationMultiprocessors = 20;
 
+bool computes(const Piece& p) { return p.streams == bit(Stream::compute); }
+
 class Builder {
+  using After = decltype(Piece::after);
+
  public:
   Builder(const CostContext& context, const ShardedGraph& sharded, const std::vector<NodeCost>& costs,
           const PassOverlap& overlap)
@@ -43,15 +47,15 @@ class Builder {
   void makes(const Node& n, int piece) {
     for (ValueId v : n.outputs) made_[static_cast<std::size_t>(v)] = piece;
   }
-  std::vector<int> reads(const Node& n) const {
-    std::vector<int> after;
+  After reads(const Node& n) const {
+    After after;
     for (ValueId v : n.inputs)
       if (const int p = made_[static_cast<std::size_t>(v)]; p >= 0) after.push_back(p);
     return after;
   }
-  int add(Piece piece, int traffic = -1) {
+  int add(Piece piece) {
     out_.pieces.push_back(std::move(piece));
-    out_.labels.push_back({node_, static_cast<std::int8_t>(traffic)});
+    out_.nodes.push_back(node_);
     return static_cast<int>(out_.pieces.size()) - 1;
   }
 
@@ -76,8 +80,7 @@ class Builder {
     whole.after = reads(n);
     if (n.ring) {
       // Blocks travel while the ones before them are worked on.
-      const int way =
-          add(communication(cost().communication, bit(link_of(n.ring))), static_cast<int>(Traffic::context));
+      const int way = add(communication(Traffic::context, bit(link_of(n.ring))));
       out_.pieces.back().after = whole.after;
       last_compute_ = add(whole);
       makes(n, add({bit(Stream::compute), {}, 0, 0, {way, last_compute_}}));
@@ -92,7 +95,7 @@ class Builder {
     // All parts but the last need only what of the gathered operand has come.
     Piece last = whole;
     const double parts = parts_of_tensor();
-    std::erase(whole.after, gathered);
+    whole.after.erase(std::remove(whole.after.begin(), whole.after.end(), gathered), whole.after.end());
     for (int before : out_.pieces[static_cast<std::size_t>(gathered)].after) whole.after.push_back(before);
     whole.alone = (1 - 1 / parts) * whole.alone;
     last.alone = (1 / parts) * last.alone;
@@ -108,7 +111,7 @@ class Builder {
     if (!overlap_.tensor || !is_product(n)) return -1;
     for (ValueId v : n.inputs) {
       const int p = made_[static_cast<std::size_t>(v)];
-      if (p >= 0 && out_.labels[static_cast<std::size_t>(p)].traffic == static_cast<int>(Traffic::tensor)) return p;
+      if (p >= 0 && is_of(Traffic::tensor, out_.pieces[static_cast<std::size_t>(p)])) return p;
     }
     return -1;
   }
@@ -127,10 +130,12 @@ class Builder {
     if (axes & context_) return Traffic::context;
     return axes & tensor_ ? Traffic::tensor : Traffic::data;
   }
-  Piece communication(Seconds alone, StreamSet streams) const {
+  static bool is_of(Traffic traffic, const Piece& p) { return !computes(p) && p.kind == static_cast<int>(traffic); }
+  Piece communication(Traffic traffic, StreamSet streams) const {
     Piece p;
     p.streams = streams;
-    p.alone = alone;
+    p.alone = cost().communication;
+    p.kind = static_cast<int>(traffic);
     if (streams & bit(Stream::compute)) return p;  // nobody is beside it
     p.multiprocessors = std::min(0.5, kCommunicationMultiprocessors / c_.machine.multiprocessors);
     // What arrives is written, what leaves is read.
@@ -150,7 +155,7 @@ class Builder {
     const bool beside =
         (traffic == Traffic::tensor && overlap_.tensor) || (traffic == Traffic::expert && overlap_.expert);
     const StreamSet link = bit(link_of(axes));
-    Piece p = communication(cost().communication, beside ? link : static_cast<StreamSet>(link | bit(Stream::compute)));
+    Piece p = communication(traffic, beside ? link : static_cast<StreamSet>(link | bit(Stream::compute)));
     p.after = reads(n);
     if (beside && last_compute_ >= 0) p.after.push_back(last_compute_);
     const int maker = made_[static_cast<std::size_t>(n.inputs[0])];
@@ -158,10 +163,10 @@ class Builder {
       reduce_in_parts(n, std::move(p), maker);
       return;
     }
-    makes(n, add(std::move(p), static_cast<int>(traffic)));
+    makes(n, add(std::move(p)));
   }
   bool is_last_product(int piece) const {
-    const NodeId node = out_.labels[static_cast<std::size_t>(piece)].node;
+    const NodeId node = out_.nodes[static_cast<std::size_t>(piece)];
     return static_cast<std::size_t>(piece) + 1 == out_.pieces.size() &&
            is_product(s_.nodes[static_cast<std::size_t>(node)]);
   }
@@ -174,7 +179,7 @@ class Builder {
     first.alone = (1 / parts) * first.alone;
     rest.alone = (1 - 1 / parts) * rest.alone;
     rest.after = {product};
-    node_ = out_.labels[static_cast<std::size_t>(product)].node;
+    node_ = out_.nodes[static_cast<std::size_t>(product)];
     last_compute_ = add(std::move(rest));
     makes(s_.nodes[static_cast<std::size_t>(node_)], last_compute_);
     node_ = here;
@@ -182,8 +187,8 @@ class Builder {
     reduction.alone = (1 - 1 / parts) * reduction.alone;
     reduction.after = {product};
     last.alone = (1 / parts) * last.alone;
-    last.after = {last_compute_, add(std::move(reduction), static_cast<int>(Traffic::tensor))};
-    makes(n, add(std::move(last), static_cast<int>(Traffic::tensor)));
+    last.after = {last_compute_, add(std::move(reduction))};
+    makes(n, add(std::move(last)));
   }
 
   const CostContext& c_;
@@ -197,22 +202,14 @@ class Builder {
   PassPieces out_;
 };
 
-bool computes(const Piece& p) { return p.streams == bit(Stream::compute); }
-
 /// All pieces one after the other.
 PassTime sum_of(const PassPieces& pass) {
   PassTime t{};
-  for (std::size_t i = 0; i < pass.pieces.size(); ++i) {
-    const Seconds alone = pass.pieces[i].alone;
-    const int traffic = pass.labels[i].traffic;
-    t.total += alone;
-    if (traffic < 0) {
-      t.compute += alone;
-    } else {
-      t.traffic[static_cast<std::size_t>(traffic)] += alone;
-      t.exposed[static_cast<std::size_t>(traffic)] += alone;
-    }
+  for (const Piece& p : pass.pieces) {
+    t.total += p.alone;
+    (computes(p) ? t.compute : t.traffic[static_cast<std::size_t>(p.kind)]) += p.alone;
   }
+  t.exposed = t.traffic;
   return t;
 }
 
@@ -248,7 +245,7 @@ PassPieces paired(const PassPieces& a, const PassPieces& b) {
     for (int& before : p.after) before = place[k][static_cast<std::size_t>(before)];
     issued[k] += p.alone.value;
     place[k][next[k]] = static_cast<int>(both.pieces.size());
-    both.labels.push_back(passes[k]->labels[next[k]]);
+    both.nodes.push_back(passes[k]->nodes[next[k]]);
     both.pieces.push_back(std::move(p));
     ++next[k];
   }
@@ -260,39 +257,7 @@ PassTime pass_time(const PassPieces& pass) {
                                       [](const Piece& p) { return p.streams & bit(Stream::compute); });
   if (one_by_one) return sum_of(pass);
   const Timeline timeline = play_streams(pass.pieces);
-  PassTime t{};
-  t.total = timeline.total;
-  // Between two moments at which something starts or ends, the same pieces run.
-  std::vector<double> moments;
-  for (const Span& s : timeline.spans) {
-    moments.push_back(s.start.value);
-    moments.push_back(s.end.value);
-  }
-  std::sort(moments.begin(), moments.end());
-  moments.erase(std::unique(moments.begin(), moments.end()), moments.end());
-  for (std::size_t m = 0; m + 1 < moments.size(); ++m) {
-    const Seconds length{moments[m + 1] - moments[m]};
-    bool computing = false;
-    int under_way = 0;
-    std::array<int, kTraffics> running = {};
-    for (std::size_t i = 0; i < pass.pieces.size(); ++i) {
-      const Span& s = timeline.spans[i];
-      if (s.start.value > moments[m] || s.end.value < moments[m + 1]) continue;
-      if (const int traffic = pass.labels[i].traffic; traffic >= 0) {
-        ++running[static_cast<std::size_t>(traffic)];
-        ++under_way;
-      } else {
-        computing = computing || computes(pass.pieces[i]);
-      }
-    }
-    if (computing) t.compute += length;
-    for (std::size_t k = 0; k < kTraffics; ++k) {
-      if (running[k] == 0) continue;
-      t.traffic[k] += length;
-      if (!computing) t.exposed[k] += static_cast<double>(running[k]) / under_way * length;
-    }
-  }
-  return t;
+  return {timeline.total, timeline.computing, timeline.moving, timeline.exposed};
 }
 
 }  // namespace shardwright

@@ -12,7 +12,7 @@ namespace shardwright {
 
 /// The parallelism that a communication belongs to.
 enum class Traffic : std::uint8_t { tensor, context, expert, data, pipeline };
-inline constexpr int kTraffics = 5;
+inline constexpr int kTraffics = kPieceKinds;
 std::string_view name_of(Traffic);
 using TrafficTimes = std::array<Seconds, kTraffics>;
 
@@ -25,12 +25,8 @@ struct PassOverlap {
 
 /// A pass through a graph as pieces of work on a GPU's streams.
 struct PassPieces {
-  struct Label {
-    NodeId node = -1;
-    std::int8_t traffic = -1;  ///< of a communication
-  };
-  std::vector<Piece> pieces;
-  std::vector<Label> labels;  ///< by piece
+  std::vector<Piece> pieces;  ///< `kind`: Traffic
+  std::vector<NodeId> nodes;  ///< by piece
 };
 
 /// `order`: of forward, of a BackwardPlan, or a part of one. `costs`: by node. A communication that runs beside others

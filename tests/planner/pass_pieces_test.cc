@@ -119,8 +119,8 @@ TEST_CASE("each communication belongs to the parallelism that asks for it") {
   const Layer layer(find_model("mixtral-8x7b"), l, h100);
   const PassPieces forward = layer.pieces(false, {});
   std::array<int, kTraffics> count = {};
-  for (const PassPieces::Label& label : forward.labels)
-    if (label.traffic >= 0) ++count[static_cast<std::size_t>(label.traffic)];
+  for (const Piece& p : forward.pieces)
+    if (p.streams != bit(Stream::compute)) ++count[static_cast<std::size_t>(p.kind)];
   // Sequence parallelism: the normed input, and the output's sum; there is no dense feed-forward part.
   CHECK(count[kTensor] == 2);
   CHECK(count[kContext] == 2);  // keys and values
@@ -189,17 +189,12 @@ TEST_CASE("two passes at once keep each its own order") {
   const PassPieces both = paired(forward, backward);
   std::vector<NodeId> firsts, seconds;
   for (std::size_t i = 0; i < both.pieces.size(); ++i) {
-    const NodeId node = both.labels[i].node;
+    const NodeId node = both.nodes[i];
     (static_cast<std::size_t>(node) < layer.sharded.forward_nodes ? firsts : seconds).push_back(node);
     for (int before : both.pieces[i].after) CHECK(before < static_cast<int>(i));
   }
-  const auto nodes = [](const PassPieces& p) {
-    std::vector<NodeId> all;
-    for (const PassPieces::Label& l : p.labels) all.push_back(l.node);
-    return all;
-  };
-  CHECK(firsts == nodes(forward));
-  CHECK(seconds == nodes(backward));
+  CHECK(firsts == forward.nodes);
+  CHECK(seconds == backward.nodes);
   CHECK(pass_time(paired(forward, {})).total == pass_time(forward).total);
 }
 

@@ -12,11 +12,12 @@ using doctest::Approx;
 
 constexpr StreamSet kCompute = bit(Stream::compute), kLinks = bit(Stream::node_links), kNetwork = bit(Stream::network);
 
-Piece computing(double seconds, std::vector<int> after = {}, double need = 1, double memory = 0) {
-  return {kCompute, {seconds}, need, memory, std::move(after)};
+using After = std::initializer_list<int>;
+Piece computing(double seconds, After after = {}, double need = 1, double memory = 0) {
+  return {kCompute, {seconds}, need, memory, after, 0};
 }
-Piece moving(double seconds, std::vector<int> after = {}, double multiprocessors = 0, StreamSet streams = kNetwork) {
-  return {streams, {seconds}, multiprocessors, 0, std::move(after)};
+Piece moving(double seconds, After after = {}, double multiprocessors = 0, StreamSet streams = kNetwork) {
+  return {streams, {seconds}, multiprocessors, 0, after, streams == kLinks ? 1 : 2};
 }
 double busy(const Timeline& t, Stream s) { return t.busy[static_cast<std::size_t>(s)].value; }
 
@@ -51,6 +52,16 @@ TEST_CASE("two links work at once, two communications of one link one after the 
   const Timeline t = play_streams({moving(5), moving(3)});
   CHECK(t.total.value == Approx(8));
   CHECK(t.spans[1].start.value == Approx(5));
+}
+
+TEST_CASE("what moves is exposed while nothing computes, and shares that time where two kinds do") {
+  // 0-2 all three, 2-3 both links, 3-5 the network.
+  const Timeline t = play_streams({moving(5), moving(3, {}, 0, kLinks), computing(2)});
+  CHECK(t.computing.value == Approx(2));
+  CHECK(t.moving[1].value == Approx(3));
+  CHECK(t.moving[2].value == Approx(5));
+  CHECK(t.exposed[1].value == Approx(0.5));
+  CHECK(t.exposed[2].value == Approx(0.5 + 2));
 }
 
 TEST_CASE("of what could start, the first in the list does") {
@@ -91,7 +102,7 @@ TEST_CASE("any pieces: dependencies and streams are kept, and the time lies betw
     std::vector<Piece> pieces;
     const int n = 1 + draw(40);
     for (int i = 0; i < n; ++i) {
-      Piece p{sets[draw(7)], {0.1 * draw(20)}, 0.1 * draw(4), 0.2 * draw(6), {}};
+      Piece p{sets[draw(7)], {0.1 * draw(20)}, 0.1 * draw(4), 0.2 * draw(6), {}, draw(kPieceKinds)};
       for (int k = 0; i > 0 && k < draw(3); ++k) p.after.push_back(draw(i));
       pieces.push_back(p);
     }
@@ -113,6 +124,9 @@ TEST_CASE("any pieces: dependencies and streams are kept, and the time lies betw
     }
     CHECK(t.total.value <= sum * (1 + 1e-9));
     CHECK(t.total.value >= longest_stream * (1 - 1e-9));
+    double parts = t.computing.value;
+    for (Seconds e : t.exposed) parts += e.value;
+    CHECK(t.total.value == Approx(parts));
   }
 }
 
