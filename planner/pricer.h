@@ -18,8 +18,8 @@ namespace shardwright {
 ///   heads        attention heads, or KV heads, cannot be cut tp ways
 ///   ffn          tp (etp for experts) does not divide the width of the feed-forward part
 ///   experts      ep does not divide the experts, or there are none; experts with tp above 1 need sequence_parallel
-///   mesh         the parts of tp, cp, dp and of etp, ep do not divide each other
 ///   sequence     cp, or cp * tp under sequence parallelism, does not divide the sequence
+///   mesh         the parts of tp, cp, dp and of etp, ep do not divide each other
 ///   layers       more chunks than layers (only the first and the last chunk may be empty)
 ///   batch        dp * micro_batch does not divide the global batch
 ///   interleaving the micro-batches are no multiple of pp
@@ -28,10 +28,11 @@ namespace shardwright {
 ///   memory       it does not fit (found later)
 std::optional<Rejection> impossible(const Model& model, const Machine& machine, const Workload& workload,
                                     const Layout& layout);
-/// `impossible` is the first of these that says so. The first looks at no micro_batch, schedule or vpp, and at pp only
-/// through the order of ranks; the second at no zero or fsdp_group; the third is about fsdp_group alone.
+/// `impossible` is the first of these that says so. The first looks at tp, cp, sequence_parallel, ep and etp alone, the
+/// second at fsdp_group and degrees, the third at pp, dp and what a pipeline does; the last is about fsdp_group alone.
 std::optional<Rejection> impossible_shape(const Model& model, const Machine& machine, const Workload& workload,
                                           const Layout& layout);
+std::optional<Rejection> impossible_mesh(const Model& model, const Layout& layout);
 std::optional<Rejection> impossible_pipeline(const Model& model, const Workload& workload, const Layout& layout);
 std::optional<Rejection> impossible_group(const Layout& layout);
 
@@ -46,10 +47,14 @@ class Pricer {
   /// alone.
   const ShapePrice& shape(const Shape& shape, const Recompute& recompute = {});
 
-  /// The same without recomputation only, and not remembered.
-  ShapePrice plain_shape(const Shape& shape) const;
-  /// The head alone, not remembered.
-  GraphPrice head(const Shape& shape) const;
+  /// The recomputations that shape() prices at once when it is asked for `recompute`.
+  std::vector<Recompute> priced_with(const Recompute& recompute) const;
+  /// For many micro-batches of one shape: the same prices, remembered only where one says so.
+  ShapePricer shape_pricer(const Shape& shape) const;
+  const ShapePrice& remember(const Shape& shape, const Recompute& recompute, ShapePrice price);
+
+  /// What no micro-batch of a shape beats. Of a graph that does not see all of a shape it is found once.
+  LeastPrice least(Shape shape);
 
   /// The default split of the layers over a layout's chunks, empty when there are too many.
   std::vector<int> balanced_layers(const ShapePrice& shape, const Recompute& recompute, int chunks) const;
@@ -92,7 +97,9 @@ class Pricer {
   std::mutex mutex_;
   std::vector<Recompute> choices_;
   std::map<std::pair<Shape, int>, std::unique_ptr<ShapePrice>>
-      shapes_;  // with the index of a choice that stands alone, or -1
+      shapes_;  // with the index of the first choice that it was priced with
+  using Least = std::pair<LeastPass, GraphPrice>;  // with the weights
+  std::map<std::pair<std::size_t, Shape>, Least> least_;  // by graph and what it sees of a shape
 };
 
 /// What no split of the layers can fall below: the search discards by it what it need not look at closely. A layout's
@@ -110,11 +117,8 @@ class Pricer {
 /// without layers, which only given splits have, weaken both.
 class Floor {
  public:
-  /// `layout`: its degrees, micro_batch, vpp and order of ranks. `balanced`: the split is balanced_layers.
-  Floor(const Pricer& pricer, const ShapePrice& shape, const Layout& layout, bool balanced);
-
   struct Passes {
-    Seconds once;
+    Seconds once, layer_forward{1e300}, embedding_forward;
     Bytes saved, transient{std::int64_t{1} << 62};
   };
   struct Weights {
@@ -122,18 +126,23 @@ class Floor {
     Bytes resident, buffer{std::int64_t{1} << 62};
   };
   /// Recomputation only adds time: with `none`, time() holds for every choice.
-  Passes passes(const ShapePrice& shape, const Recompute& recompute) const;
-  Weights weights(const Pricer::Data& data) const;
+  static Passes passes(const Pricer& pricer, const ShapePrice& shape, const Recompute& recompute);
+  /// For every recomputation, from what no micro-batch of that size beats; of memory it says nothing.
+  static Passes passes(const Pricer& pricer, const LeastPrice& least, int micro_batch);
+  static Weights weights(const Pricer& pricer, const Pricer::Data& data);
+
+  /// `layout`: its degrees, micro_batch, vpp and order of ranks. `stream`: that of one rank and micro-batch.
+  /// `balanced`: the split is balanced_layers.
+  Floor(const Pricer& pricer, const Layout& layout, Bytes stream, bool balanced);
   Seconds time(const Passes& passes, const Weights& weights) const;
   Bytes memory(const Passes& passes, const Weights& weights) const;
 
  private:
-  double micro_batches_;
+  double micro_batches_, drained_ = 0;  // the factor of fact 2, where there is one chunk a stage
   int stages_;
-  bool one_chunk_, balanced_;
-  std::vector<int> layers_;  // by class
-  Seconds forward_of_a_layer_{1e300}, forward_of_embedding_, send_;
+  bool balanced_;
   Bytes stream_;
+  Seconds send_;
 };
 
 /// A layout's stages before the choice of ZeRO: what the search computes once and completes for each choice. `shape`

@@ -29,10 +29,11 @@ class Space {
   struct Degrees {
     int tensor, pipeline, context, data, expert = 1, expert_tensor = 1;
     ContextParallel context_kind = ContextParallel::all_gather;
+    RankOrder rank_order = RankOrder::tp_cp_dp_pp;
   };
   /// Every way to fill the GPUs.
   const std::vector<Degrees>& degrees() const { return degrees_; }
-  /// A layout with these degrees; everything else but the rank order has its default.
+  /// A layout with these degrees; everything else has its default.
   Layout layout_at(const Degrees& d) const;
   std::vector<ContextParallel> context_kinds(int context) const;
   std::vector<int> virtual_pipelines(const Degrees& d) const;
@@ -44,7 +45,7 @@ class Space {
   std::vector<Sharding> shardings(const Degrees& d) const;
   std::vector<Recompute> recomputes() const;
   Schedule schedule(int virtual_pipeline) const;
-  RankOrder rank_order() const;
+  std::vector<RankOrder> rank_orders(const Degrees& d) const;
   const std::vector<int>* pinned_layers() const;
 
  private:

@@ -12,6 +12,14 @@ constexpr int kMaxDims = 24;  // named dimensions in one graph
 using DimSet = std::uint32_t;
 static_assert(kMaxDims <= 32);
 
+/// Elements of one rank, of those that a sparse tensor has.
+std::int64_t stored_elements(const Tensor& tensor, const std::vector<std::int64_t>& extents, const Placement& placement,
+                             const Mesh& mesh) {
+  const std::int64_t n = local_elements(tensor.dims, extents, placement, mesh);
+  if (tensor.density >= 1) return n;
+  return static_cast<std::int64_t>(std::ceil(static_cast<double>(n) * tensor.density));
+}
+
 /// The axes of every dimension of one operator.
 class Plan {
  public:
@@ -169,8 +177,7 @@ class Derivation {
     v.gradient = gradient;
     v.width = gradient && is_weight(tensor) ? Width::fp32 : t.width;
     v.placement = placement;
-    v.elements = local_elements(t.dims, extents_, placement, mesh_);
-    if (t.density < 1) v.elements = static_cast<std::int64_t>(std::ceil(static_cast<double>(v.elements) * t.density));
+    v.elements = stored_elements(t, extents_, placement, mesh_);
     out_.values.push_back(v);
     return static_cast<ValueId>(out_.values.size() - 1);
   }
@@ -581,6 +588,21 @@ class Derivation {
 ShardedGraph shard(const OpGraph& graph, const std::vector<std::int64_t>& extents, const Mesh& mesh,
                    const Declarations& declarations) {
   return Derivation(graph, extents, mesh, declarations).run();
+}
+
+void resize(ShardedGraph& sharded, const OpGraph& graph, const std::vector<std::int64_t>& extents, const Mesh& mesh) {
+  for (Value& v : sharded.values) {
+    const Tensor& t = graph.tensor(v.tensor);
+    if (t.role != TensorRole::weight && !v.one_hot) v.elements = stored_elements(t, extents, v.placement, mesh);
+  }
+  for (Node& n : sharded.nodes) {
+    for (ValueId made : n.outputs) {
+      Value& v = sharded.values[static_cast<std::size_t>(made)];
+      const Value& read = sharded.value(n.inputs[0]);
+      if (v.one_hot) v.elements = read.elements;
+      if (n.kind == Node::Kind::reshard) n.steps = reshard_steps(read.placement, v.placement, read.elements, mesh);
+    }
+  }
 }
 
 }  // namespace shardwright

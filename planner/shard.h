@@ -95,4 +95,8 @@ struct ShardedGraph {
 ShardedGraph shard(const OpGraph& graph, const std::vector<std::int64_t>& extents, const Mesh& mesh,
                    const Declarations& declarations);
 
+/// The same graph at other sizes of dims that no weight has (the batch): what is where, and what moves, does not depend
+/// on sizes. `graph` and `mesh` as in shard().
+void resize(ShardedGraph& sharded, const OpGraph& graph, const std::vector<std::int64_t>& extents, const Mesh& mesh);
+
 }  // namespace shardwright
