@@ -188,7 +188,7 @@ LeastPrice Pricer::least(Shape shape) {
         continue;
       }
     }
-    graphs.push_back({pricer.of_graph(i).least(), pricer.of_graph(i).weights()});
+    graphs.push_back({pricer.of_graph(i).least({Recompute{}}), pricer.of_graph(i).weights()});
     const std::lock_guard lock(mutex_);
     if (!(key.second == shape)) least_.try_emplace(key, graphs.back());
   }
@@ -283,17 +283,27 @@ Floor::Passes Floor::passes(const Pricer& pricer, const ShapePrice& shape, const
   return sum;
 }
 
-Floor::Passes Floor::passes(const Pricer& pricer, const LeastPrice& least, int micro_batch) {
+Floor::Passes Floor::passes(const Pricer& pricer, const LeastPrice& least, int micro_batch,
+                            const Recompute& recompute) {
+  const auto r = static_cast<std::size_t>(index_of(recompute));
   const double share = static_cast<double>(micro_batch) / static_cast<double>(pricer.workload_.global_batch);
-  const auto both = [&](const LeastPass& pass) { return pass.forward.at(share) + pass.backward.at(share); };
+  double saved = 0, transient = 1e300;
   Passes sum;
+  const auto add = [&](const LeastPass& pass, int count) {
+    sum.once += count * (pass.forward.at(share) + pass.backward.at(share));
+    saved += count * static_cast<double>(pass.saved.value);
+    transient = std::min(transient, static_cast<double>(pass.transient.value));
+  };
   for (std::size_t c = 0; c < least.layers.size(); ++c) {
-    sum.once += pricer.class_layers_until_[c].back() * both(least.layers[c]);
-    sum.layer_forward = std::min(sum.layer_forward, least.layers[c].forward.at(share));
+    add(least.layers[c][r], pricer.class_layers_until_[c].back());
+    sum.layer_forward = std::min(sum.layer_forward, least.layers[c][r].forward.at(share));
   }
-  sum.once += both(least.embedding) + both(least.head);
-  sum.embedding_forward = least.embedding.forward.at(share);
-  sum.transient = {};
+  add(least.embedding[0], 1);
+  add(least.head[0], 1);
+  sum.embedding_forward = least.embedding[0].forward.at(share);
+  const auto bytes = [&](double together) { return Bytes{static_cast<std::int64_t>((1 - 1e-9) * share * together)}; };
+  sum.saved = bytes(saved);
+  sum.transient = bytes(transient);
   return sum;
 }
 

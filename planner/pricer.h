@@ -53,7 +53,8 @@ class Pricer {
   ShapePricer shape_pricer(const Shape& shape) const;
   const ShapePrice& remember(const Shape& shape, const Recompute& recompute, ShapePrice price);
 
-  /// What no micro-batch of a shape beats. Of a graph that does not see all of a shape it is found once.
+  /// What no micro-batch of a shape beats, without recomputation. Of a graph that does not see all of a shape it is
+  /// found once.
   LeastPrice least(Shape shape);
 
   /// The default split of the layers over a layout's chunks, empty when there are too many.
@@ -98,7 +99,7 @@ class Pricer {
   std::vector<Recompute> choices_;
   std::map<std::pair<Shape, int>, std::unique_ptr<ShapePrice>>
       shapes_;  // with the index of the first choice that it was priced with
-  using Least = std::pair<LeastPass, GraphPrice>;  // with the weights
+  using Least = std::pair<std::vector<LeastPass>, GraphPrice>;  // with the weights
   std::map<std::pair<std::size_t, Shape>, Least> least_;  // by graph and what it sees of a shape
 };
 
@@ -127,8 +128,8 @@ class Floor {
   };
   /// Recomputation only adds time: with `none`, time() holds for every choice.
   static Passes passes(const Pricer& pricer, const ShapePrice& shape, const Recompute& recompute);
-  /// For every recomputation, from what no micro-batch of that size beats; of memory it says nothing.
-  static Passes passes(const Pricer& pricer, const LeastPrice& least, int micro_batch);
+  /// The same from what no micro-batch falls below.
+  static Passes passes(const Pricer& pricer, const LeastPrice& least, int micro_batch, const Recompute& recompute);
   static Weights weights(const Pricer& pricer, const Pricer::Data& data);
 
   /// `layout`: its degrees, micro_batch, vpp and order of ranks. `stream`: that of one rank and micro-batch.

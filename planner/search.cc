@@ -1,6 +1,7 @@
 #include "planner/search.h"
 
 #include <algorithm>
+#include <deque>
 #include <limits>
 #include <map>
 #include <optional>
@@ -215,7 +216,7 @@ class Search {
     for (const Node& node : family.nodes) {
       Layout l = layout_of(family, node);
       for (const Runs::Run& run : node.runs->possible) {
-        const Floor::Passes passes = Floor::passes(pricer_, family.floor, run.micro_batch);
+        const Floor::Passes passes = Floor::passes(pricer_, family.floor, run.micro_batch, {});
         set_run(l, run.micro_batch, run.virtual_pipelines.back());  // more chunks, lower floor
         const Floor floor(pricer_, l, run.micro_batch * family.floor.weights.stream, !space_.pinned_layers());
         family.least = std::min(family.least, floor.time(passes, {}).value);
@@ -255,41 +256,32 @@ class Search {
       std::vector<Priced> priced;
       Floor::Weights least;
     };
-    /// One node with one vpp.
+    /// One node with one vpp and recomputation.
     struct Line {
-      std::size_t node;
-      Layout layout;
-      Floor floor;
-      double least;  // seconds
-      Bytes least_memory;
+      std::size_t node, recompute;
+      const Floor* floor;
+      int virtual_pipeline;
     };
 
-    /// All layouts with a micro-batch, by bounds of growing price: without a look at the graphs at that size, from
-    /// their passes without recomputation, from all passes.
+    /// All layouts with a micro-batch: those that no floor under all micro-batches dismisses are priced at this one.
     void search(int micro_batch) {
-      std::vector<Line> lines = lines_at(micro_batch);
-      if (lines.empty()) return;
-      const std::vector<Recompute> plain = {Recompute{}};
-      const Floor::Passes passes = Floor::passes(s_.pricer_, graphs_.price(micro_batch, plain), {});
-      std::erase_if(lines, [&](Line& line) {
-        line.least = line.floor.time(passes, weights(line.node).least).value;
-        return dismiss(line);
-      });
+      floors_.clear();
+      const std::vector<Line> lines = lines_at(micro_batch);
       if (lines.empty()) return;
       const Recompute& first = s_.recomputes_.front();
       ShapePrice price = graphs_.price(micro_batch, s_.pricer_.priced_with(first));
       const std::size_t before = found_.fits.size() + found_.nearest.size();
       splits_.clear();
-      for (const Line& line : lines) search(line, price);
+      for (const Line& line : lines) search(line, micro_batch, price);
       if (found_.fits.size() + found_.nearest.size() == before) return;
       Shape shape = family_.shape;
       shape.micro_batch = micro_batch;
       s_.pricer_.remember(shape, first, std::move(price));
     }
 
-    /// What no floor under all micro-batches dismisses.
     std::vector<Line> lines_at(int micro_batch) {
-      const Floor::Passes passes = Floor::passes(s_.pricer_, family_.floor, micro_batch);
+      const Floor::Passes plain = Floor::passes(s_.pricer_, family_.floor, micro_batch, {});
+      std::vector<Floor::Passes> passes;  // by choice of recomputation, made when they are needed
       const Bytes stream = micro_batch * family_.floor.weights.stream;
       std::vector<Line> lines;
       for (std::size_t n = 0; n < family_.nodes.size(); ++n) {
@@ -300,26 +292,37 @@ class Search {
         Layout l = s_.layout_of(family_, node);
         for (int vpp : run->virtual_pipelines) {
           s_.set_run(l, micro_batch, vpp);
-          Line line = {n, l, Floor(s_.pricer_, l, stream, !s_.space_.pinned_layers()), 0, {}};
-          if (s_.too_slow(line.floor.time(passes, {}).value)) {
+          const Floor floor(s_.pricer_, l, stream, !s_.space_.pinned_layers());
+          if (s_.too_slow(floor.time(plain, {}).value)) {
             found_.pruned += s_.count_of_run(node);
             continue;
           }
-          line.least = line.floor.time(passes, weights(n).least).value;
-          line.least_memory = line.floor.memory(passes, weights(n).least);
-          if (!dismiss(line)) lines.push_back(std::move(line));
+          if (passes.empty()) passes = passes_at(micro_batch);
+          floors_.push_back(floor);
+          for (std::size_t r = 0; r < passes.size(); ++r)
+            if (!dismiss(floor, passes[r], weights(n).least, std::ssize(weights(n).priced)))
+              lines.push_back({n, r, &floors_.back(), vpp});
         }
       }
       return lines;
     }
-    /// Counts all layouts of the line where none of them matters.
-    bool dismiss(const Line& line) {
-      Candidate c{};
-      c.lower_bound = line.least;
-      c.reserved = line.least_memory.value;
-      return dismiss(c, s_.count_of_run(family_.nodes[line.node]));
+    std::vector<Floor::Passes> passes_at(int micro_batch) {
+      if (!floor_) floor_ = graphs_.least(s_.recomputes_);
+      std::vector<Floor::Passes> passes;
+      for (const Recompute& recompute : s_.recomputes_)
+        passes.push_back(Floor::passes(s_.pricer_, *floor_, micro_batch, recompute));
+      return passes;
     }
-    bool dismiss(const Candidate& least, std::int64_t count) {
+    /// Counts layouts none of which matters.
+    bool dismiss(const Floor& floor, const Floor::Passes& passes, const Floor::Weights& weights, std::int64_t count) {
+      const double time = floor.time(passes, weights).value;
+      if (s_.too_slow(time)) {
+        found_.pruned += count;
+        return true;
+      }
+      Candidate least{};
+      least.lower_bound = time;
+      least.reserved = floor.memory(passes, weights).value;
       const bool fits = least.reserved <= s_.request_.machine.usable_memory().value;
       if (!fits && !s_.may_be_near(least.reserved, found_)) {
         found_.too_large += count;
@@ -353,30 +356,28 @@ class Search {
       return w;
     }
 
-    void search(const Line& line, const ShapePrice& price) {
-      Layout l = line.layout;
-      Candidate c{};
-      c.degrees = family_.nodes[line.node].degrees;
-      c.virtual_pipeline = l.virtual_pipeline;
-      c.micro_batch = l.micro_batch;
-      c.sequence_parallel = l.sequence_parallel;
-      for (std::size_t r = 0; r < s_.recomputes_.size(); ++r) {
-        c.recompute = static_cast<std::int16_t>(r);
-        l.recompute = s_.recomputes_[r];
-        const Floor::Passes passes = Floor::passes(s_.pricer_, price, l.recompute);
-        std::optional<PipelineShape> pipeline;  // made when a sharding needs it
-        for (const auto& w : weights(line.node).priced) {
-          c.zero = static_cast<std::int16_t>(w.sharding.zero);
-          c.group = w.sharding.group;
-          c.reserved = line.floor.memory(passes, w.floor).value;
-          c.lower_bound = line.floor.time(passes, w.floor).value;
-          if (dismiss(c, 1)) continue;
-          if (!pipeline) {
-            l.layers_per_chunk = layers_of(l, price, r);
-            pipeline.emplace(s_.pricer_, price, l);
-          }
-          search(*pipeline, w.data, c);
+    void search(const Line& line, int micro_batch, const ShapePrice& price) {
+      const Node& node = family_.nodes[line.node];
+      Layout l = s_.layout_of(family_, node);
+      s_.set_run(l, micro_batch, line.virtual_pipeline);
+      l.recompute = s_.recomputes_[line.recompute];
+      const Floor::Passes passes = Floor::passes(s_.pricer_, price, l.recompute);
+      std::optional<PipelineShape> pipeline;  // made when a sharding needs it
+      for (const auto& w : weights(line.node).priced) {
+        if (dismiss(*line.floor, passes, w.floor, 1)) continue;
+        if (!pipeline) {
+          l.layers_per_chunk = layers_of(l, price, line.recompute);
+          pipeline.emplace(s_.pricer_, price, l);
         }
+        Candidate c{};
+        c.degrees = node.degrees;
+        c.virtual_pipeline = line.virtual_pipeline;
+        c.micro_batch = micro_batch;
+        c.sequence_parallel = l.sequence_parallel;
+        c.recompute = static_cast<std::int16_t>(line.recompute);
+        c.zero = static_cast<std::int16_t>(w.sharding.zero);
+        c.group = w.sharding.group;
+        search(*pipeline, w.data, c);
       }
     }
     void search(const PipelineShape& pipeline, const Pricer::Data& data, Candidate c) {
@@ -402,6 +403,8 @@ class Search {
     const Search& s_;
     const Family& family_;
     ShapePricer graphs_;
+    std::optional<LeastPrice> floor_;  // with every recomputation
+    std::deque<Floor> floors_;         // of the lines of one micro-batch
     std::vector<Weights> shardings_;  // by node, made when they are needed
     std::map<std::pair<std::size_t, int>, std::vector<int>> splits_;  // of one micro-batch, by recomputation and chunks
     Found found_;

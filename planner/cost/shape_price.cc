@@ -47,7 +47,9 @@ GraphPricer::GraphPricer(const OpGraph& graph, const Model& model, const Machine
       mesh_(mesh_of(layout_, model)),
       extents_(layout_extents(graph, layout_, workload.sequence_length)),
       context_{graph_, extents_, mesh_, machine, formats, graph.find_dim("key_sequence")},
-      sharded_(shard(graph_, extents_, mesh_, declare(graph_, layout_, mesh_))) {}
+      sharded_(shard(graph_, extents_, mesh_, declare(graph_, layout_, mesh_))) {
+  for (const Node& n : sharded_.nodes) modules_ |= modules_of(n.region);
+}
 
 void GraphPricer::size_for(std::int64_t micro_batch) {
   if (layout_.micro_batch == micro_batch) return;
@@ -57,53 +59,77 @@ void GraphPricer::size_for(std::int64_t micro_batch) {
   costs_.clear();
 }
 
+namespace {
+
+/// `passes` of every choice, by index_of; those that run the same again are made once.
+template <typename Pass, typename PlanOf, typename Make>
+std::vector<Pass> for_each_choice(const std::vector<Recompute>& choices, const PlanOf& plan_of, const Make& make) {
+  int most = 0;
+  for (const Recompute& choice : choices) most = std::max(most, index_of(choice));
+  std::vector<Pass> passes(static_cast<std::size_t>(most) + 1);
+  std::vector<std::pair<const BackwardPlan*, std::size_t>> known;
+  for (const Recompute& choice : choices) {
+    const auto at = static_cast<std::size_t>(index_of(choice));
+    const BackwardPlan& plan = plan_of(choice);
+    const auto alike = std::find_if(known.begin(), known.end(), [&](const auto& k) { return k.first == &plan; });
+    if (alike != known.end()) {
+      passes[at] = passes[alike->second];
+      continue;
+    }
+    passes[at] = make(plan);
+    known.push_back({&plan, at});
+  }
+  return passes;
+}
+
+}  // namespace
+
 GraphPrice GraphPricer::price(int micro_batch, const std::vector<Recompute>& choices) {
   size_for(micro_batch);
   if (costs_.empty())
     for (const Node& n : sharded_.nodes)
       costs_.push_back(n.kind == Node::Kind::gather_parameter ? NodeCost{} : node_cost(context_, sharded_, n));
   GraphPrice result = weights();
-  int most = 0;
-  for (const Recompute& choice : choices) most = std::max(most, index_of(choice));
-  result.passes.resize(static_cast<std::size_t>(most) + 1);
-  std::vector<std::pair<const BackwardPlan*, std::size_t>> known;  // choices that run the same again are alike
   const std::vector<ValueBytes> sizes = value_bytes(graph_, sharded_, context_.formats);
-  for (const Recompute& choice : choices) {
-    const auto at = static_cast<std::size_t>(index_of(choice));
-    const BackwardPlan& backward = plan(choice);
-    const auto alike = std::find_if(known.begin(), known.end(), [&](const auto& k) { return k.first == &backward; });
-    if (alike != known.end()) {
-      result.passes[at] = result.passes[alike->second];
-      continue;
-    }
-    known.push_back({&backward, at});
-    PassPrice& pass = result.passes[at];
+  const auto plan_of = [&](const Recompute& choice) -> const BackwardPlan& { return plan(choice); };
+  result.passes = for_each_choice<PassPrice>(choices, plan_of, [&](const BackwardPlan& backward) {
+    PassPrice pass;
     for (std::size_t i = 0; i < sharded_.forward_nodes; ++i) add(pass, costs_[i], true);
     for (NodeId n : backward.order) add(pass, costs_[static_cast<std::size_t>(n)], false);
     pass.need = activation_need(sharded_, backward, sizes);
-  }
+    return pass;
+  });
   return result;
 }
 
-LeastPass GraphPricer::least() {
+std::vector<LeastPass> GraphPricer::least(const std::vector<Recompute>& choices) {
   size_for(workload_.global_batch);
-  LeastPass least;
-  for (std::size_t i = 0; i < sharded_.nodes.size(); ++i) {
-    const Node& n = sharded_.nodes[i];
+  std::vector<LeastPass::Time> costs;
+  for (const Node& n : sharded_.nodes) {
+    costs.push_back({});
     if (n.kind == Node::Kind::gather_parameter) continue;
     const LeastCost cost = least_cost(context_, sharded_, n);
-    LeastPass::Time& time = i < sharded_.forward_nodes ? least.forward : least.backward;
-    time.each += cost.each.compute + cost.each.communication;
-    time.together += cost.together.compute + cost.together.communication;
+    costs.back() = {cost.each.compute + cost.each.communication, cost.together.compute + cost.together.communication};
   }
-  return least;
+  const auto add_to = [](LeastPass::Time& sum, const LeastPass::Time& cost) {
+    sum.each += cost.each;
+    sum.together += cost.together;
+  };
+  const std::vector<ValueBytes> sizes = value_bytes(graph_, sharded_, context_.formats);
+  const auto plan_of = [&](const Recompute& choice) -> const BackwardPlan& { return plan(choice); };
+  return for_each_choice<LeastPass>(choices, plan_of, [&](const BackwardPlan& backward) {
+    LeastPass least;
+    for (std::size_t i = 0; i < sharded_.forward_nodes; ++i) add_to(least.forward, costs[i]);
+    for (NodeId n : backward.order) add_to(least.backward, costs[static_cast<std::size_t>(n)]);
+    const ActivationNeed need = activation_need(sharded_, backward, sizes);
+    least.saved = need.saved;
+    least.transient = need.transient;
+    return least;
+  });
 }
 
-/// Plans by the modules that have a node in this graph: the others change nothing in it.
 const BackwardPlan& GraphPricer::plan(const Recompute& choice) {
-  unsigned here = 0;
-  for (const Node& n : sharded_.nodes) here |= modules_of(n.region);
-  const unsigned again = choice.full ? 1u << kRecomputeModules : choice.modules & here;
+  const unsigned again = choice.full ? 1u << kRecomputeModules : choice.modules & modules_;
   auto known = plans_.find(again);
   if (known == plans_.end()) known = plans_.emplace(again, plan_backward(graph_, sharded_, choice)).first;
   return known->second;
@@ -168,6 +194,21 @@ ShapePrice ShapePricer::price(int micro_batch, const std::vector<Recompute>& cho
   for (std::size_t i = 2; i < graphs(); ++i) price.layers.push_back(of_graph(i).price(micro_batch, choices));
   price.stream = stream(micro_batch);
   return price;
+}
+
+LeastPrice ShapePricer::least(const std::vector<Recompute>& choices) {
+  LeastPrice least;
+  const std::vector<Recompute> none = {Recompute{}};
+  least.embedding = of_graph(0).least(none);
+  least.weights.embedding = of_graph(0).weights();
+  least.head = of_graph(1).least(none);
+  least.weights.head = of_graph(1).weights();
+  for (std::size_t i = 2; i < graphs(); ++i) {
+    least.layers.push_back(of_graph(i).least(choices));
+    least.weights.layers.push_back(of_graph(i).weights());
+  }
+  least.weights.stream = stream(1);
+  return least;
 }
 
 ShapePrice price_shape(const ModelGraphs& graphs, const Model& model, const Machine& machine, const Workload& workload,

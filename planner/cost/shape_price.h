@@ -68,21 +68,22 @@ std::vector<Recompute> recompute_choices(const Model& model);
 /// Where a choice stands in PassPrice lists; none is 0.
 int index_of(const Recompute& recompute);
 
-/// What no micro-batch of a graph beats, whatever its size and its recomputation: a time for `each`, and its share of
-/// `together`, the time of all of a step if they ran as one.
+/// What no micro-batch of a graph falls below, whatever its size: a time for `each`, and its share of `together`, what
+/// all of a step would take if they ran as one. Bytes are shares of such a whole, too.
 struct LeastPass {
   struct Time {
     Seconds each, together;
     Seconds at(double share) const { return each + share * together; }
   };
   Time forward, backward;
+  Bytes saved, transient;  ///< as in ActivationNeed, before an allocator rounds them
 };
 
 /// A floor under the prices of a shape, for every micro-batch at once.
 struct LeastPrice {
   ShapePrice weights;  ///< exact, of all micro-batches, and without passes; `stream` is that of a single sequence
-  LeastPass embedding, head;
-  std::vector<LeastPass> layers;  ///< by layer class
+  std::vector<LeastPass> embedding, head;
+  std::vector<std::vector<LeastPass>> layers;  ///< by layer class; passes by index_of(Recompute), as in GraphPrice
 };
 
 /// The part of `shape` that a graph's price depends on: experts' degrees change nothing where there are no experts, the
@@ -101,7 +102,7 @@ class GraphPricer {
   GraphPrice price(int micro_batch, const std::vector<Recompute>& choices);
   /// Weights alone.
   GraphPrice weights() const;
-  LeastPass least();
+  std::vector<LeastPass> least(const std::vector<Recompute>& choices);
 
  private:
   void size_for(std::int64_t micro_batch);
@@ -114,8 +115,9 @@ class GraphPricer {
   std::vector<std::int64_t> extents_;
   CostContext context_;
   ShardedGraph sharded_;
-  std::vector<NodeCost> costs_;          // by node; empty where the sizes are new
-  std::map<unsigned, BackwardPlan> plans_;  // by the modules that run again here
+  std::vector<NodeCost> costs_;             // by node; empty where the sizes are new
+  unsigned modules_ = 0;                    // that have a node in this graph: the others change nothing in it
+  std::map<unsigned, BackwardPlan> plans_;  // by those that run again
 };
 
 /// Every graph of a model at the micro-batches of a shape, each derived when it is first needed.
@@ -132,6 +134,7 @@ class ShapePricer {
 
   /// All graphs. Passes of other choices than `choices` stay empty.
   ShapePrice price(int micro_batch, const std::vector<Recompute>& choices);
+  LeastPrice least(const std::vector<Recompute>& choices);
   /// The residual stream of one rank.
   Bytes stream(int micro_batch) const;
 
