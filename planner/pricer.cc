@@ -270,8 +270,8 @@ Floor::Passes Floor::passes(const Pricer& pricer, const ShapePrice& shape, const
   Passes sum;
   const auto add = [&](const PassPrice& pass, int count) {
     sum.once += count * (pass.forward() + pass.backward());
-    sum.saved += count * pass.need.saved_reserved;
-    sum.transient = std::min(sum.transient, pass.need.transient_reserved);
+    sum.saved.push_back(count * static_cast<double>(pass.need.saved_reserved.value));
+    sum.transient = std::min(sum.transient, static_cast<double>(pass.need.transient_reserved.value));
   };
   for (std::size_t c = 0; c < shape.layers.size(); ++c) {
     add(shape.layers[c].passes[r], pricer.class_layers_until_[c].back());
@@ -287,12 +287,11 @@ Floor::Passes Floor::passes(const Pricer& pricer, const LeastPrice& least, int m
                             const Recompute& recompute) {
   const auto r = static_cast<std::size_t>(index_of(recompute));
   const double share = static_cast<double>(micro_batch) / static_cast<double>(pricer.workload_.global_batch);
-  double saved = 0, transient = 1e300;
   Passes sum;
   const auto add = [&](const LeastPass& pass, int count) {
     sum.once += count * (pass.forward.at(share) + pass.backward.at(share));
-    saved += count * static_cast<double>(pass.saved.value);
-    transient = std::min(transient, static_cast<double>(pass.transient.value));
+    sum.saved.push_back(count * share * static_cast<double>(pass.saved.value));
+    sum.transient = std::min(sum.transient, share * static_cast<double>(pass.transient.value));
   };
   for (std::size_t c = 0; c < least.layers.size(); ++c) {
     add(least.layers[c][r], pricer.class_layers_until_[c].back());
@@ -301,9 +300,6 @@ Floor::Passes Floor::passes(const Pricer& pricer, const LeastPrice& least, int m
   add(least.embedding[0], 1);
   add(least.head[0], 1);
   sum.embedding_forward = least.embedding[0].forward.at(share);
-  const auto bytes = [&](double together) { return Bytes{static_cast<std::int64_t>((1 - 1e-9) * share * together)}; };
-  sum.saved = bytes(saved);
-  sum.transient = bytes(transient);
   return sum;
 }
 
@@ -312,8 +308,8 @@ Floor::Weights Floor::weights(const Pricer& pricer, const Pricer::Data& data) {
   const auto add = [&](const DataCost& d, int count) {
     sum.once += count * (d.forward + d.backward);
     sum.after += count * (d.reduction + d.optimizer + d.gather);
-    sum.resident += count * (d.weights + d.gradients + d.optimizer_state);
-    sum.buffer = std::min(sum.buffer, d.buffer);
+    sum.resident.push_back(count * static_cast<double>((d.weights + d.gradients + d.optimizer_state).value));
+    sum.buffer = std::min(sum.buffer, static_cast<double>(d.buffer.value));
   };
   for (std::size_t c = 0; c < data.layers.size(); ++c) add(data.layers[c], pricer.class_layers_until_[c].back());
   add(data.embedding, 1);
@@ -334,8 +330,29 @@ Seconds Floor::time(const Passes& passes, const Weights& weights) const {
 
 Bytes Floor::memory(const Passes& passes, const Weights& weights) const {
   const Bytes received = stages_ > 1 ? 2 * stream_ : Bytes{};
-  const Bytes any_graph = balanced_ ? passes.transient + weights.buffer : Bytes{};
-  return Bytes{(passes.saved + weights.resident).value / stages_} + any_graph + received;
+  const double any_graph = balanced_ ? passes.transient + weights.buffer : 0;
+  double together = 0;
+  for (std::size_t g = 0; g < passes.saved.size(); ++g) together += passes.saved[g] + weights.resident[g];
+  const double mean = std::max(together / stages_, stages_ > 1 ? weighted_mean(passes, weights) : 0.0);
+  return Bytes{static_cast<std::int64_t>((1 - 1e-9) * (mean + any_graph))} + received;
+}
+
+double Floor::weighted_mean(const Passes& passes, const Weights& weights) const {
+  const std::size_t classes = passes.saved.size() - 2;
+  const double most = std::min<double>(stages_, micro_batches_);  // micro-batches that the first stage keeps
+  double saved = 0, resident = 0;
+  for (std::size_t c = 0; c < classes; ++c) {
+    saved += passes.saved[c];
+    resident += weights.resident[c];
+  }
+  const double last = 1 / (saved + resident), first = 1 / (most * saved + resident);  // weights of these stages
+  double held = 0;
+  for (std::size_t c = 0; c < classes; ++c)
+    held += std::min(last * (passes.saved[c] + weights.resident[c]), first * (most * passes.saved[c] + weights.resident[c]));
+  held += first * (most * passes.saved[classes] + weights.resident[classes]);         // the embedding
+  held += last * (passes.saved[classes + 1] + weights.resident[classes + 1]);  // the head
+  const double up_to_most = std::log((2 * most * saved + saved + 2 * resident) / (saved + 2 * resident)) / saved;
+  return held / (up_to_most + (stages_ - most) * first);
 }
 
 // ---- PipelineShape ----

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <boost/container/static_vector.hpp>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -113,18 +114,28 @@ class Pricer {
 ///   2. With one chunk a stage of x_i seconds, sum x_i = T, the step takes no less than x_0 + .. + x_(i-1) + m x_i for
 ///      each i (pipeline_lower_bound). The mean of these with weights proportional to (1 - 1/m)^(p-1-i) has the same
 ///      factor 1 / (1 - (1 - 1/m)^p) on every x, so it is that many T whatever the split.
-/// memory: the fullest stage holds no less than the mean of what the stages hold together, each layer's activations of
-/// one micro-batch at the least, and each stage has the transient and the buffer of some graph. Stages and chunks
-/// without layers, which only given splits have, weaken both.
+/// memory: the larger of two means over the stages, which the fullest is no less than. Each stage has the transient and
+/// the buffer of some graph.
+///   1. All that the stages hold together, each layer's activations of one micro-batch at the least, over p.
+///   2. The stage with c - 1 stages behind it keeps min(c, m) micro-batches of every layer, whatever the schedule (of
+///      those that there are). A mean with the weights w_c = 1 / (min(c, m) A + R), where A are the activations of one
+///      micro-batch through all layers and R all their weights: with layers that are all alike each then holds its share
+///      of the layers, whatever the split, and the sum is 1; with several classes no less than the class times its least
+///      weighted share. 1/x is convex, so the weights add up to no more than their integral.
+/// Stages and chunks without layers, which only given splits have, weaken both.
 class Floor {
  public:
+  /// Bytes of all layers of each class, of the embedding, of the head.
+  using ByGraph = boost::container::static_vector<double, kMostLayerClasses + 2>;
   struct Passes {
     Seconds once, layer_forward{1e300}, embedding_forward;
-    Bytes saved, transient{std::int64_t{1} << 62};
+    ByGraph saved;
+    double transient = 1e300;
   };
   struct Weights {
     Seconds once, after;
-    Bytes resident, buffer{std::int64_t{1} << 62};
+    ByGraph resident;
+    double buffer = 1e300;
   };
   /// Recomputation only adds time: with `none`, time() holds for every choice.
   static Passes passes(const Pricer& pricer, const ShapePrice& shape, const Recompute& recompute);
@@ -139,6 +150,8 @@ class Floor {
   Bytes memory(const Passes& passes, const Weights& weights) const;
 
  private:
+  double weighted_mean(const Passes& passes, const Weights& weights) const;
+
   double micro_batches_, drained_ = 0;  // the factor of fact 2, where there is one chunk a stage
   int stages_;
   bool balanced_;

@@ -44,9 +44,9 @@ struct Candidate {
 struct Runs {
   struct Run {
     int micro_batch;
-    std::vector<int> virtual_pipelines;
+    std::vector<int> virtual_pipelines;  // 1 alone, or all above: no floor tells those apart
   };
-  std::vector<Run> possible;  // by micro_batch
+  std::vector<Run> possible;  // by micro_batch, then vpp
   std::map<std::string, std::int64_t> impossible;
   std::int64_t count = 0;  // of what is possible
 };
@@ -156,16 +156,18 @@ class Search {
     if (!is_new) return runs;
     Layout l = space_.layout_at(d);
     for (int micro_batch : space_.micro_batches(d)) {
-      Runs::Run run = {micro_batch, {}};
+      Runs::Run one = {micro_batch, {}}, more = {micro_batch, {}};
       for (int vpp : space_.virtual_pipelines(d)) {
         set_run(l, micro_batch, vpp);
         if (const auto why = impossible_pipeline(request_.model, request_.workload, l))
           ++runs.impossible[why->reason];
         else
-          run.virtual_pipelines.push_back(vpp);
+          (vpp == 1 ? one : more).virtual_pipelines.push_back(vpp);
       }
-      runs.count += std::ssize(run.virtual_pipelines);
-      if (!run.virtual_pipelines.empty()) runs.possible.push_back(std::move(run));
+      for (Runs::Run* run : {&one, &more}) {
+        runs.count += std::ssize(run->virtual_pipelines);
+        if (!run->virtual_pipelines.empty()) runs.possible.push_back(std::move(*run));
+      }
     }
     return runs;
   }
@@ -217,7 +219,7 @@ class Search {
       Layout l = layout_of(family, node);
       for (const Runs::Run& run : node.runs->possible) {
         const Floor::Passes passes = Floor::passes(pricer_, family.floor, run.micro_batch, {});
-        set_run(l, run.micro_batch, run.virtual_pipelines.back());  // more chunks, lower floor
+        set_run(l, run.micro_batch, run.virtual_pipelines.front());
         const Floor floor(pricer_, l, run.micro_batch * family.floor.weights.stream, !space_.pinned_layers());
         family.least = std::min(family.least, floor.time(passes, {}).value);
       }
@@ -256,11 +258,13 @@ class Search {
       std::vector<Priced> priced;
       Floor::Weights least;
     };
-    /// One node with one vpp and recomputation.
+    /// Layouts that differ in vpp alone, if at all.
     struct Line {
-      std::size_t node, recompute;
+      const Node* node;
+      const Runs::Run* run;
       const Floor* floor;
-      int virtual_pipeline;
+      std::size_t recompute;
+      const Weights::Priced* sharding;
     };
 
     /// All layouts with a micro-batch: those that no floor under all micro-batches dismisses are priced at this one.
@@ -271,8 +275,7 @@ class Search {
       const Recompute& first = s_.recomputes_.front();
       ShapePrice price = graphs_.price(micro_batch, s_.pricer_.priced_with(first));
       const std::size_t before = found_.fits.size() + found_.nearest.size();
-      splits_.clear();
-      for (const Line& line : lines) search(line, micro_batch, price);
+      search(lines, price);
       if (found_.fits.size() + found_.nearest.size() == before) return;
       Shape shape = family_.shape;
       shape.micro_batch = micro_batch;
@@ -286,22 +289,24 @@ class Search {
       std::vector<Line> lines;
       for (std::size_t n = 0; n < family_.nodes.size(); ++n) {
         const Node& node = family_.nodes[n];
-        const auto run = std::lower_bound(node.runs->possible.begin(), node.runs->possible.end(), micro_batch,
-                                          [](const Runs::Run& r, int b) { return r.micro_batch < b; });
-        if (run == node.runs->possible.end() || run->micro_batch != micro_batch) continue;
         Layout l = s_.layout_of(family_, node);
-        for (int vpp : run->virtual_pipelines) {
-          s_.set_run(l, micro_batch, vpp);
+        for (const Runs::Run& run : node.runs->possible) {
+          if (run.micro_batch != micro_batch) continue;
+          const std::int64_t count = std::ssize(run.virtual_pipelines);
+          s_.set_run(l, micro_batch, run.virtual_pipelines.front());
           const Floor floor(s_.pricer_, l, stream, !s_.space_.pinned_layers());
           if (s_.too_slow(floor.time(plain, {}).value)) {
-            found_.pruned += s_.count_of_run(node);
+            found_.pruned += count * s_.count_of_run(node);
             continue;
           }
           if (passes.empty()) passes = passes_at(micro_batch);
+          const Weights& all = weights(n);
           floors_.push_back(floor);
-          for (std::size_t r = 0; r < passes.size(); ++r)
-            if (!dismiss(floor, passes[r], weights(n).least, std::ssize(weights(n).priced)))
-              lines.push_back({n, r, &floors_.back(), vpp});
+          for (std::size_t r = 0; r < passes.size(); ++r) {
+            if (dismiss(floor, passes[r], all.least, count * std::ssize(all.priced))) continue;
+            for (const auto& w : all.priced)
+              if (!dismiss(floor, passes[r], w.floor, count)) lines.push_back({&node, &run, &floors_.back(), r, &w});
+          }
         }
       }
       return lines;
@@ -350,34 +355,49 @@ class Search {
       for (const auto& p : w.priced) {
         w.least.once = std::min(w.least.once, p.floor.once);
         w.least.after = std::min(w.least.after, p.floor.after);
-        w.least.resident = std::min(w.least.resident, p.floor.resident);
+        for (std::size_t g = 0; g < w.least.resident.size(); ++g)
+          w.least.resident[g] = std::min(w.least.resident[g], p.floor.resident[g]);
         w.least.buffer = std::min(w.least.buffer, p.floor.buffer);
       }
       return w;
     }
 
-    void search(const Line& line, int micro_batch, const ShapePrice& price) {
-      const Node& node = family_.nodes[line.node];
-      Layout l = s_.layout_of(family_, node);
-      s_.set_run(l, micro_batch, line.virtual_pipeline);
-      l.recompute = s_.recomputes_[line.recompute];
-      const Floor::Passes passes = Floor::passes(s_.pricer_, price, l.recompute);
-      std::optional<PipelineShape> pipeline;  // made when a sharding needs it
-      for (const auto& w : weights(line.node).priced) {
-        if (dismiss(*line.floor, passes, w.floor, 1)) continue;
-        if (!pipeline) {
-          l.layers_per_chunk = layers_of(l, price, line.recompute);
-          pipeline.emplace(s_.pricer_, price, l);
+    /// Those of one node, run and recomputation stand together.
+    void search(const std::vector<Line>& lines, const ShapePrice& price) {
+      splits_.clear();
+      std::vector<Floor::Passes> passes;
+      for (const Recompute& recompute : s_.recomputes_)
+        passes.push_back(Floor::passes(s_.pricer_, price, recompute));
+      std::vector<std::optional<PipelineShape>> pipelines;  // by vpp, made when a sharding needs it
+      const Line* of = nullptr;                             // whose they are
+      for (const Line& line : lines) {
+        if (dismiss(*line.floor, passes[line.recompute], line.sharding->floor,
+                    std::ssize(line.run->virtual_pipelines)))
+          continue;
+        if (!of || std::tie(of->node, of->run, of->recompute) != std::tie(line.node, line.run, line.recompute)) {
+          pipelines.clear();
+          pipelines.resize(line.run->virtual_pipelines.size());
+          of = &line;
         }
-        Candidate c{};
-        c.degrees = node.degrees;
-        c.virtual_pipeline = line.virtual_pipeline;
-        c.micro_batch = micro_batch;
-        c.sequence_parallel = l.sequence_parallel;
-        c.recompute = static_cast<std::int16_t>(line.recompute);
-        c.zero = static_cast<std::int16_t>(w.sharding.zero);
-        c.group = w.sharding.group;
-        search(*pipeline, w.data, c);
+        for (std::size_t v = 0; v < pipelines.size(); ++v) {
+          const int vpp = line.run->virtual_pipelines[v];
+          if (!pipelines[v]) {
+            Layout l = s_.layout_of(family_, *line.node);
+            s_.set_run(l, line.run->micro_batch, vpp);
+            l.recompute = s_.recomputes_[line.recompute];
+            l.layers_per_chunk = layers_of(l, price, line.recompute);
+            pipelines[v].emplace(s_.pricer_, price, l);
+          }
+          Candidate c{};
+          c.degrees = line.node->degrees;
+          c.virtual_pipeline = vpp;
+          c.micro_batch = line.run->micro_batch;
+          c.sequence_parallel = family_.shape.sequence_parallel;
+          c.recompute = static_cast<std::int16_t>(line.recompute);
+          c.zero = static_cast<std::int16_t>(line.sharding->sharding.zero);
+          c.group = line.sharding->sharding.group;
+          search(*pipelines[v], line.sharding->data, c);
+        }
       }
     }
     void search(const PipelineShape& pipeline, const Pricer::Data& data, Candidate c) {
