@@ -162,7 +162,7 @@ const ShapePrice& Pricer::shape(const Shape& shape, const Recompute& recompute) 
     const std::lock_guard lock(mutex_);
     if (auto known = shapes_.find({shape, index_of(choices.front())}); known != shapes_.end()) return *known->second;
   }
-  return remember(shape, recompute, price_shape(graphs_, model_, machine_, workload_, shape, choices));
+  return remember(shape, recompute, shape_pricer(shape).price(shape.micro_batch, choices));
 }
 
 const ShapePrice& Pricer::remember(const Shape& shape, const Recompute& recompute, ShapePrice price) {
@@ -171,8 +171,8 @@ const ShapePrice& Pricer::remember(const Shape& shape, const Recompute& recomput
   return *shapes_.try_emplace({shape, index_of(priced_with(recompute).front())}, std::move(kept)).first->second;
 }
 
-ShapePricer Pricer::shape_pricer(const Shape& shape) const {
-  return ShapePricer(graphs_, model_, machine_, workload_, shape);
+ShapePricer Pricer::shape_pricer(const Shape& shape) {
+  return ShapePricer(derived_, graphs_, model_, machine_, workload_, shape);
 }
 
 LeastPrice Pricer::least(Shape shape) {

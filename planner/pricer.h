@@ -51,7 +51,7 @@ class Pricer {
   /// The recomputations that shape() prices at once when it is asked for `recompute`.
   std::vector<Recompute> priced_with(const Recompute& recompute) const;
   /// For many micro-batches of one shape: the same prices, remembered only where one says so.
-  ShapePricer shape_pricer(const Shape& shape) const;
+  ShapePricer shape_pricer(const Shape& shape);
   const ShapePrice& remember(const Shape& shape, const Recompute& recompute, ShapePrice price);
 
   /// What no micro-batch of a shape beats, without recomputation. Of a graph that does not see all of a shape it is
@@ -96,6 +96,7 @@ class Pricer {
   ModelGraphs graphs_;
   std::vector<std::vector<int>> class_layers_until_;  // [class][i]: layers of the class among the first i
   Flops model_flops_per_token_;
+  DerivedGraphs derived_;
   std::mutex mutex_;
   std::vector<Recompute> choices_;
   std::map<std::pair<Shape, int>, std::unique_ptr<ShapePrice>>

@@ -20,6 +20,30 @@ std::int64_t stored_elements(const Tensor& tensor, const std::vector<std::int64_
   return static_cast<std::int64_t>(std::ceil(static_cast<double>(n) * tensor.density));
 }
 
+/// Axes over which the state of a weight is cut: an axis that cuts a dimension of it has no copies to save.
+AxisSet shard_axes(const Declarations& says, const Value& weight) {
+  const AxisSet axes = says.shard_axes[static_cast<std::size_t>(weight.tensor)];
+  return static_cast<AxisSet>(axes & ~weight.placement.sharded());
+}
+
+/// Sizes of a weight's state, and how its gradient is reduced. Zero: reduce-scatter over the shard axes, then all-reduce
+/// of the shard over what is left; no zero: one all-reduce. A shard axis over which the gradient is not partial only
+/// cuts it, which is free and comes first.
+void settle(WeightState& w, const ShardedGraph& sharded, const Mesh& mesh, const Declarations& says) {
+  w.used_elements = sharded.value(w.value).elements;
+  w.shard_parts = says.zero > 0 ? mesh.size_of(shard_axes(says, sharded.value(w.value))) : 1;
+  w.reduction = {};
+  if (w.gradient < 0) return;
+  const AxisSet partial = sharded.value(w.gradient).placement.partial;
+  const AxisSet cut = says.zero > 0 ? shard_axes(says, sharded.value(w.gradient)) : AxisSet{0};
+  const auto scatter = static_cast<AxisSet>(partial & cut), rest = static_cast<AxisSet>(partial & ~cut);
+  const auto divided = [&](std::int64_t n, AxisSet axes) { return (n + mesh.size_of(axes) - 1) / mesh.size_of(axes); };
+  std::int64_t n = divided(w.used_elements, static_cast<AxisSet>(cut & ~partial));
+  if (scatter) w.reduction.steps[w.reduction.count++] = {ReshardStep::reduce_scatter, scatter, n};
+  n = divided(n, scatter);
+  if (rest) w.reduction.steps[w.reduction.count++] = {ReshardStep::all_reduce, rest, n};
+}
+
 /// The axes of every dimension of one operator.
 class Plan {
  public:
@@ -239,16 +263,11 @@ class Derivation {
     return to;
   }
 
-  /// Axes over which the state of `weight` is cut: an axis that cuts a dimension of it has no copies to save.
-  AxisSet shard_axes(ValueId weight) const {
-    const auto axes = says_.shard_axes[static_cast<std::size_t>(value(weight).tensor)];
-    return static_cast<AxisSet>(axes & ~value(weight).placement.sharded());
-  }
   /// Stored -> used: under ZeRO-3 a weight is gathered where a phase first uses it.
   ValueId use(TensorId weight) {
     const ValueId v = value_of(weight);
-    const AxisSet cut = says_.zero == 3 ? shard_axes(v) : 0;
-    if (mesh_.size_of(cut) == 1) return v;
+    const AxisSet cut = says_.zero == 3 ? shard_axes(says_, value(v)) : AxisSet{0};
+    if (!cut) return v;
     for (const Gathered& known : gathered_)
       if (known.weight == weight) return known.value;
     const ValueId to = add_value(weight, value(v).placement, false);
@@ -534,27 +553,11 @@ class Derivation {
       const auto id = static_cast<TensorId>(i);
       WeightState w;
       w.tensor = id;
-      w.used_elements = value(value_of(id)).elements;
-      w.shard_parts = says_.zero > 0 ? mesh_.size_of(shard_axes(value_of(id))) : 1;
-      if (!gradients_[i].empty()) {
-        w.gradient = sum(gradients_[i]);
-        reduce(w, value(w.gradient).placement.partial);
-      }
+      w.value = value_of(id);
+      if (!gradients_[i].empty()) w.gradient = sum(gradients_[i]);
+      settle(w, out_, mesh_, says_);
       out_.weights.push_back(w);
     }
-  }
-  /// Zero: reduce-scatter over the shard axes, then all-reduce of the shard over what is left; no zero: one all-reduce.
-  /// A shard axis over which the gradient is not partial only cuts it, which is free and comes first.
-  void reduce(WeightState& w, AxisSet partial) const {
-    const AxisSet cut = says_.zero > 0 ? shard_axes(w.gradient) : 0;
-    const auto scatter = static_cast<AxisSet>(partial & cut), rest = static_cast<AxisSet>(partial & ~cut);
-    const auto divided = [this](std::int64_t n, AxisSet axes) {
-      return (n + mesh_.size_of(axes) - 1) / mesh_.size_of(axes);
-    };
-    std::int64_t n = divided(w.used_elements, static_cast<AxisSet>(cut & ~partial));
-    if (scatter) w.reduction.steps[w.reduction.count++] = {ReshardStep::reduce_scatter, scatter, n};
-    n = divided(n, scatter);
-    if (rest) w.reduction.steps[w.reduction.count++] = {ReshardStep::all_reduce, rest, n};
   }
 
   struct Moved {
@@ -590,19 +593,20 @@ ShardedGraph shard(const OpGraph& graph, const std::vector<std::int64_t>& extent
   return Derivation(graph, extents, mesh, declarations).run();
 }
 
-void resize(ShardedGraph& sharded, const OpGraph& graph, const std::vector<std::int64_t>& extents, const Mesh& mesh) {
-  for (Value& v : sharded.values) {
-    const Tensor& t = graph.tensor(v.tensor);
-    if (t.role != TensorRole::weight && !v.one_hot) v.elements = stored_elements(t, extents, v.placement, mesh);
-  }
+void resize(ShardedGraph& sharded, const OpGraph& graph, const std::vector<std::int64_t>& extents, const Mesh& mesh,
+            const Declarations& declarations) {
+  for (Value& v : sharded.values)
+    if (!v.one_hot) v.elements = stored_elements(graph.tensor(v.tensor), extents, v.placement, mesh);
   for (Node& n : sharded.nodes) {
     for (ValueId made : n.outputs) {
       Value& v = sharded.values[static_cast<std::size_t>(made)];
       const Value& read = sharded.value(n.inputs[0]);
       if (v.one_hot) v.elements = read.elements;
       if (n.kind == Node::Kind::reshard) n.steps = reshard_steps(read.placement, v.placement, read.elements, mesh);
+      if (n.kind == Node::Kind::gather_parameter) n.steps.steps[0].held_elements = read.elements;
     }
   }
+  for (WeightState& w : sharded.weights) settle(w, sharded, mesh, declarations);
 }
 
 }  // namespace shardwright

@@ -64,6 +64,7 @@ struct Node {
 /// A weight's life between steps: how it is used, and how its gradient gets to where the optimizer keeps its state.
 struct WeightState {
   TensorId tensor = -1;
+  ValueId value = -1;              ///< as operators use it, but not yet gathered
   std::int64_t used_elements = 0;  ///< of one rank, whole on the shard axes
   std::int64_t shard_parts = 1;    ///< ranks over which the state that zero shards is cut
   ValueId gradient = -1;
@@ -95,8 +96,9 @@ struct ShardedGraph {
 ShardedGraph shard(const OpGraph& graph, const std::vector<std::int64_t>& extents, const Mesh& mesh,
                    const Declarations& declarations);
 
-/// The same graph at other sizes of dims that no weight has (the batch): what is where, and what moves, does not depend
-/// on sizes. `graph` and `mesh` as in shard().
-void resize(ShardedGraph& sharded, const OpGraph& graph, const std::vector<std::int64_t>& extents, const Mesh& mesh);
+/// The same graph at other extents, and on another mesh with as many axes: what is where, and what moves, does not
+/// depend on sizes. `graph` and `declarations` as in shard().
+void resize(ShardedGraph& sharded, const OpGraph& graph, const std::vector<std::int64_t>& extents, const Mesh& mesh,
+            const Declarations& declarations);
 
 }  // namespace shardwright

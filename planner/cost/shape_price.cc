@@ -39,23 +39,80 @@ Mesh mesh_of(const Layout& layout, const Model& model) {
 
 }  // namespace
 
-GraphPricer::GraphPricer(const OpGraph& graph, const Model& model, const Machine& machine, const Workload& workload,
-                         const TrainingFormats& formats, const Shape& shape)
+namespace {
+
+/// All that a derivation looks at besides the graph.
+std::string text_of(const Mesh& mesh, const Declarations& says) {
+  std::string text = {static_cast<char>(mesh.axes().size()), static_cast<char>(says.zero),
+                      static_cast<char>(says.gather_again | says.merge_sums << 1 | says.keep_parameters << 2)};
+  const auto set = [&](AxisSet axes) {
+    text.push_back(static_cast<char>(axes & 0xFF));
+    text.push_back(static_cast<char>(axes >> 8));
+  };
+  const auto tuple = [&](const AxisTuple& axes) {
+    text.push_back(static_cast<char>(axes.size()));
+    for (AxisId a : axes) text.push_back(static_cast<char>(a));
+  };
+  for (const AxisTuple& axes : says.home) tuple(axes);
+  for (const AxisTuple& axes : says.stream) tuple(axes);
+  for (const Placement& used : says.weight_use) {
+    for (const AxisTuple& axes : used.dims) tuple(axes);
+    set(used.partial);
+  }
+  for (AxisSet axes : says.shard_axes) set(axes);
+  for (const Declarations::Pin& pin : says.pins) {
+    text += std::to_string(pin.op) + (pin.shared ? '=' : '~') + std::to_string(pin.dim) + ':';
+    tuple(pin.axes);
+  }
+  return text;
+}
+
+}  // namespace
+
+DerivedGraphs::Derived::Derived(const OpGraph& graph, ShardedGraph any_size)
+    : graph_(graph), any_size_(std::move(any_size)) {
+  for (const Node& n : any_size_.nodes) modules_ |= modules_of(n.region);
+}
+
+const BackwardPlan& DerivedGraphs::Derived::plan(const Recompute& choice) {
+  const unsigned again = choice.full ? 1u << kRecomputeModules : choice.modules & modules_;
+  const std::lock_guard lock(mutex_);
+  auto known = plans_.find(again);
+  if (known == plans_.end()) known = plans_.emplace(again, plan_backward(graph_, any_size_, choice)).first;
+  return known->second;
+}
+
+DerivedGraphs::Derived& DerivedGraphs::of(const OpGraph& graph, const std::vector<std::int64_t>& extents,
+                                          const Mesh& mesh, const Declarations& declarations) {
+  std::pair key(&graph, text_of(mesh, declarations));
+  {
+    const std::lock_guard lock(mutex_);
+    if (auto known = known_.find(key); known != known_.end()) return *known->second;
+  }
+  auto derived = std::make_unique<Derived>(graph, shard(graph, extents, mesh, declarations));
+  const std::lock_guard lock(mutex_);
+  return *known_.try_emplace(std::move(key), std::move(derived)).first->second;
+}
+
+GraphPricer::GraphPricer(DerivedGraphs& derived, const OpGraph& graph, const Model& model, const Machine& machine,
+                         const Workload& workload, const TrainingFormats& formats, const Shape& shape)
     : graph_(graph),
       workload_(workload),
       layout_(sample_layout(part_that_matters(graph, shape))),
       mesh_(mesh_of(layout_, model)),
+      says_(declare(graph, layout_, mesh_)),
       extents_(layout_extents(graph, layout_, workload.sequence_length)),
       context_{graph_, extents_, mesh_, machine, formats, graph.find_dim("key_sequence")},
-      sharded_(shard(graph_, extents_, mesh_, declare(graph_, layout_, mesh_))) {
-  for (const Node& n : sharded_.nodes) modules_ |= modules_of(n.region);
+      derived_(derived.of(graph, extents_, mesh_, says_)),
+      sharded_(derived_.any_size()) {
+  layout_.micro_batch = 0;
 }
 
 void GraphPricer::size_for(std::int64_t micro_batch) {
   if (layout_.micro_batch == micro_batch) return;
   layout_.micro_batch = static_cast<int>(micro_batch);
   extents_ = layout_extents(graph_, layout_, workload_.sequence_length);
-  resize(sharded_, graph_, extents_, mesh_);
+  resize(sharded_, graph_, extents_, mesh_, says_);
   costs_.clear();
 }
 
@@ -91,7 +148,7 @@ GraphPrice GraphPricer::price(int micro_batch, const std::vector<Recompute>& cho
       costs_.push_back(n.kind == Node::Kind::gather_parameter ? NodeCost{} : node_cost(context_, sharded_, n));
   GraphPrice result = weights();
   const std::vector<ValueBytes> sizes = value_bytes(graph_, sharded_, context_.formats);
-  const auto plan_of = [&](const Recompute& choice) -> const BackwardPlan& { return plan(choice); };
+  const auto plan_of = [&](const Recompute& choice) -> const BackwardPlan& { return derived_.plan(choice); };
   result.passes = for_each_choice<PassPrice>(choices, plan_of, [&](const BackwardPlan& backward) {
     PassPrice pass;
     for (std::size_t i = 0; i < sharded_.forward_nodes; ++i) add(pass, costs_[i], true);
@@ -116,7 +173,7 @@ std::vector<LeastPass> GraphPricer::least(const std::vector<Recompute>& choices)
     sum.together += cost.together;
   };
   const std::vector<ValueBytes> sizes = value_bytes(graph_, sharded_, context_.formats);
-  const auto plan_of = [&](const Recompute& choice) -> const BackwardPlan& { return plan(choice); };
+  const auto plan_of = [&](const Recompute& choice) -> const BackwardPlan& { return derived_.plan(choice); };
   return for_each_choice<LeastPass>(choices, plan_of, [&](const BackwardPlan& backward) {
     LeastPass least;
     for (std::size_t i = 0; i < sharded_.forward_nodes; ++i) add_to(least.forward, costs[i]);
@@ -128,14 +185,8 @@ std::vector<LeastPass> GraphPricer::least(const std::vector<Recompute>& choices)
   });
 }
 
-const BackwardPlan& GraphPricer::plan(const Recompute& choice) {
-  const unsigned again = choice.full ? 1u << kRecomputeModules : choice.modules & modules_;
-  auto known = plans_.find(again);
-  if (known == plans_.end()) known = plans_.emplace(again, plan_backward(graph_, sharded_, choice)).first;
-  return known->second;
-}
-
-GraphPrice GraphPricer::weights() const {
+GraphPrice GraphPricer::weights() {
+  if (layout_.micro_batch == 0) size_for(1);
   GraphPrice result;
   std::vector<char> forward(graph_.tensors().size()), backward(graph_.tensors().size());
   for (std::size_t i = 0; i < sharded_.nodes.size(); ++i) {
@@ -160,9 +211,10 @@ GraphPrice GraphPricer::weights() const {
   return result;
 }
 
-ShapePricer::ShapePricer(const ModelGraphs& graphs, const Model& model, const Machine& machine,
-                         const Workload& workload, const Shape& shape)
-    : graphs_(graphs),
+ShapePricer::ShapePricer(DerivedGraphs& derived, const ModelGraphs& graphs, const Model& model,
+                         const Machine& machine, const Workload& workload, const Shape& shape)
+    : derived_(derived),
+      graphs_(graphs),
       model_(model),
       machine_(machine),
       workload_(workload),
@@ -175,7 +227,7 @@ const OpGraph& ShapePricer::graph(std::size_t i) const {
 
 GraphPricer& ShapePricer::of_graph(std::size_t i) {
   if (!pricers_[i])
-    pricers_[i] = std::make_unique<GraphPricer>(graph(i), model_, machine_, workload_,
+    pricers_[i] = std::make_unique<GraphPricer>(derived_, graph(i), model_, machine_, workload_,
                                                 i < 2 ? at_the_ends(workload_.formats) : workload_.formats, shape_);
   return *pricers_[i];
 }
@@ -213,7 +265,8 @@ LeastPrice ShapePricer::least(const std::vector<Recompute>& choices) {
 
 ShapePrice price_shape(const ModelGraphs& graphs, const Model& model, const Machine& machine, const Workload& workload,
                        const Shape& shape, const std::vector<Recompute>& choices) {
-  return ShapePricer(graphs, model, machine, workload, shape).price(shape.micro_batch, choices);
+  DerivedGraphs derived;
+  return ShapePricer(derived, graphs, model, machine, workload, shape).price(shape.micro_batch, choices);
 }
 
 Shape part_that_matters(const OpGraph& graph, const Shape& shape) {

@@ -2,6 +2,8 @@
 
 #include <map>
 #include <memory>
+#include <mutex>
+#include <string>
 #include <vector>
 
 #include "hardware/machine.h"
@@ -90,42 +92,68 @@ struct LeastPrice {
 /// kind of context parallelism nothing without attention.
 Shape part_that_matters(const OpGraph& graph, const Shape& shape);
 
+/// Derived graphs, of any sizes, with the order of their backward. What is where and what moves depends on the axes of a
+/// mesh and on the declarations, not on sizes, so that few derivations serve all shapes of a model. Any number of
+/// threads may ask.
+class DerivedGraphs {
+ public:
+  class Derived {
+   public:
+    explicit Derived(const OpGraph& graph, ShardedGraph any_size);
+    const ShardedGraph& any_size() const { return any_size_; }
+    const BackwardPlan& plan(const Recompute& choice);
+
+   private:
+    const OpGraph& graph_;
+    ShardedGraph any_size_;
+    unsigned modules_ = 0;  // that have a node in this graph: the others change nothing in it
+    std::mutex mutex_;
+    std::map<unsigned, BackwardPlan> plans_;  // by the modules that run again
+  };
+  /// References stay; `graph` is kept by reference.
+  Derived& of(const OpGraph& graph, const std::vector<std::int64_t>& extents, const Mesh& mesh,
+              const Declarations& declarations);
+
+ private:
+  std::mutex mutex_;
+  std::map<std::pair<const OpGraph*, std::string>, std::unique_ptr<Derived>> known_;
+};
+
 /// One graph at the micro-batches of a shape: derived once, then sized for each of them.
 class GraphPricer {
  public:
   /// All are kept by reference, but for `formats` and `shape`, whose micro_batch is not looked at.
-  GraphPricer(const OpGraph& graph, const Model& model, const Machine& machine, const Workload& workload,
-              const TrainingFormats& formats, const Shape& shape);
+  GraphPricer(DerivedGraphs& derived, const OpGraph& graph, const Model& model, const Machine& machine,
+              const Workload& workload, const TrainingFormats& formats, const Shape& shape);
   GraphPricer(const GraphPricer&) = delete;
 
   /// Passes of other choices than `choices` stay empty.
   GraphPrice price(int micro_batch, const std::vector<Recompute>& choices);
   /// Weights alone.
-  GraphPrice weights() const;
+  GraphPrice weights();
   std::vector<LeastPass> least(const std::vector<Recompute>& choices);
 
  private:
   void size_for(std::int64_t micro_batch);
-  const BackwardPlan& plan(const Recompute& choice);
 
   const OpGraph& graph_;
   const Workload& workload_;
-  Layout layout_;  // micro_batch: that of the sizes
+  Layout layout_;  // micro_batch: that of the sizes, 0 at first
   Mesh mesh_;
+  Declarations says_;
   std::vector<std::int64_t> extents_;
   CostContext context_;
+  DerivedGraphs::Derived& derived_;
   ShardedGraph sharded_;
-  std::vector<NodeCost> costs_;             // by node; empty where the sizes are new
-  unsigned modules_ = 0;                    // that have a node in this graph: the others change nothing in it
-  std::map<unsigned, BackwardPlan> plans_;  // by those that run again
+  std::vector<NodeCost> costs_;  // by node; empty where the sizes are new
 };
 
 /// Every graph of a model at the micro-batches of a shape, each derived when it is first needed.
 class ShapePricer {
  public:
   /// References are kept.
-  ShapePricer(const ModelGraphs& graphs, const Model& model, const Machine& machine, const Workload& workload,
-              const Shape& shape);
+  ShapePricer(DerivedGraphs& derived, const ModelGraphs& graphs, const Model& model, const Machine& machine,
+              const Workload& workload, const Shape& shape);
 
   /// Graphs by number: embedding, head, layer classes.
   std::size_t graphs() const { return pricers_.size(); }
@@ -139,6 +167,7 @@ class ShapePricer {
   Bytes stream(int micro_batch) const;
 
  private:
+  DerivedGraphs& derived_;
   const ModelGraphs& graphs_;
   const Model& model_;
   const Machine& machine_;
