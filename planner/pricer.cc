@@ -291,7 +291,6 @@ Floor::Passes Floor::passes(const Pricer& pricer, const LeastPrice& least, int m
   const auto add = [&](const LeastPass& pass, int count) {
     sum.once += count * (pass.forward.at(share) + pass.backward.at(share));
     sum.saved.push_back(count * share * static_cast<double>(pass.saved.value));
-    sum.transient = std::min(sum.transient, share * static_cast<double>(pass.transient.value));
   };
   for (std::size_t c = 0; c < least.layers.size(); ++c) {
     add(least.layers[c][r], pricer.class_layers_until_[c].back());
@@ -300,6 +299,7 @@ Floor::Passes Floor::passes(const Pricer& pricer, const LeastPrice& least, int m
   add(least.embedding[0], 1);
   add(least.head[0], 1);
   sum.embedding_forward = least.embedding[0].forward.at(share);
+  sum.transient = 0;
   return sum;
 }
 

@@ -1,6 +1,7 @@
 #include "planner/search.h"
 
 #include <algorithm>
+#include <array>
 #include <deque>
 #include <limits>
 #include <map>
@@ -184,12 +185,20 @@ class Search {
       count(std::ssize(shardings) * all_runs, &rejected_[why->reason]);
       return {};
     }
+    // The mesh does not ask for the kind of context parallelism or the order of ranks.
+    std::vector<std::optional<Rejection>>& meshes = meshes_[{l.tensor, l.context, l.data, l.expert, l.expert_tensor}];
+    for (std::size_t i = meshes.size(); i < shardings.size(); ++i) {
+      l.zero = shardings[i].zero;
+      l.shard_group = shardings[i].group;
+      meshes.push_back(impossible_mesh(request_.model, l));
+    }
     std::vector<Space::Sharding> possible;
-    for (const Space::Sharding& s : shardings) {
+    for (std::size_t i = 0; i < shardings.size(); ++i) {
+      const Space::Sharding& s = shardings[i];
       l.zero = s.zero;
       l.shard_group = s.group;
-      if (const auto why = impossible_mesh(request_.model, l)) {
-        count(all_runs, &rejected_[why->reason]);
+      if (meshes[i]) {
+        count(all_runs, &rejected_[meshes[i]->reason]);
         continue;
       }
       for (const auto& [reason, n] : runs.impossible) count(n, &rejected_[reason]);
@@ -272,14 +281,17 @@ class Search {
       floors_.clear();
       const std::vector<Line> lines = lines_at(micro_batch);
       if (lines.empty()) return;
-      const Recompute& first = s_.recomputes_.front();
-      ShapePrice price = graphs_.price(micro_batch, s_.pricer_.priced_with(first));
+      std::vector<Recompute> choices;
+      for (std::size_t r = 0; r < s_.recomputes_.size(); ++r)
+        if (std::any_of(lines.begin(), lines.end(), [&](const Line& line) { return line.recompute == r; }))
+          choices.push_back(s_.recomputes_[r]);
       const std::size_t before = found_.fits.size() + found_.nearest.size();
-      search(lines, price);
+      search(lines, graphs_.price(micro_batch, choices));
       if (found_.fits.size() + found_.nearest.size() == before) return;
       Shape shape = family_.shape;
       shape.micro_batch = micro_batch;
-      s_.pricer_.remember(shape, first, std::move(price));
+      const Recompute& first = s_.recomputes_.front();
+      s_.pricer_.remember(shape, first, graphs_.price(micro_batch, s_.pricer_.priced_with(first)));
     }
 
     std::vector<Line> lines_at(int micro_batch) {
@@ -290,8 +302,11 @@ class Search {
       for (std::size_t n = 0; n < family_.nodes.size(); ++n) {
         const Node& node = family_.nodes[n];
         Layout l = s_.layout_of(family_, node);
-        for (const Runs::Run& run : node.runs->possible) {
-          if (run.micro_batch != micro_batch) continue;
+        const std::vector<Runs::Run>& runs = node.runs->possible;
+        auto next = std::lower_bound(runs.begin(), runs.end(), micro_batch,
+                                     [](const Runs::Run& run, int b) { return run.micro_batch < b; });
+        for (; next != runs.end() && next->micro_batch == micro_batch; ++next) {
+          const Runs::Run& run = *next;
           const std::int64_t count = std::ssize(run.virtual_pipelines);
           s_.set_run(l, micro_batch, run.virtual_pipelines.front());
           const Floor floor(s_.pricer_, l, stream, !s_.space_.pinned_layers());
@@ -365,13 +380,14 @@ class Search {
     /// Those of one node, run and recomputation stand together.
     void search(const std::vector<Line>& lines, const ShapePrice& price) {
       splits_.clear();
-      std::vector<Floor::Passes> passes;
-      for (const Recompute& recompute : s_.recomputes_)
-        passes.push_back(Floor::passes(s_.pricer_, price, recompute));
+      std::vector<std::optional<Floor::Passes>> passes(s_.recomputes_.size());
+      for (const Line& line : lines)
+        if (!passes[line.recompute])
+          passes[line.recompute] = Floor::passes(s_.pricer_, price, s_.recomputes_[line.recompute]);
       std::vector<std::optional<PipelineShape>> pipelines;  // by vpp, made when a sharding needs it
       const Line* of = nullptr;                             // whose they are
       for (const Line& line : lines) {
-        if (dismiss(*line.floor, passes[line.recompute], line.sharding->floor,
+        if (dismiss(*line.floor, *passes[line.recompute], line.sharding->floor,
                     std::ssize(line.run->virtual_pipelines)))
           continue;
         if (!of || std::tie(of->node, of->run, of->recompute) != std::tie(line.node, line.run, line.recompute)) {
@@ -543,6 +559,7 @@ class Search {
   std::vector<Recompute> recomputes_;
   std::vector<std::vector<Space::Sharding>> shardings_;
   std::map<std::pair<int, int>, Runs> runs_;  // by pp and dp
+  std::map<std::array<int, 5>, std::vector<std::optional<Rejection>>> meshes_;  // by tp, cp, dp, ep, etp; of shardings
   std::vector<Candidate> nearest_;
   std::int64_t considered_ = 0, priced_ = 0, pruned_ = 0;
   std::map<std::string, std::int64_t> rejected_;

@@ -172,15 +172,12 @@ std::vector<LeastPass> GraphPricer::least(const std::vector<Recompute>& choices)
     sum.each += cost.each;
     sum.together += cost.together;
   };
-  const std::vector<ValueBytes> sizes = value_bytes(graph_, sharded_, context_.formats);
   const auto plan_of = [&](const Recompute& choice) -> const BackwardPlan& { return derived_.plan(choice); };
   return for_each_choice<LeastPass>(choices, plan_of, [&](const BackwardPlan& backward) {
     LeastPass least;
     for (std::size_t i = 0; i < sharded_.forward_nodes; ++i) add_to(least.forward, costs[i]);
     for (NodeId n : backward.order) add_to(least.backward, costs[static_cast<std::size_t>(n)]);
-    const ActivationNeed need = activation_need(sharded_, backward, sizes);
-    least.saved = need.saved;
-    least.transient = need.transient;
+    for (ValueId v : backward.saved) least.saved += bytes_of(graph_, sharded_.value(v), context_.formats);
     return least;
   });
 }

@@ -78,7 +78,7 @@ struct LeastPass {
     Seconds at(double share) const { return each + share * together; }
   };
   Time forward, backward;
-  Bytes saved, transient;  ///< as in ActivationNeed, before an allocator rounds them
+  Bytes saved;  ///< from forward to backward, before an allocator rounds it
 };
 
 /// A floor under the prices of a shape, for every micro-batch at once.
