@@ -131,8 +131,7 @@ Seconds steady_time(const GemmSpec& spec, const Machine& machine) {
     best_rate = std::max(best_rate, rate);
   }
   const double results = as_double(spec.batch) * as_double(spec.m) * as_double(spec.n);
-  const double compute =
-      results / machine.multiprocessors * 2 * (as_double(spec.k) + curves.gemm_k_half) / best_rate;
+  const double compute = results / machine.multiprocessors * 2 * (as_double(spec.k) + curves.gemm_k_half) / best_rate;
   return {std::max(compute, memory_seconds(bytes_moved(spec), machine))};
 }
 

@@ -24,9 +24,9 @@ KernelCost look_up(const GemmSpec&, const Machine&);
 KernelCost look_up(const AttentionSpec&, const Machine&);
 KernelCost look_up(const MemorySpec&, const Machine&);
 
-/// A time that parts of a kernel's work never beat together, however the work is parted along its batch, its rows, its
-/// sum or its queries: every launch is left out, and all that parts lose by being small (tiles and waves that are not
-/// full, idle multiprocessors).
+/// A time that the parts of a kernel's work never beat together, their launches left out, however the work is parted
+/// along its batch, its rows or its sum: nothing is lost to tiles and waves that are not full or to idle
+/// multiprocessors.
 Seconds steady_time(const GemmSpec&, const Machine&);
 Seconds steady_time(const AttentionSpec&, const Machine&);
 Seconds steady_time(const MemorySpec&, const Machine&);

@@ -348,8 +348,9 @@ double Floor::weighted_mean(const Passes& passes, const Weights& weights) const 
   const double last = 1 / (saved + resident), first = 1 / (most * saved + resident);  // weights of these stages
   double held = 0;
   for (std::size_t c = 0; c < classes; ++c)
-    held += std::min(last * (passes.saved[c] + weights.resident[c]), first * (most * passes.saved[c] + weights.resident[c]));
-  held += first * (most * passes.saved[classes] + weights.resident[classes]);         // the embedding
+    held += std::min(last * (passes.saved[c] + weights.resident[c]),
+                     first * (most * passes.saved[c] + weights.resident[c]));
+  held += first * (most * passes.saved[classes] + weights.resident[classes]);  // the embedding
   held += last * (passes.saved[classes + 1] + weights.resident[classes + 1]);  // the head
   const double up_to_most = std::log((2 * most * saved + saved + 2 * resident) / (saved + 2 * resident)) / saved;
   return held / (up_to_most + (stages_ - most) * first);

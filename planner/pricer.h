@@ -102,7 +102,7 @@ class Pricer {
   std::map<std::pair<Shape, int>, std::unique_ptr<ShapePrice>>
       shapes_;  // with the index of the first choice that it was priced with
   using Least = std::pair<std::vector<LeastPass>, GraphPrice>;  // with the weights
-  std::map<std::pair<std::size_t, Shape>, Least> least_;  // by graph and what it sees of a shape
+  std::map<std::pair<std::size_t, Shape>, Least> least_;        // by graph and what it sees of a shape
 };
 
 /// What no split of the layers can fall below: the search discards by it what it need not look at closely. A layout's
@@ -120,9 +120,9 @@ class Pricer {
 ///   1. All that the stages hold together, each layer's activations of one micro-batch at the least, over p.
 ///   2. The stage with c - 1 stages behind it keeps min(c, m) micro-batches of every layer, whatever the schedule (of
 ///      those that there are). A mean with the weights w_c = 1 / (min(c, m) A + R), where A are the activations of one
-///      micro-batch through all layers and R all their weights: with layers that are all alike each then holds its share
-///      of the layers, whatever the split, and the sum is 1; with several classes no less than the class times its least
-///      weighted share. 1/x is convex, so the weights add up to no more than their integral.
+///      micro-batch through all layers and R all their weights: with layers that are all alike each then holds its
+///      share of the layers, whatever the split, and the sum is 1; with several classes no less than the class times
+///      its least weighted share. 1/x is convex, so the weights add up to no more than their integral.
 /// Stages and chunks without layers, which only given splits have, weaken both.
 class Floor {
  public:

@@ -439,9 +439,9 @@ class Search {
     const Search& s_;
     const Family& family_;
     ShapePricer graphs_;
-    std::optional<LeastPrice> floor_;  // with every recomputation
-    std::deque<Floor> floors_;         // of the lines of one micro-batch
-    std::vector<Weights> shardings_;  // by node, made when they are needed
+    std::optional<LeastPrice> floor_;                                 // with every recomputation
+    std::deque<Floor> floors_;                                        // of the lines of one micro-batch
+    std::vector<Weights> shardings_;                                  // by node, made when they are needed
     std::map<std::pair<std::size_t, int>, std::vector<int>> splits_;  // of one micro-batch, by recomputation and chunks
     Found found_;
   };
@@ -558,7 +558,7 @@ class Search {
   Space space_;
   std::vector<Recompute> recomputes_;
   std::vector<std::vector<Space::Sharding>> shardings_;
-  std::map<std::pair<int, int>, Runs> runs_;  // by pp and dp
+  std::map<std::pair<int, int>, Runs> runs_;                                    // by pp and dp
   std::map<std::array<int, 5>, std::vector<std::optional<Rejection>>> meshes_;  // by tp, cp, dp, ep, etp; of shardings
   std::vector<Candidate> nearest_;
   std::int64_t considered_ = 0, priced_ = 0, pruned_ = 0;

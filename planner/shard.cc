@@ -26,9 +26,9 @@ AxisSet shard_axes(const Declarations& says, const Value& weight) {
   return static_cast<AxisSet>(axes & ~weight.placement.sharded());
 }
 
-/// Sizes of a weight's state, and how its gradient is reduced. Zero: reduce-scatter over the shard axes, then all-reduce
-/// of the shard over what is left; no zero: one all-reduce. A shard axis over which the gradient is not partial only
-/// cuts it, which is free and comes first.
+/// Sizes of a weight's state, and how its gradient is reduced. Zero: reduce-scatter over the shard axes, then
+/// all-reduce of the shard over what is left; no zero: one all-reduce. A shard axis over which the gradient is not
+/// partial only cuts it, which is free and comes first.
 void settle(WeightState& w, const ShardedGraph& sharded, const Mesh& mesh, const Declarations& says) {
   w.used_elements = sharded.value(w.value).elements;
   w.shard_parts = says.zero > 0 ? mesh.size_of(shard_axes(says, sharded.value(w.value))) : 1;

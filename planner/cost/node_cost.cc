@@ -164,9 +164,8 @@ Moves moves_of(const CostContext& context, const ShardedGraph& sharded, const No
   if (node.kind == Node::Kind::compute || node.kind == Node::Kind::sum) return moves;
   const Value& moved = sharded.value(node.inputs[0]);
   const Tensor& tensor = context.graph.tensor(moved.tensor);
-  const double width = node.kind == Node::Kind::gather_parameter
-                           ? bytes_per_element(context.formats.parameter_gather)
-                           : bytes_per_element(tensor, moved, context.formats);
+  const double width = node.kind == Node::Kind::gather_parameter ? bytes_per_element(context.formats.parameter_gather)
+                                                                 : bytes_per_element(tensor, moved, context.formats);
   for (int i = 0; i < node.steps.count; ++i) {
     const ReshardSteps::Step& step = node.steps.steps[i];
     if (step.kind == ReshardStep::slice) continue;

@@ -208,8 +208,8 @@ GraphPrice GraphPricer::weights() {
   return result;
 }
 
-ShapePricer::ShapePricer(DerivedGraphs& derived, const ModelGraphs& graphs, const Model& model,
-                         const Machine& machine, const Workload& workload, const Shape& shape)
+ShapePricer::ShapePricer(DerivedGraphs& derived, const ModelGraphs& graphs, const Model& model, const Machine& machine,
+                         const Workload& workload, const Shape& shape)
     : derived_(derived),
       graphs_(graphs),
       model_(model),

@@ -92,8 +92,8 @@ struct LeastPrice {
 /// kind of context parallelism nothing without attention.
 Shape part_that_matters(const OpGraph& graph, const Shape& shape);
 
-/// Derived graphs, of any sizes, with the order of their backward. What is where and what moves depends on the axes of a
-/// mesh and on the declarations, not on sizes, so that few derivations serve all shapes of a model. Any number of
+/// Derived graphs, of any sizes, with the order of their backward. What is where and what moves depends on the axes of
+/// a mesh and on the declarations, not on sizes, so that few derivations serve all shapes of a model. Any number of
 /// threads may ask.
 class DerivedGraphs {
  public:

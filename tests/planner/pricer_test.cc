@@ -252,8 +252,8 @@ TEST_CASE("what part_that_matters leaves out of a shape changes nothing in a gra
       const Mesh mesh = std::get<Mesh>(stage_mesh(sample, pricer.model()));
       const auto extents = layout_extents(graph, sample, pricer.workload().sequence_length);
       const ShardedGraph sharded = shard(graph, extents, mesh, declare(graph, sample, mesh));
-      const CostContext context{graph, extents, mesh, pricer.machine(), pricer.workload().formats,
-                                graph.find_dim("key_sequence")};
+      const CostContext context{
+          graph, extents, mesh, pricer.machine(), pricer.workload().formats, graph.find_dim("key_sequence")};
       PassPrice pass;
       for (const Node& n : sharded.nodes) {
         if (n.kind == Node::Kind::gather_parameter) continue;
