@@ -208,34 +208,62 @@ auto all_of(const PassPrice& p) {
   return std::tuple(p.forward_compute, p.forward_communication, p.backward_compute, p.backward_communication, p.error,
                     p.need.saved, p.need.saved_reserved, p.need.transient, p.need.transient_reserved);
 }
-auto all_of(const WeightBucket& b) {
-  return std::tuple(b.routed, b.tensor_ranks, b.elements, b.gathered_forward, b.gathered_backward);
-}
-bool alike(const GraphPrice& a, const GraphPrice& b) {
-  const auto same = [](const auto& x, const auto& y) { return all_of(x) == all_of(y); };
-  return std::equal(a.passes.begin(), a.passes.end(), b.passes.begin(), b.passes.end(), same) &&
-         std::equal(a.buckets.begin(), a.buckets.end(), b.buckets.begin(), b.buckets.end(), same) &&
-         a.tied_elements == b.tied_elements;
-}
+/// One graph of a pricer's model at a shape, all of the shape, derived for it alone.
+struct Fresh {
+  PassPrice pass;
+  std::int64_t elements = 0, gathered_forward = 0, gathered_backward = 0;
+
+  Fresh(const Pricer& pricer, const OpGraph& graph, const Shape& shape, const Recompute& recompute) {
+    const Layout sample = sample_layout(shape);
+    const Mesh mesh = std::get<Mesh>(stage_mesh(sample, pricer.model()));
+    const auto extents = layout_extents(graph, sample, pricer.workload().sequence_length);
+    const ShardedGraph sharded = shard(graph, extents, mesh, declare(graph, sample, mesh));
+    const CostContext context{
+        graph, extents, mesh, pricer.machine(), pricer.workload().formats, graph.find_dim("key_sequence")};
+    const BackwardPlan plan = plan_backward(graph, sharded, recompute);
+    std::vector<NodeId> order;
+    for (NodeId n = 0; n < static_cast<NodeId>(sharded.forward_nodes); ++n) order.push_back(n);
+    order.insert(order.end(), plan.order.begin(), plan.order.end());
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      const Node& n = sharded.nodes[static_cast<std::size_t>(order[i])];
+      const bool forward = i < sharded.forward_nodes;
+      if (n.kind == Node::Kind::gather_parameter) {
+        (forward ? gathered_forward : gathered_backward) += sharded.value(n.inputs[0]).elements;
+        continue;
+      }
+      const NodeCost cost = node_cost(context, sharded, n);
+      (forward ? pass.forward_compute : pass.backward_compute) += cost.compute;
+      (forward ? pass.forward_communication : pass.backward_communication) += cost.communication;
+      pass.error += cost.error;
+    }
+    pass.need = activation_need(graph, sharded, plan, context.formats);
+    for (const WeightState& w : sharded.weights) elements += w.used_elements;
+  }
+};
 
 }  // namespace
 
-TEST_CASE("a graph that is derived once has the prices of one that is derived for each micro-batch") {
+TEST_CASE("a graph that is derived once has the prices of one that is derived for each shape and micro-batch") {
   with_random_layouts(10, 8, [&](Pricer& pricer, const Layout& l) {
     Shape shape = shape_of(l);
     ShapePricer once = pricer.shape_pricer(shape);
     once.least({l.recompute});  // sizes of all micro-batches
-    for (int micro_batch : {48, 1, 2, 3}) {
-      CAPTURE(micro_batch);
-      shape.micro_batch = micro_batch;
-      const ShapePrice a = once.price(micro_batch, {l.recompute});
-      const ShapePrice b = pricer.shape_pricer(shape).price(micro_batch, {l.recompute});
-      CHECK(alike(a.embedding, b.embedding));
-      CHECK(alike(a.head, b.head));
-      REQUIRE(a.layers.size() == b.layers.size());
-      for (std::size_t c = 0; c < a.layers.size(); ++c) CHECK(alike(a.layers[c], b.layers[c]));
-      CHECK(a.stream == b.stream);
-    }
+    for (int micro_batch : {48, 1, 2, 3})
+      for (std::size_t i = 0; i < once.graphs(); ++i) {
+        CAPTURE(micro_batch);
+        CAPTURE(i);
+        shape.micro_batch = micro_batch;
+        const Fresh fresh(pricer, once.graph(i), shape, l.recompute);
+        const GraphPrice price = once.of_graph(i).price(micro_batch, {l.recompute});
+        CHECK(all_of(price.passes.back()) == all_of(fresh.pass));
+        std::int64_t forward = 0, backward = 0;
+        for (const WeightBucket& b : price.buckets) {
+          forward += b.gathered_forward;
+          backward += b.gathered_backward;
+        }
+        CHECK(std::tuple(price.elements(), forward, backward) ==
+              std::tuple(fresh.elements, fresh.gathered_forward, fresh.gathered_backward));
+      }
   });
 }
 
@@ -243,35 +271,47 @@ TEST_CASE("what part_that_matters leaves out of a shape changes nothing in a gra
   int smaller = 0;
   with_random_layouts(60, 9, [&](Pricer& pricer, const Layout& l) {
     const Shape shape = shape_of(l);
-    const ModelGraphs graphs =
-        model_graphs(pricer.model(), {pricer.workload().fused_attention, pricer.workload().dropout});
-    std::vector<const OpGraph*> all = {&graphs.embedding, &graphs.head};
-    for (const OpGraph& g : graphs.layer_classes) all.push_back(&g);
-    const auto price_at = [&](const OpGraph& graph, const Shape& at) {  // of the shape as it is
-      const Layout sample = sample_layout(at);
-      const Mesh mesh = std::get<Mesh>(stage_mesh(sample, pricer.model()));
-      const auto extents = layout_extents(graph, sample, pricer.workload().sequence_length);
-      const ShardedGraph sharded = shard(graph, extents, mesh, declare(graph, sample, mesh));
-      const CostContext context{
-          graph, extents, mesh, pricer.machine(), pricer.workload().formats, graph.find_dim("key_sequence")};
-      PassPrice pass;
-      for (const Node& n : sharded.nodes) {
-        if (n.kind == Node::Kind::gather_parameter) continue;
-        const NodeCost cost = node_cost(context, sharded, n);
-        pass.forward_compute += cost.compute;
-        pass.forward_communication += cost.communication;
-      }
-      pass.need = activation_need(graph, sharded, plan_backward(graph, sharded, l.recompute), context.formats);
-      return pass;
-    };
-    for (const OpGraph* graph : all) {
-      const Shape part = part_that_matters(*graph, shape);
+    ShapePricer graphs = pricer.shape_pricer(shape);
+    for (std::size_t i = 0; i < graphs.graphs(); ++i) {
+      const Shape part = part_that_matters(graphs.graph(i), shape);
       if (part == shape) continue;
       ++smaller;
-      CHECK(all_of(price_at(*graph, part)) == all_of(price_at(*graph, shape)));
+      CHECK(all_of(Fresh(pricer, graphs.graph(i), part, l.recompute).pass) ==
+            all_of(Fresh(pricer, graphs.graph(i), shape, l.recompute).pass));
     }
   });
   CHECK(smaller > 100);
+}
+
+TEST_CASE("a graph that is sized again is the one that is derived at that size") {
+  with_random_layouts(10, 10, [&](Pricer& pricer, const Layout& l) {
+    ShapePricer graphs = pricer.shape_pricer(shape_of(l));
+    for (std::size_t g = 0; g < graphs.graphs(); ++g) {
+      const OpGraph& graph = graphs.graph(g);
+      Layout sample = sample_layout(shape_of(l));
+      const Mesh mesh = std::get<Mesh>(stage_mesh(sample, pricer.model()));
+      const Declarations says = declare(graph, sample, mesh);
+      const auto extents = layout_extents(graph, sample, pricer.workload().sequence_length);
+      const ShardedGraph right = shard(graph, extents, mesh, says);
+      sample.micro_batch *= 5;
+      ShardedGraph sized = shard(graph, layout_extents(graph, sample, 4096), mesh, says);
+      resize(sized, graph, extents, mesh, says);
+      const auto same_steps = [](const ReshardSteps& a, const ReshardSteps& b) {
+        return std::equal(a.steps, a.steps + a.count, b.steps, b.steps + b.count, [](const auto& x, const auto& y) {
+          return std::tie(x.kind, x.axes, x.held_elements) == std::tie(y.kind, y.axes, y.held_elements);
+        });
+      };
+      CHECK(std::equal(sized.values.begin(), sized.values.end(), right.values.begin(), right.values.end(),
+                       [](const Value& a, const Value& b) { return a.elements == b.elements; }));
+      CHECK(std::equal(sized.nodes.begin(), sized.nodes.end(), right.nodes.begin(), right.nodes.end(),
+                       [&](const Node& a, const Node& b) { return same_steps(a.steps, b.steps); }));
+      CHECK(std::equal(sized.weights.begin(), sized.weights.end(), right.weights.begin(), right.weights.end(),
+                       [&](const WeightState& a, const WeightState& b) {
+                         return a.used_elements == b.used_elements && a.shard_parts == b.shard_parts &&
+                                same_steps(a.reduction, b.reduction);
+                       }));
+    }
+  });
 }
 
 TEST_CASE("where a stage has n - 1 behind it, n micro-batches of every layer are kept there, or all") {
