@@ -544,6 +544,7 @@ TEST_CASE("an estimate fills free keys with the fastest layout that fits") {
   PlanRequest same = r;  // the same space as a plan's
   same.pins.vpp = 1;
   same.pins.cp = 1;
+  same.pins.rank_order = RankOrder::tp_cp_dp_pp;
   check_same({p}, {plan(same).plans[0]});
   CHECK(every_layout(same).fitting[0].layout == p.layout);
 }
