@@ -345,6 +345,7 @@ double Floor::weighted_mean(const Passes& passes, const Weights& weights) const 
     saved += passes.saved[c];
     resident += weights.resident[c];
   }
+  if (!(saved > 0)) return 0;
   const double last = 1 / (saved + resident), first = 1 / (most * saved + resident);  // weights of these stages
   double held = 0;
   for (std::size_t c = 0; c < classes; ++c)

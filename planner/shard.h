@@ -14,7 +14,8 @@ namespace shardwright {
 using ValueId = std::int32_t;
 using NodeId = std::int32_t;
 
-/// What a layout says about a graph. Everything that is not here is derived.
+/// What a layout says about a graph. Everything that is not here is derived. Graphs are remembered by all of it: a new
+/// member goes into text_of in cost/shape_price.cc, too.
 struct Declarations {
   std::vector<AxisTuple> home;        ///< by dim: where a dimension goes unless something else decides
   std::vector<AxisTuple> stream;      ///< by dim: the residual stream
