@@ -33,6 +33,13 @@ struct NodeCost {
 };
 NodeCost node_cost(const CostContext& context, const ShardedGraph& sharded, const Node& node);
 
+/// What several micro-batches take at the least that together have the sizes of `sharded`: `each` of them, however
+/// small, and `together`, which they share by their sizes. Errors are left out.
+struct LeastCost {
+  NodeCost each, together;
+};
+LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, const Node& node);
+
 /// Stored bytes of one element of a tensor's value.
 double bytes_per_element(const Tensor& tensor, const Value& value, const TrainingFormats& formats);
 /// Stored bytes of a value.
