@@ -197,7 +197,6 @@ PlanResult estimate(const PlanRequest& request) {
   for (std::optional<int>* degree : {&pins.tp, &pins.pp, &pins.cp, &pins.ep, &pins.etp})
     if (!*degree) *degree = 1;
   if (!pins.vpp && pins.schedule != Schedule::interleaved) pins.vpp = 1;
-  if (!pins.rank_order) pins.rank_order = RankOrder::tp_cp_dp_pp;  // as frameworks have it unless told
   one.top = 1;
   const Space space(one);
   check(one, space);

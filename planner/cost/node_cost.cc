@@ -84,18 +84,21 @@ AttentionSpec attention(const CostContext& context, const ShardedGraph& sharded,
   spec.kv_heads = v.dims.has(q.dims[2]) ? shapes.local(q, 2) : 1;
   spec.head_dim = 0;
   for (int part = 0; part < op.score_parts; ++part) spec.head_dim += shapes.local(input(part), 4);
-  // In a ring every rank sees all keys in turn.
-  spec.key_length = shapes.local(k, 1) * context.mesh.size_of(node.ring);
+  spec.key_length = shapes.local(k, 1);  // in a ring: of one of its blocks
   spec.value_dim = shapes.local(v, v.dims.size() - 1);
   spec.values_in_keys = op.inputs[static_cast<std::size_t>(2 * op.score_parts)].tensor ==
                         op.inputs[static_cast<std::size_t>(op.score_parts)].tensor;
-  spec.window = op.window;
-  if (op.chunk > 0 && op.chunk < spec.key_length) {
+  // What a query sees of all keys it sees evenly of the blocks of a ring.
+  const auto of_block = [&](std::int64_t keys) {
+    return keys == 0 ? 0 : std::max<std::int64_t>(1, keys / context.mesh.size_of(node.ring));
+  };
+  spec.window = of_block(op.window);
+  if (const std::int64_t chunk = of_block(op.chunk); chunk > 0 && chunk < spec.key_length) {
     // Chunks are sequences of their own.
-    const std::int64_t chunks = spec.key_length / op.chunk;
+    const std::int64_t chunks = spec.key_length / chunk;
     spec.batch *= chunks;
     spec.query_length = std::max<std::int64_t>(1, spec.query_length / chunks);
-    spec.key_length = op.chunk;
+    spec.key_length = chunk;
   }
   spec.backward = backward;
   const DataType type = context.formats.compute;
@@ -249,13 +252,17 @@ std::variant<GemmSpec, AttentionSpec, MemorySpec> node_question(const CostContex
   return streaming(context, sharded, node);
 }
 
+double times_asked(const CostContext& context, const Node& node) {
+  return static_cast<double>(context.mesh.size_of(node.ring));
+}
+
 NodeCost node_cost(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   NodeCost cost;
   if (node.kind == Node::Kind::compute || node.kind == Node::Kind::sum) {
     const KernelCost kernel = std::visit([&](const auto& spec) { return look_up(spec, context.machine); },
                                          node_question(context, sharded, node));
-    cost.compute = kernel.time;
-    cost.error = kernel.time * kernel.relative_error;
+    cost.compute = times_asked(context, node) * kernel.time;
+    cost.error = cost.compute * kernel.relative_error;
   }
   for (const Move& move : moves_of(context, sharded, node)) {
     const KernelCost c = collective_cost(move.spec, context.machine);
@@ -269,8 +276,10 @@ LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, co
   LeastCost least;
   if (node.kind == Node::Kind::compute || node.kind == Node::Kind::sum) {
     const auto question = node_question(context, sharded, node);
-    least.each.compute = look_up(MemorySpec{}, context.machine).time;  // a launch
-    least.together.compute = std::visit([&](const auto& spec) { return steady_time(spec, context.machine); }, question);
+    const double times = times_asked(context, node);
+    least.each.compute = times * look_up(MemorySpec{}, context.machine).time;  // launches
+    least.together.compute =
+        times * std::visit([&](const auto& spec) { return steady_time(spec, context.machine); }, question);
     // With one row, as a part of it may have, a product is a pass over memory.
     const auto* gemm = std::get_if<GemmSpec>(&question);
     if (gemm && (gemm->m == 1 || gemm->n == 1 || gemm->k == 1))

@@ -26,6 +26,9 @@ struct CostContext {
 std::variant<GemmSpec, AttentionSpec, MemorySpec> node_question(const CostContext& context, const ShardedGraph& sharded,
                                                                 const Node& node);
 
+/// How often it asks that: a ring's operator once for each of the blocks that pass by.
+double times_asked(const CostContext& context, const Node& node);
+
 /// Time of one node, apart for compute and communication.
 struct NodeCost {
   Seconds compute, communication;
