@@ -427,6 +427,11 @@ TEST_CASE("an impossible layout is rejected with its numbers") {
     l.micro_batch = 2;
     CHECK(why(l) == "batch: dp * micro_batch 10 does not divide global_batch 48");
   }
+  SUBCASE("schedule") {
+    l.pipeline = 4;
+    l.schedule = Schedule::zb_h1;
+    CHECK(why(l) == "schedule: the times of weight gradients alone, which zb-h1 needs, are not priced");
+  }
   SUBCASE("interleaving") {
     l.pipeline = 8;
     l.virtual_pipeline = 2;
