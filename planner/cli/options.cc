@@ -9,6 +9,8 @@
 #include <string_view>
 
 #include "hardware/input_error.h"
+#include "planner/cli/output.h"
+#include "reports/chrome_trace.h"
 
 namespace shardwright {
 namespace {
@@ -127,6 +129,17 @@ PlanRequest read_question(const Arguments& arguments) {
   request.workload.formats = formats_for(request.precision);
   read_routing(arguments, request);
   return request;
+}
+
+Option trace_option() {
+  return {"--trace", "FILE", "write a step's tasks there, for Perfetto to open", Completes::files};
+}
+
+void write_trace(const Arguments& arguments, PlanRequest request, const PlanResult& result) {
+  const auto path = arguments.find("--trace");
+  if (!path || result.plans.empty() || !result.plans[0].prediction) return;
+  request.workload.formats = formats_for(result.plans[0].precision);
+  write_file(*path, chrome_trace(trace_of(request, result.plans[0].layout)));
 }
 
 Option json_option() { return {"--json", "FILE", "write JSON there; - is stdout, without the text", Completes::files}; }

@@ -25,6 +25,10 @@ std::vector<Option> question_options();
 /// planned, the machine computes in the precision.
 PlanRequest read_question(const Arguments& arguments);
 
+/// --trace FILE, and what it asks for: the first layout's step, where there is one that can be computed.
+Option trace_option();
+void write_trace(const Arguments& arguments, PlanRequest request, const PlanResult& result);
+
 /// --json FILE and --threads N.
 Option json_option();
 Option threads_option();
