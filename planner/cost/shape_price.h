@@ -12,6 +12,7 @@
 #include "planner/layout.h"
 #include "planner/memory.h"
 #include "planner/recompute.h"
+#include "planner/trace.h"
 #include "planner/workload.h"
 
 namespace shardwright {
@@ -139,6 +140,8 @@ class GraphPricer {
   /// The pieces of one pass of a micro-batch.
   PassPieces forward_pieces(int micro_batch);
   PassPieces backward_pieces(int micro_batch, const Recompute& choice);
+  /// What a pass of this graph runs on each stream of `device`, named by operator.
+  std::vector<TraceSpan> trace(const PassPieces& pass, const std::string& device) const;
   /// Weights alone.
   GraphPrice weights();
   std::vector<LeastPass> least(const std::vector<Recompute>& choices);
