@@ -1,5 +1,7 @@
 #include "hardware/input_error.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 namespace shardwright {
@@ -27,6 +29,15 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
   return last[b.size()];
 }
 
+/// What could steer a terminal, or is no single column wide, is shown as '?'.
+std::string printable(std::string_view text) {
+  std::string shown(text);
+  for (char& c : shown) {
+    if (c < 0x20 || c > 0x7E) c = '?';
+  }
+  return shown;
+}
+
 }  // namespace
 
 std::string_view nearest_spelling(std::string_view word, const std::vector<std::string_view>& candidates) {
@@ -49,6 +60,11 @@ std::string_view nearest_spelling(std::string_view word, const std::vector<std::
 std::string did_you_mean(std::string_view word, const std::vector<std::string_view>& candidates) {
   const std::string_view nearest = nearest_spelling(word, candidates);
   return nearest.empty() ? "" : " (did you mean '" + std::string(nearest) + "'?)";
+}
+
+void fail_in_text(std::string_view what, std::string_view text, std::size_t at, std::string_view message) {
+  throw InputError(
+      fmt::format("{}:1:{}: {}\n{}\n{}^", what, at + 1, printable(message), printable(text), std::string(at, ' ')));
 }
 
 }  // namespace shardwright

@@ -113,7 +113,12 @@ KernelCost look_up(const AttentionSpec& spec, const Machine& machine) {
 
   // Forward: queries, keys and values in, output out. Backward: those and the output's gradient in, three gradients
   // out.
-  const double keys = as_double(spec.batch) * as_double(spec.kv_heads) * as_double(spec.key_length);
+  double read = as_double(spec.key_length);
+  if (spec.selected > 0) {
+    const double picked = as_double(spec.selected) * as_double(spec.query_length);
+    read = spec.key_length == 0 ? picked : std::min(picked, read);
+  }
+  const double keys = as_double(spec.batch) * as_double(spec.kv_heads) * read;
   const double once = queries * as_double(spec.head_dim + spec.value_dim) +
                       keys * as_double(spec.head_dim + (spec.values_in_keys ? 0 : spec.value_dim));
   const double moved = bytes_per_element(spec.type) * once * (spec.backward ? 2 : 1);
