@@ -121,6 +121,15 @@ Flops AttentionSpec::work() const {
   return {2 * pairs * static_cast<double>(depth)};
 }
 
+AttentionSpec expanded_mla(std::int64_t heads) {
+  return {.heads = heads, .kv_heads = heads, .head_dim = 128 + 64, .value_dim = 128};
+}
+
+AttentionSpec absorbed_mla(std::int64_t heads) {
+  return {
+      .heads = heads, .kv_heads = 1, .head_dim = 512 + 64, .value_dim = 512, .values_in_keys = true, .causal = false};
+}
+
 StoredType default_result(DataType type) { return bytes_per_element(type) < 2 ? StoredType::bf16 : stored(type); }
 
 std::string_view name_of(CollectiveKind kind) {

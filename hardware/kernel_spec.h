@@ -87,6 +87,11 @@ struct AttentionSpec {
   double visible_keys() const;
 };
 
+/// Latent attention as DeepSeek-V3 has it (config.json of its checkpoint: 128 + 64 rotary dimensions of queries and
+/// keys, values of 128, a latent of 512), of `heads` heads. Lengths and types are the caller's.
+AttentionSpec expanded_mla(std::int64_t heads);
+AttentionSpec absorbed_mla(std::int64_t heads);
+
 /// A whole latent attention block of one rank: projections, norms, rotary embedding, attention. Sizes not said are
 /// DeepSeek-V3's (config.json of its checkpoint).
 struct MlaModuleSpec {
