@@ -29,15 +29,6 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
   return last[b.size()];
 }
 
-/// What could steer a terminal, or is no single column wide, is shown as '?'.
-std::string printable(std::string_view text) {
-  std::string shown(text);
-  for (char& c : shown) {
-    if (c < 0x20 || c > 0x7E) c = '?';
-  }
-  return shown;
-}
-
 }  // namespace
 
 std::string_view nearest_spelling(std::string_view word, const std::vector<std::string_view>& candidates) {
@@ -62,9 +53,17 @@ std::string did_you_mean(std::string_view word, const std::vector<std::string_vi
   return nearest.empty() ? "" : " (did you mean '" + std::string(nearest) + "'?)";
 }
 
+std::string shown_plainly(std::string_view text) {
+  std::string shown(text);
+  for (char& c : shown) {
+    if (c < 0x20 || c > 0x7E) c = '?';
+  }
+  return shown;
+}
+
 void fail_in_text(std::string_view what, std::string_view text, std::size_t at, std::string_view message) {
-  throw InputError(
-      fmt::format("{}:1:{}: {}\n{}\n{}^", what, at + 1, printable(message), printable(text), std::string(at, ' ')));
+  throw InputError(fmt::format("{}:1:{}: {}\n{}\n{}^", what, at + 1, shown_plainly(message), shown_plainly(text),
+                               std::string(at, ' ')));
 }
 
 }  // namespace shardwright

@@ -61,8 +61,12 @@ bool supports(const Machine&, DataType);
 /// Reads and checks a machine. Throws InputError.
 Machine read_machine(const YamlCursor& top);
 
-/// MACHINE as users give it: a catalog name or a file's path. InputError names the nearest catalog name.
+/// MACHINE as users give it: a catalog name, a file's path, or a folder with measurements (measured_machine.h).
+/// InputError names the nearest catalog name.
 Machine find_machine(const std::string& name_or_path);
+
+/// The YAML text of a machine of the catalog. Throws InputError as find_machine does.
+std::string machine_text(const std::string& catalog_name);
 
 /// Names of the catalog, sorted.
 std::vector<std::string> machine_names();
