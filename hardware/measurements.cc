@@ -5,6 +5,8 @@
 #include <cassert>
 #include <cmath>
 
+#include "hardware/measured_times.h"
+
 namespace shardwright {
 namespace {
 
@@ -89,27 +91,9 @@ bool is_empty(const AttentionSpec& spec) {
   return !(spec.visible_keys() > 0) || spec.batch == 0 || spec.heads == 0 || spec.query_length == 0;
 }
 
-}  // namespace
-
-std::string_view name_of(CostSource source) {
-  switch (source) {
-    case CostSource::measured:
-      return "measured";
-    case CostSource::interpolated:
-      return "interpolated";
-    case CostSource::extrapolated:
-      return "extrapolated";
-    case CostSource::datasheet:
-      return "datasheet";
-  }
-  assert(false && "a cost source without a name");
-  return "";
-}
-
 /// Whichever is longer: the waves of tiles, or the operands' way through HBM (a third operand in the output's 16 bits
 /// where the inputs are narrower).
-KernelCost look_up(const GemmSpec& spec, const Machine& machine) {
-  assert(supports(machine, spec.type) && "a type that this machine does not compute in");
+KernelCost curve_time(const GemmSpec& spec, const Machine& machine) {
   if (spec.m == 0 || spec.n == 0 || spec.k == 0 || spec.batch == 0) return cost_of(0, machine);
   const EfficiencyCurves& curves = machine.efficiency;
   const double whole_rate = whole_tile_rate(spec.type, machine);
@@ -128,7 +112,7 @@ KernelCost look_up(const GemmSpec& spec, const Machine& machine) {
 }
 
 /// Whole tiles, as many as the multiprocessors like: the elements of the result at the rate of the best tile.
-Seconds steady_time(const GemmSpec& spec, const Machine& machine) {
+Seconds curve_steady_time(const GemmSpec& spec, const Machine& machine) {
   if (spec.m == 0 || spec.n == 0 || spec.k == 0 || spec.batch == 0) return {};
   const EfficiencyCurves& curves = machine.efficiency;
   double best_rate = whole_tile_rate(spec.type, machine), rate = best_rate;
@@ -144,8 +128,7 @@ Seconds steady_time(const GemmSpec& spec, const Machine& machine) {
 /// Work over a rate that grows with the keys a query sees (each block of queries fills and drains its pipeline once)
 /// and with the heads' width (the exponential of a score costs the same for any width), or the traffic if that is
 /// longer. Blocks of 128 queries are the units of work: fewer of them than multiprocessors leave some idle.
-KernelCost look_up(const AttentionSpec& spec, const Machine& machine) {
-  assert(supports(machine, spec.type) && "a type that this machine does not compute in");
+KernelCost curve_time(const AttentionSpec& spec, const Machine& machine) {
   if (is_empty(spec)) return cost_of(0, machine);
   constexpr double kBlock = 128;
   const double blocks =
@@ -155,17 +138,68 @@ KernelCost look_up(const AttentionSpec& spec, const Machine& machine) {
   return cost_of(std::max(compute, memory_seconds(bytes_moved(spec), machine)), machine);
 }
 
-Seconds steady_time(const AttentionSpec& spec, const Machine& machine) {
+Seconds curve_steady_time(const AttentionSpec& spec, const Machine& machine) {
   if (is_empty(spec)) return {};
   return {std::max(busy_attention_seconds(spec, machine), memory_seconds(bytes_moved(spec), machine))};
 }
 
-KernelCost look_up(const MemorySpec& spec, const Machine& machine) {
+KernelCost curve_time(const MemorySpec& spec, const Machine& machine) {
   return cost_of(memory_seconds(as_double(spec.moved.value), machine), machine);
 }
 
-Seconds steady_time(const MemorySpec& spec, const Machine& machine) {
+Seconds curve_steady_time(const MemorySpec& spec, const Machine& machine) {
   return {memory_seconds(as_double(spec.moved.value), machine)};
+}
+
+template <typename Spec>
+KernelCost time_of(const Spec& spec, const Machine& machine) {
+  if (machine.measured) {
+    if (const auto cost = machine.measured->find(spec)) return *cost;
+  }
+  return curve_time(spec, machine);
+}
+
+template <typename Spec>
+Seconds steady_time_of(const Spec& spec, const Machine& machine) {
+  const Seconds curve = curve_steady_time(spec, machine);
+  if (!machine.measured) return curve;
+  const MeasuredTimes::Least least = machine.measured->steady_time(spec);
+  return least.curves_too ? std::min(least.time, curve) : least.time;
+}
+
+}  // namespace
+
+std::string_view name_of(CostSource source) {
+  switch (source) {
+    case CostSource::measured:
+      return "measured";
+    case CostSource::interpolated:
+      return "interpolated";
+    case CostSource::extrapolated:
+      return "extrapolated";
+    case CostSource::datasheet:
+      return "datasheet";
+  }
+  assert(false && "a cost source without a name");
+  return "";
+}
+
+KernelCost look_up(const GemmSpec& spec, const Machine& machine) {
+  assert(supports(machine, spec.type) && "a type that this machine does not compute in");
+  return time_of(spec, machine);
+}
+KernelCost look_up(const AttentionSpec& spec, const Machine& machine) {
+  assert(supports(machine, spec.type) && "a type that this machine does not compute in");
+  return time_of(spec, machine);
+}
+KernelCost look_up(const MemorySpec& spec, const Machine& machine) { return time_of(spec, machine); }
+
+Seconds steady_time(const GemmSpec& spec, const Machine& machine) { return steady_time_of(spec, machine); }
+Seconds steady_time(const AttentionSpec& spec, const Machine& machine) { return steady_time_of(spec, machine); }
+Seconds steady_time(const MemorySpec& spec, const Machine& machine) { return steady_time_of(spec, machine); }
+
+Seconds least_launch(const Machine& machine) {
+  return machine.measured ? Seconds{} : machine.efficiency.kernel_latency;
 }
 
 }  // namespace shardwright

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "hardware/measured_times.h"
+
 namespace shardwright {
 namespace {
 
@@ -15,6 +17,9 @@ std::int64_t members(const RankGroup& group, std::int64_t size, const LinkLevel&
 KernelCost collective_cost(const CollectiveSpec& spec, const Machine& machine) {
   const std::int64_t n = spec.group.size();
   if (n <= 1) return {{0}, CostSource::datasheet, 0};
+  if (machine.measured) {
+    if (const auto cost = machine.measured->find(spec)) return *cost;
+  }
   const auto held = static_cast<double>(spec.held.value);
   const auto ranks = static_cast<double>(n);
 

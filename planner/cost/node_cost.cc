@@ -5,6 +5,7 @@
 #include <cassert>
 #include <cmath>
 
+#include "hardware/measured_times.h"
 #include "planner/cost/collective_cost.h"
 
 namespace shardwright {
@@ -187,6 +188,12 @@ Move around_the_ring(const CostContext& context, const ShardedGraph& sharded, co
   return {{CollectiveKind::send_recv, (backward ? 2 : 1) * passed, pair}, static_cast<double>(group.size() - 1), 0};
 }
 
+/// What measured collectives take for a byte at the least; nothing where they were not measured.
+std::optional<double> measured_least_slope(const CollectiveSpec& spec, const Machine& machine) {
+  if (!machine.measured || spec.group.size() <= 1) return std::nullopt;
+  return machine.measured->least_slope(spec);
+}
+
 /// What a node sends between ranks.
 Moves moves_of(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   Moves moves;
@@ -277,7 +284,7 @@ LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, co
   if (node.kind == Node::Kind::compute || node.kind == Node::Kind::sum) {
     const auto question = node_question(context, sharded, node);
     const double times = times_asked(context, node);
-    least.each.compute = times * look_up(MemorySpec{}, context.machine).time;  // launches
+    least.each.compute = times * least_launch(context.machine);
     least.together.compute =
         times * std::visit([&](const auto& spec) { return steady_time(spec, context.machine); }, question);
     // With one row, as a part of it may have, a product is a pass over memory.
@@ -286,9 +293,14 @@ LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, co
       least.together.compute =
           std::min(least.together.compute, steady_time(streaming(context, sharded, node), context.machine));
   }
-  // The time of a collective is a latency and a share of its bytes.
   for (const Move& move : moves_of(context, sharded, node)) {
     CollectiveSpec spec = move.spec;
+    if (const auto slope = measured_least_slope(spec, context.machine)) {
+      least.each.communication -= Seconds{move.times * *slope * move.lost};
+      least.together.communication += Seconds{move.times * *slope * static_cast<double>(spec.held.value)};
+      continue;
+    }
+    // The time of a collective is a latency and a share of its bytes.
     const Seconds all = collective_cost(spec, context.machine).time;
     spec.held = {};
     const Seconds latency = collective_cost(spec, context.machine).time;
