@@ -60,6 +60,18 @@ TEST_CASE("a question finds all rows that measured it") {
   CHECK(KernelTable(KernelFamily::memory).find(MemorySpec{Bytes{1}}).size() == 0);
 }
 
+TEST_CASE("a question finds the curve that it lies on") {
+  const KernelTable table = gemms(kGemms);
+  const auto rows = [&](const KernelSpec& spec) {
+    const auto found = table.curve(spec);
+    return std::pair(found.begin, found.end);
+  };
+  CHECK(rows(GemmSpec{.m = 1000, .n = 10, .k = 20}) == std::pair<std::size_t, std::size_t>(0, 3));
+  CHECK(rows(GemmSpec{.m = 1, .n = 10, .k = 20, .type = DataType::fp8, .scaling = Scaling::block}) ==
+        std::pair<std::size_t, std::size_t>(3, 5));
+  CHECK(table.curve(GemmSpec{.m = 1, .n = 11, .k = 20}).size() == 0);
+}
+
 TEST_CASE("a table is written without the columns that say nothing, and reads back") {
   CHECK(kernel_table_csv(gemms("k,n,m,type,batch,seconds\n3,2,1,bf16,1,0.5\n")) ==
         "m,n,k,type,seconds\n1,2,3,bf16,0.5\n");
