@@ -49,6 +49,48 @@ double loop_seconds(const GemmSpec& spec, double tile_m, double tile_n, double m
   return waves * 2 * tile_m * tile_n * (k + curves.gemm_k_half) / multiprocessor_rate;
 }
 
+/// Of one multiprocessor, with the machine's own tile.
+double whole_tile_rate(DataType type, const Machine& machine) {
+  return machine.peak[type].value * machine.efficiency.gemm_peak_fraction[type] / machine.multiprocessors;
+}
+
+double bytes_moved(const GemmSpec& spec) {
+  const double m = as_double(spec.m), n = as_double(spec.n), k = as_double(spec.k);
+  const double element = bytes_per_element(spec.type);
+  return as_double(spec.batch) * (element * (m * k + k * n) + std::max(element, 2.0) * m * n);
+}
+
+/// Attention with every multiprocessor busy.
+double busy_attention_seconds(const AttentionSpec& spec, const Machine& machine) {
+  const EfficiencyCurves& curves = machine.efficiency;
+  const double visible = spec.visible_keys();
+  const auto width_factor = [&](double width) { return width / (width + curves.attention_softmax_width); };
+  const double fraction = spec.backward ? curves.attention_backward_fraction : curves.attention_forward_fraction;
+  const double rate = machine.peak[spec.type].value * fraction * (visible / (visible + curves.attention_keys_half)) *
+                      (width_factor(as_double(spec.head_dim + spec.value_dim)) / width_factor(256));
+  return spec.work().value / rate;
+}
+
+/// Keys that are read: all, or of sparse attention no more than its queries select.
+double keys_read(const AttentionSpec& spec) {
+  if (spec.selected == 0) return as_double(spec.key_length);
+  const double selected = as_double(spec.selected) * as_double(spec.query_length);
+  return spec.key_length == 0 ? selected : std::min(selected, as_double(spec.key_length));
+}
+
+/// Forward: queries, keys and values in, output out. Backward: those and the output's gradient in, three gradients out.
+double bytes_moved(const AttentionSpec& spec) {
+  const double queries = as_double(spec.batch) * as_double(spec.heads) * as_double(spec.query_length);
+  const double keys = as_double(spec.batch) * as_double(spec.kv_heads) * keys_read(spec);
+  const double once = queries * as_double(spec.head_dim + spec.value_dim) +
+                      keys * as_double(spec.head_dim + (spec.values_in_keys ? 0 : spec.value_dim));
+  return bytes_per_element(spec.type) * once * (spec.backward ? 2 : 1);
+}
+
+bool is_empty(const AttentionSpec& spec) {
+  return !(spec.visible_keys() > 0) || spec.batch == 0 || spec.heads == 0 || spec.query_length == 0;
+}
+
 }  // namespace
 
 std::string_view name_of(CostSource source) {
@@ -72,8 +114,7 @@ KernelCost look_up(const GemmSpec& spec, const Machine& machine) {
   assert(supports(machine, spec.type) && "a type that this machine does not compute in");
   if (spec.m == 0 || spec.n == 0 || spec.k == 0 || spec.batch == 0) return cost_of(0, machine);
   const EfficiencyCurves& curves = machine.efficiency;
-  const double whole_rate =
-      machine.peak[spec.type].value * curves.gemm_peak_fraction[spec.type] / machine.multiprocessors;
+  const double whole_rate = whole_tile_rate(spec.type, machine);
 
   double fastest = INFINITY;
   double rate = whole_rate;
@@ -85,10 +126,21 @@ KernelCost look_up(const GemmSpec& spec, const Machine& machine) {
     fastest = std::min(fastest, loop_seconds(spec, tile_m, tile_n, rate, machine));
   }
 
-  const double m = as_double(spec.m), n = as_double(spec.n), k = as_double(spec.k);
-  const double element = bytes_per_element(spec.type);
-  const double moved = as_double(spec.batch) * (element * (m * k + k * n) + std::max(element, 2.0) * m * n);
-  return cost_of(std::max(fastest, memory_seconds(moved, machine)), machine);
+  return cost_of(std::max(fastest, memory_seconds(bytes_moved(spec), machine)), machine);
+}
+
+/// Whole tiles, as many as the multiprocessors like: the elements of the result at the rate of the best tile.
+Seconds steady_time(const GemmSpec& spec, const Machine& machine) {
+  if (spec.m == 0 || spec.n == 0 || spec.k == 0 || spec.batch == 0) return {};
+  const EfficiencyCurves& curves = machine.efficiency;
+  double best_rate = whole_tile_rate(spec.type, machine), rate = best_rate;
+  for (int halving = 0; halving < kTiles.back().halvings; ++halving) {
+    rate *= curves.gemm_half_tile_rate;
+    best_rate = std::max(best_rate, rate);
+  }
+  const double results = as_double(spec.batch) * as_double(spec.m) * as_double(spec.n);
+  const double compute = results / machine.multiprocessors * 2 * (as_double(spec.k) + curves.gemm_k_half) / best_rate;
+  return {std::max(compute, memory_seconds(bytes_moved(spec), machine))};
 }
 
 /// Work over a rate that grows with the keys a query sees (each block of queries fills and drains its pipeline once)
@@ -96,37 +148,26 @@ KernelCost look_up(const GemmSpec& spec, const Machine& machine) {
 /// longer. Blocks of 128 queries are the units of work: fewer of them than multiprocessors leave some idle.
 KernelCost look_up(const AttentionSpec& spec, const Machine& machine) {
   assert(supports(machine, spec.type) && "a type that this machine does not compute in");
-  const double visible = spec.visible_keys();
-  const double queries = as_double(spec.batch) * as_double(spec.heads) * as_double(spec.query_length);
-  if (!(visible > 0) || queries == 0) return cost_of(0, machine);
-  const EfficiencyCurves& curves = machine.efficiency;
-
-  const auto width_factor = [&](double width) { return width / (width + curves.attention_softmax_width); };
-  const double fraction = spec.backward ? curves.attention_backward_fraction : curves.attention_forward_fraction;
-  const double rate = machine.peak[spec.type].value * fraction * (visible / (visible + curves.attention_keys_half)) *
-                      (width_factor(as_double(spec.head_dim + spec.value_dim)) / width_factor(256));
+  if (is_empty(spec)) return cost_of(0, machine);
   constexpr double kBlock = 128;
   const double blocks =
       as_double(spec.batch) * as_double(spec.heads) * rounded_up(as_double(spec.query_length) / kBlock);
   const double idle = std::max(1.0, machine.multiprocessors / blocks);
-  const double compute = spec.work().value / rate * idle;
+  const double compute = busy_attention_seconds(spec, machine) * idle;
+  return cost_of(std::max(compute, memory_seconds(bytes_moved(spec), machine)), machine);
+}
 
-  // Forward: queries, keys and values in, output out. Backward: those and the output's gradient in, three gradients
-  // out.
-  double read = as_double(spec.key_length);
-  if (spec.selected > 0) {
-    const double picked = as_double(spec.selected) * as_double(spec.query_length);
-    read = spec.key_length == 0 ? picked : std::min(picked, read);
-  }
-  const double keys = as_double(spec.batch) * as_double(spec.kv_heads) * read;
-  const double once = queries * as_double(spec.head_dim + spec.value_dim) +
-                      keys * as_double(spec.head_dim + (spec.values_in_keys ? 0 : spec.value_dim));
-  const double moved = bytes_per_element(spec.type) * once * (spec.backward ? 2 : 1);
-  return cost_of(std::max(compute, memory_seconds(moved, machine)), machine);
+Seconds steady_time(const AttentionSpec& spec, const Machine& machine) {
+  if (is_empty(spec)) return {};
+  return {std::max(busy_attention_seconds(spec, machine), memory_seconds(bytes_moved(spec), machine))};
 }
 
 KernelCost look_up(const MemorySpec& spec, const Machine& machine) {
   return cost_of(memory_seconds(as_double(spec.moved.value), machine), machine);
+}
+
+Seconds steady_time(const MemorySpec& spec, const Machine& machine) {
+  return {memory_seconds(as_double(spec.moved.value), machine)};
 }
 
 }  // namespace shardwright

@@ -24,4 +24,11 @@ KernelCost look_up(const GemmSpec&, const Machine&);
 KernelCost look_up(const AttentionSpec&, const Machine&);
 KernelCost look_up(const MemorySpec&, const Machine&);
 
+/// A time that the parts of a kernel's work never beat together, their launches left out, however the work is parted
+/// along its batch, its rows or its sum: nothing is lost to tiles and waves that are not full or to idle
+/// multiprocessors.
+Seconds steady_time(const GemmSpec&, const Machine&);
+Seconds steady_time(const AttentionSpec&, const Machine&);
+Seconds steady_time(const MemorySpec&, const Machine&);
+
 }  // namespace shardwright

@@ -58,6 +58,7 @@ TensorId append_prediction_layer(OpGraph& graph, const TransformerDims& d, Tenso
                                  const GraphOptions& options);
 
 /// A model as graphs: identical layers are one class with a count, never a list of copies.
+inline constexpr int kMostLayerClasses = 4;  ///< windowed or not, with experts or not
 struct ModelGraphs {
   OpGraph embedding, head;  ///< the head holds the prediction layers too
   std::vector<OpGraph> layer_classes;

@@ -12,12 +12,16 @@
 namespace shardwright {
 namespace {
 
-constexpr std::array<std::string_view, 3> kScheduleNames = {"gpipe", "1f1b", "interleaved"};
+constexpr std::array<std::string_view, 10> kScheduleNames = {"gpipe", "1f1b",  "interleaved", "zb-h1",    "zb-h2",
+                                                             "zb-1p", "zb-2p", "zb-v",        "dualpipe", "dualpipe-v"};
 constexpr std::array<std::string_view, kRecomputeModules> kRecomputeModuleNames = {
     "core_attn", "layernorm", "mlp", "mla_up_proj", "moe", "moe_act", "shared_experts"};
 constexpr std::array<std::string_view, 2> kRankOrderNames = {"tp-cp-dp-pp", "tp-cp-pp-dp"};
 constexpr std::array<std::string_view, 3> kContextParallelNames = {"allgather", "ulysses", "ring"};
 constexpr std::array<std::string_view, 4> kDispatcherNames = {"alltoall", "allgather", "deepep", "hybridep"};
+
+constexpr std::array<std::string_view, kOverlaps> kOverlapNames = {"tp",          "ep",           "shared_experts",
+                                                                   "grad_reduce", "param_gather", "p2p"};
 
 constexpr std::int64_t kLargestDegree = std::int64_t{1} << 24;
 constexpr std::int64_t kMostLayers = 10000;  // of a model, see models/model.cc
@@ -93,6 +97,21 @@ std::uint8_t recompute_modules(const Given& given, const Entry& entry) {
   return modules;
 }
 
+Overlaps overlaps(const Given& given, const Entry& entry) {
+  Overlaps on;
+  if (entry.value.text == "none") return on;
+  std::vector<std::string_view> words(kOverlapNames.begin(), kOverlapNames.end());
+  words.push_back("none");
+  for (const Piece& piece : split(entry.value, '+')) {
+    const std::size_t chosen = word(given, entry, piece, words);
+    if (chosen == kOverlapNames.size()) given.fail(piece.begin, fmt::format("'{}' is none or some", entry.key.text));
+    const auto overlap = static_cast<Overlap>(chosen);
+    if (on.has(overlap)) given.fail(piece.begin, fmt::format("'{}' names '{}' twice", entry.key.text, piece.text));
+    on.set(overlap, true);
+  }
+  return on;
+}
+
 std::vector<int> layer_list(const Given& given, const Entry& entry) {
   std::vector<int> layers;
   for (const Piece& piece : split(entry.value, '+')) {
@@ -102,15 +121,25 @@ std::vector<int> layer_list(const Given& given, const Entry& entry) {
 }
 
 const std::vector<std::string_view>& known_keys() {
-  static const std::vector<std::string_view> keys = {"tp",          "pp",
-                                                     "vpp",         "cp",
-                                                     "dp",          "ep",
-                                                     "etp",         "zero",
-                                                     "recompute",   "sequence_parallel",
-                                                     "schedule",    "cp_kind",
-                                                     "fsdp_group",  "rank_order",
-                                                     "dispatcher",  "recompute_modules",
-                                                     "micro_batch", "layers_per_stage"};
+  static const std::vector<std::string_view> keys = {"tp",
+                                                     "pp",
+                                                     "vpp",
+                                                     "cp",
+                                                     "dp",
+                                                     "ep",
+                                                     "etp",
+                                                     "zero",
+                                                     "recompute",
+                                                     "sequence_parallel",
+                                                     "schedule",
+                                                     "cp_kind",
+                                                     "fsdp_group",
+                                                     "rank_order",
+                                                     "dispatcher",
+                                                     "overlap",
+                                                     "recompute_modules",
+                                                     "micro_batch",
+                                                     "layers_per_stage"};
   return keys;
 }
 
@@ -202,6 +231,13 @@ void check_together(const Given& given, const std::vector<Entry>& entries, const
 
 // ---- Writing ----
 
+std::string overlaps_text(Overlaps overlaps) {
+  std::vector<std::string_view> names;
+  for (const Overlap o : kOverlapList)
+    if (overlaps.has(o)) names.push_back(name_of(o));
+  return names.empty() ? "none" : fmt::format("{}", fmt::join(names, "+"));
+}
+
 std::string modules_text(std::uint8_t modules) {
   std::vector<std::string_view> names;
   for (std::size_t i = 0; i < kRecomputeModuleNames.size(); ++i) {
@@ -216,7 +252,20 @@ std::string_view name_of(Schedule schedule) { return kScheduleNames[static_cast<
 std::string_view name_of(RecomputeModule module) { return kRecomputeModuleNames[static_cast<std::size_t>(module)]; }
 std::string_view name_of(RankOrder order) { return kRankOrderNames[static_cast<std::size_t>(order)]; }
 std::string_view name_of(ContextParallel kind) { return kContextParallelNames[static_cast<std::size_t>(kind)]; }
+std::string_view name_of(Overlap overlap) { return kOverlapNames[static_cast<std::size_t>(overlap)]; }
 std::string_view name_of(Dispatcher dispatcher) { return kDispatcherNames[static_cast<std::size_t>(dispatcher)]; }
+
+Overlaps overlaps_of(const Layout& layout) {
+  Overlaps all;
+  const bool copies = std::int64_t{layout.data} * layout.context > 1;
+  all.set(Overlap::tp, layout.tensor > 1);
+  all.set(Overlap::ep, layout.expert > 1);
+  all.set(Overlap::shared_experts, layout.expert > 1);
+  all.set(Overlap::grad_reduce, copies);
+  all.set(Overlap::param_gather, copies);
+  all.set(Overlap::p2p, layout.pipeline > 1);
+  return all;
+}
 
 LayoutPins parse_layout(const std::string& text, const std::string& what) {
   const Given given{text, what};
@@ -241,6 +290,10 @@ LayoutPins parse_layout(const std::string& text, const std::string& what) {
       pins.cp_kind = static_cast<ContextParallel>(word(given, entry, entry.value, kContextParallelNames));
     if (key == "dispatcher")
       pins.dispatcher = static_cast<Dispatcher>(word(given, entry, entry.value, kDispatcherNames));
+    if (key == "overlap") {
+      pins.overlap_on = overlaps(given, entry);
+      pins.overlap_off.bits = static_cast<std::uint8_t>(Overlaps::all().bits & ~pins.overlap_on.bits);
+    }
     if (key == "layers_per_stage") pins.layers_per_stage = layer_list(given, entry);
   }
   pins.recompute = recompute_of(given, entry_named(entries, "recompute"), entry_named(entries, "recompute_modules"));
@@ -274,6 +327,7 @@ std::string to_string(const Layout& layout) {
   add("micro_batch", layout.micro_batch);
   if (layout.pipeline > 1 || layout.schedule != Layout{}.schedule) add("schedule", name_of(layout.schedule));
   if (order_matters || layout.rank_order != Layout{}.rank_order) add("rank_order", name_of(layout.rank_order));
+  if (overlaps_of(layout).bits != 0) add("overlap", overlaps_text(layout.overlap));
   if (layout.layers_per_chunk.size() > 1)
     add("layers_per_stage", fmt::format("{}", fmt::join(layout.layers_per_chunk, "+")));
   return text;

@@ -10,7 +10,7 @@
 
 namespace shardwright {
 
-enum class Schedule { gpipe, one_f_one_b, interleaved };
+enum class Schedule { gpipe, one_f_one_b, interleaved, zb_h1, zb_h2, zb_1p, zb_2p, zb_v, dualpipe, dualpipe_v };
 // Megatron's --recompute-modules; a bit each, in this order
 enum class RecomputeModule { core_attn, layernorm, mlp, mla_up_proj, moe, moe_act, shared_experts };
 inline constexpr std::array kRecomputeModuleList = {RecomputeModule::core_attn,     RecomputeModule::layernorm,
@@ -24,6 +24,18 @@ enum class ContextParallel { all_gather, ulysses, ring };
 /// a copy for each chosen expert; deepep, hybridep: one copy to each node, passed on inside (the same bytes, other
 /// kernels).
 enum class Dispatcher { all_to_all, all_gather, deepep, hybridep };
+/// Communications that run beside compute; a bit each, in this order.
+enum class Overlap {
+  tp,              ///< tensor parallelism's, in parts beside the products next to them
+  ep,              ///< rows of experts, beside another micro-batch's compute
+  shared_experts,  ///< rows of experts, beside the shared experts
+  grad_reduce,     ///< gradients, beside backward
+  param_gather,    ///< parameters of ZeRO, beside forward (and backward, of stage 3)
+  p2p              ///< what stages send each other
+};
+inline constexpr std::array kOverlapList = {Overlap::tp,          Overlap::ep,           Overlap::shared_experts,
+                                            Overlap::grad_reduce, Overlap::param_gather, Overlap::p2p};
+inline constexpr int kOverlaps = static_cast<int>(kOverlapList.size());
 
 /// "1f1b", "interleaved", "tp-cp-dp-pp", "core_attn", "allgather", "alltoall", ...
 std::string_view name_of(Schedule);
@@ -31,6 +43,7 @@ std::string_view name_of(RecomputeModule);
 std::string_view name_of(RankOrder);
 std::string_view name_of(ContextParallel);
 std::string_view name_of(Dispatcher);
+std::string_view name_of(Overlap);
 
 /// What is run again in backward instead of being kept.
 struct Recompute {
@@ -38,6 +51,18 @@ struct Recompute {
   std::uint8_t modules = 0;  // bits of RecomputeModule; 0 when full
   bool has(RecomputeModule m) const { return modules >> static_cast<int>(m) & 1; }
   auto operator<=>(const Recompute&) const = default;
+};
+
+/// A set of overlaps.
+struct Overlaps {
+  std::uint8_t bits = 0;
+  bool has(Overlap o) const { return bits >> static_cast<int>(o) & 1; }
+  void set(Overlap o, bool on) {
+    const auto bit = static_cast<std::uint8_t>(1u << static_cast<int>(o));
+    bits = static_cast<std::uint8_t>(on ? bits | bit : bits & ~bit);
+  }
+  static Overlaps all() { return {(1u << kOverlaps) - 1}; }
+  auto operator<=>(const Overlaps&) const = default;
 };
 
 /// How one model is split over the GPUs. gpus = tensor * pipeline * context * data.
@@ -61,6 +86,7 @@ struct Layout {
   Schedule schedule = Schedule::one_f_one_b;
   ContextParallel context_kind = ContextParallel::all_gather;
   Dispatcher dispatcher = Dispatcher::all_to_all;
+  Overlaps overlap;  // only where there is such a communication: see overlaps_of
   RankOrder rank_order = RankOrder::tp_cp_dp_pp;
   std::vector<int> layers_per_chunk;  // pp * vpp entries; chunk i is on stage i mod pp
 
@@ -71,6 +97,10 @@ struct Layout {
     return global_batch / (std::int64_t{data} * micro_batch);
   }
 };
+
+/// The overlaps that a layout's degrees have any communication for: tp above 1; ep above 1; dp * cp above 1; pp
+/// above 1.
+Overlaps overlaps_of(const Layout& layout);
 
 /// Layout keys given by a user; what is absent is free. Names of keys are those of the measured rows and of --layout.
 struct LayoutPins {
@@ -83,6 +113,7 @@ struct LayoutPins {
   std::optional<int> micro_batch;
   std::optional<Schedule> schedule;
   std::optional<RankOrder> rank_order;
+  Overlaps overlap_on, overlap_off;                  // what is in neither is free
   std::optional<std::vector<int>> layers_per_stage;  // pp entries, or pp * vpp: then chunk by chunk
 };
 
@@ -90,15 +121,16 @@ struct LayoutPins {
 /// (`--layout:1:5: unknown key 'tpp' (did you mean 'tp'?)`) that shows the string with a caret under the fault; `what`
 /// names the flag ("--layout"). Keys: tp pp vpp cp dp sequence_parallel zero fsdp_group recompute (none|selective|full)
 /// recompute_modules micro_batch schedule rank_order layers_per_stage cp_kind (allgather|ulysses|ring) ep etp
-/// dispatcher (alltoall|allgather|deepep|hybridep).
+/// dispatcher (alltoall|allgather|deepep|hybridep) overlap (none, or tp+ep+shared_experts+grad_reduce+param_gather+p2p:
+/// what is not named is off).
 /// `recompute=selective` alone means core_attn, Megatron's default; `recompute_modules` alone means selective. The
 /// empty string pins nothing.
 LayoutPins parse_layout(const std::string& text, const std::string& what);
 
 /// The same text back. Left out is only what the rest and the model's size fix for a canonical layout: vpp, cp, ep and
-/// etp of 1 (which an estimate takes for 1), the dispatcher of ep 1, sequence_parallel without tensor parallelism, zero
-/// over one rank, fsdp_group of zero 0, schedule of one stage, rank order where dp or pp is 1, layers of a single
-/// chunk. So parse_layout of it pins exactly this layout.
+/// etp of 1 (which an estimate takes for 1), the dispatcher of ep 1, overlap where nothing could, sequence_parallel
+/// without tensor parallelism, zero over one rank, fsdp_group of zero 0, schedule of one stage, rank order where dp or
+/// pp is 1, layers of a single chunk. So parse_layout of it pins exactly this layout.
 std::string to_string(const Layout&);
 
 /// Entries summed by stage, as reports show them.

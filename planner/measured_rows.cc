@@ -106,6 +106,15 @@ LayoutPins read_pins(const YamlCursor& map, const MeasuredLayout& layout) {
   pins.rank_order = named<RankOrder>(text_of(map, "rank_order"), {RankOrder::tp_cp_dp_pp, RankOrder::tp_cp_pp_dp});
   pins.dispatcher = named<Dispatcher>(
       layout.dispatcher, {Dispatcher::all_to_all, Dispatcher::all_gather, Dispatcher::deepep, Dispatcher::hybridep});
+  const auto overlap = [&](Overlap which, const std::optional<bool>& on) {
+    if (on) (*on ? pins.overlap_on : pins.overlap_off).set(which, true);
+  };
+  overlap(Overlap::tp, layout.tp_overlap);
+  overlap(Overlap::ep, layout.ep_overlap);
+  overlap(Overlap::shared_experts, layout.shared_expert_overlap);
+  overlap(Overlap::grad_reduce, layout.grad_reduce_overlap);
+  overlap(Overlap::param_gather, layout.param_gather_overlap);
+  overlap(Overlap::p2p, layout.p2p_overlap);
   for (const PipelineChunk& chunk : layout.chunks) {
     if (!pins.layers_per_stage) pins.layers_per_stage.emplace();
     pins.layers_per_stage->push_back(chunk.layers);

@@ -8,24 +8,18 @@ namespace {
 /// Bytes alive while nodes run in order.
 class Lifetimes {
  public:
-  Lifetimes(const OpGraph& graph, const ShardedGraph& sharded, const TrainingFormats& formats)
-      : graph_(graph),
-        sharded_(sharded),
-        formats_(formats),
-        readers_(sharded.values.size(), 0),
-        alive_(sharded.values.size(), 0),
-        kept_(sharded.values.size(), 0) {}
+  explicit Lifetimes(const std::vector<ValueBytes>& sizes)
+      : sizes_(sizes), readers_(sizes.size(), 0), alive_(sizes.size(), 0), kept_(sizes.size(), 0) {}
 
   void will_read(ValueId v) { ++readers_[static_cast<std::size_t>(v)]; }
   /// Never freed by its readers.
   void keep(ValueId v) { kept_[static_cast<std::size_t>(v)] = 1; }
   void begin(ValueId v) {
     auto& alive = alive_[static_cast<std::size_t>(v)];
-    if (alive || !counts(v)) return;
+    if (alive) return;
     alive = 1;
-    const Bytes b = bytes_of(graph_, sharded_.value(v), formats_);
-    now_ += b;
-    now_reserved_ += reserved_for(b);
+    now_ += sizes_[static_cast<std::size_t>(v)].allocated;
+    now_reserved_ += sizes_[static_cast<std::size_t>(v)].reserved;
   }
   void run(const Node& node) {
     for (ValueId v : node.outputs) begin(v);
@@ -40,19 +34,15 @@ class Lifetimes {
   Bytes peak_reserved() const { return peak_reserved_; }
 
  private:
-  bool counts(ValueId v) const { return graph_.tensor(sharded_.value(v).tensor).role == TensorRole::activation; }
   void end(ValueId v) {
     auto& alive = alive_[static_cast<std::size_t>(v)];
     if (!alive || kept_[static_cast<std::size_t>(v)]) return;
     alive = 0;
-    const Bytes b = bytes_of(graph_, sharded_.value(v), formats_);
-    now_ -= b;
-    now_reserved_ -= reserved_for(b);
+    now_ -= sizes_[static_cast<std::size_t>(v)].allocated;
+    now_reserved_ -= sizes_[static_cast<std::size_t>(v)].reserved;
   }
 
-  const OpGraph& graph_;
-  const ShardedGraph& sharded_;
-  const TrainingFormats& formats_;
+  const std::vector<ValueBytes>& sizes_;
   std::vector<int> readers_;
   std::vector<char> alive_, kept_;
   Bytes now_, now_reserved_, peak_, peak_reserved_;
@@ -67,14 +57,28 @@ Bytes reserved_for(Bytes tensor) {
 
 ActivationNeed activation_need(const OpGraph& graph, const ShardedGraph& sharded, const BackwardPlan& plan,
                                const TrainingFormats& formats) {
+  return activation_need(sharded, plan, value_bytes(graph, sharded, formats));
+}
+
+std::vector<ValueBytes> value_bytes(const OpGraph& graph, const ShardedGraph& sharded, const TrainingFormats& formats) {
+  std::vector<ValueBytes> sizes(sharded.values.size());
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    if (graph.tensor(sharded.values[i].tensor).role != TensorRole::activation) continue;
+    const Bytes b = bytes_of(graph, sharded.values[i], formats);
+    sizes[i] = {b, reserved_for(b)};
+  }
+  return sizes;
+}
+
+ActivationNeed activation_need(const ShardedGraph& sharded, const BackwardPlan& plan,
+                               const std::vector<ValueBytes>& sizes) {
   ActivationNeed need;
   for (ValueId v : plan.saved) {
-    const Bytes b = bytes_of(graph, sharded.value(v), formats);
-    need.saved += b;
-    need.saved_reserved += reserved_for(b);
+    need.saved += sizes[static_cast<std::size_t>(v)].allocated;
+    need.saved_reserved += sizes[static_cast<std::size_t>(v)].reserved;
   }
 
-  Lifetimes forward(graph, sharded, formats);
+  Lifetimes forward(sizes);
   for (std::size_t i = 0; i < sharded.forward_nodes; ++i)
     for (ValueId v : sharded.nodes[i].inputs) forward.will_read(v);
   for (ValueId v : plan.saved) forward.keep(v);
@@ -82,7 +86,7 @@ ActivationNeed activation_need(const OpGraph& graph, const ShardedGraph& sharded
   if (sharded.stream_out >= 0) forward.keep(sharded.stream_out);
   for (std::size_t i = 0; i < sharded.forward_nodes; ++i) forward.run(sharded.nodes[i]);
 
-  Lifetimes backward(graph, sharded, formats);
+  Lifetimes backward(sizes);
   for (NodeId n : plan.order)
     for (ValueId v : sharded.nodes[static_cast<std::size_t>(n)].inputs) backward.will_read(v);
   for (ValueId v : plan.saved) backward.begin(v);

@@ -21,4 +21,12 @@ struct ActivationNeed {
 ActivationNeed activation_need(const OpGraph& graph, const ShardedGraph& sharded, const BackwardPlan& plan,
                                const TrainingFormats& formats);
 
+/// The same where several plans are asked about: sizes by value, nothing for those that are no activation.
+struct ValueBytes {
+  Bytes allocated, reserved;
+};
+std::vector<ValueBytes> value_bytes(const OpGraph& graph, const ShardedGraph& sharded, const TrainingFormats& formats);
+ActivationNeed activation_need(const ShardedGraph& sharded, const BackwardPlan& plan,
+                               const std::vector<ValueBytes>& sizes);
+
 }  // namespace shardwright

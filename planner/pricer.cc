@@ -4,9 +4,11 @@
 #include <cassert>
 #include <cmath>
 #include <numeric>
+#include <tuple>
 
 #include "planner/cost/collective_cost.h"
 #include "planner/declare.h"
+#include "planner/pipeline/play.h"
 #include "planner/split.h"
 
 namespace shardwright {
@@ -63,8 +65,6 @@ std::optional<Rejection> impossible_feed_forward(const Model& model, const Layou
     return Rejection{"experts", "a mixture of experts with tp " + text(l.tensor) + " needs sequence_parallel"};
   if (auto why = cuts("etp", l.expert_tensor, "moe_intermediate_size", model.moe_intermediate_size)) return why;
   if (auto why = cuts("tp", l.tensor, "the shared experts' width", model.shared_width())) return why;
-  const auto mesh = stage_mesh(l, model);
-  if (const std::string* why = std::get_if<std::string>(&mesh)) return Rejection{"mesh", *why};
   return std::nullopt;
 }
 
@@ -92,6 +92,13 @@ std::optional<Rejection> impossible_shape(const Model& model, const Machine& mac
   return std::nullopt;
 }
 
+std::optional<Rejection> impossible_mesh(const Model& model, const Layout& l) {
+  if (model.n_routed_experts == 0) return std::nullopt;
+  const auto mesh = stage_mesh(l, model);
+  if (const std::string* why = std::get_if<std::string>(&mesh)) return Rejection{"mesh", *why};
+  return std::nullopt;
+}
+
 std::optional<Rejection> impossible_pipeline(const Model& model, const Workload& workload, const Layout& l) {
   const std::int64_t chunks = std::int64_t{l.pipeline} * l.virtual_pipeline;
   if (chunks - 2 > model.num_hidden_layers)
@@ -101,6 +108,9 @@ std::optional<Rejection> impossible_pipeline(const Model& model, const Workload&
   if (workload.global_batch % together != 0)
     return Rejection{
         "batch", "dp * micro_batch " + text(together) + " does not divide global_batch " + text(workload.global_batch)};
+  if (backward_tasks(l.schedule) != BackwardTasks::whole)
+    return Rejection{"schedule", "the times of weight gradients alone, which " + std::string(name_of(l.schedule)) +
+                                     " needs, are not priced"};
   if (l.schedule == Schedule::interleaved && l.micro_batches(workload.global_batch) % l.pipeline != 0)
     return Rejection{"interleaving", text(l.micro_batches(workload.global_batch)) +
                                          " micro-batches are no multiple of pp " + text(l.pipeline)};
@@ -118,6 +128,7 @@ std::optional<Rejection> impossible_group(const Layout& l) {
 std::optional<Rejection> impossible(const Model& model, const Machine& machine, const Workload& workload,
                                     const Layout& layout) {
   if (auto why = impossible_shape(model, machine, workload, layout)) return why;
+  if (auto why = impossible_mesh(model, layout)) return why;
   if (auto why = impossible_pipeline(model, workload, layout)) return why;
   return impossible_group(layout);
 }
@@ -149,24 +160,57 @@ Pricer::Pricer(const Model& model, const Machine& machine, const Workload& workl
   model_flops_per_token_ = {3 * forward};
 }
 
+std::vector<Recompute> Pricer::priced_with(const Recompute& recompute) const {
+  const bool listed = std::find(choices_.begin(), choices_.end(), recompute) != choices_.end();
+  return listed ? choices_ : std::vector<Recompute>{recompute};
+}
+
 const ShapePrice& Pricer::shape(const Shape& shape, const Recompute& recompute) {
-  const bool alone = std::find(choices_.begin(), choices_.end(), recompute) == choices_.end();
-  const std::pair key(shape, alone ? index_of(recompute) : -1);
+  const std::vector<Recompute> choices = priced_with(recompute);
   {
     const std::lock_guard lock(mutex_);
-    if (auto known = shapes_.find(key); known != shapes_.end()) return *known->second;
+    if (auto known = shapes_.find({shape, index_of(choices.front())}); known != shapes_.end()) return *known->second;
   }
-  auto price = std::make_unique<ShapePrice>(
-      price_shape(graphs_, model_, machine_, workload_, shape, alone ? std::vector<Recompute>{recompute} : choices_));
+  return remember(shape, recompute, shape_pricer(shape).price(shape.micro_batch, choices));
+}
+
+const ShapePrice& Pricer::remember(const Shape& shape, const Recompute& recompute, ShapePrice price) {
+  auto kept = std::make_unique<ShapePrice>(std::move(price));
   const std::lock_guard lock(mutex_);
-  return *shapes_.try_emplace(key, std::move(price)).first->second;
+  return *shapes_.try_emplace({shape, index_of(priced_with(recompute).front())}, std::move(kept)).first->second;
 }
 
-ShapePrice Pricer::plain_shape(const Shape& shape) const {
-  return price_shape(graphs_, model_, machine_, workload_, shape, {Recompute{}});
+ShapePricer Pricer::shape_pricer(const Shape& shape) {
+  return ShapePricer(derived_, graphs_, model_, machine_, workload_, shape);
 }
 
-GraphPrice Pricer::head(const Shape& shape) const { return price_head(graphs_, model_, machine_, workload_, shape); }
+LeastPrice Pricer::least(Shape shape) {
+  shape.micro_batch = 1;
+  ShapePricer pricer = shape_pricer(shape);
+  std::vector<Least> graphs;
+  for (std::size_t i = 0; i < pricer.graphs(); ++i) {
+    const std::pair key(i, part_that_matters(pricer.graph(i), shape));
+    {
+      const std::lock_guard lock(mutex_);
+      if (auto known = least_.find(key); known != least_.end()) {
+        graphs.push_back(known->second);
+        continue;
+      }
+    }
+    graphs.push_back({pricer.of_graph(i).least({Recompute{}}), pricer.of_graph(i).weights()});
+    const std::lock_guard lock(mutex_);
+    if (!(key.second == shape)) least_.try_emplace(key, graphs.back());
+  }
+  LeastPrice least;
+  std::tie(least.embedding, least.weights.embedding) = std::move(graphs[0]);
+  std::tie(least.head, least.weights.head) = std::move(graphs[1]);
+  for (std::size_t i = 2; i < graphs.size(); ++i) {
+    least.layers.push_back(graphs[i].first);
+    least.weights.layers.push_back(std::move(graphs[i].second));
+  }
+  least.weights.stream = pricer.stream(1);
+  return least;
+}
 
 std::vector<int> Pricer::balanced_layers(const ShapePrice& shape, const Recompute& recompute, int chunks) const {
   const auto none = static_cast<std::size_t>(index_of({})), chosen = static_cast<std::size_t>(index_of(recompute));
@@ -217,48 +261,66 @@ Bytes Pricer::worst_reserved(const Layout& layout) {
 
 // ---- Floor ----
 
-Floor::Floor(const Pricer& pricer, const ShapePrice& shape, const Layout& layout, bool balanced)
+Floor::Floor(const Pricer& pricer, const Layout& layout, Bytes stream, bool balanced)
     : micro_batches_(static_cast<double>(layout.micro_batches(pricer.workload_.global_batch))),
       stages_(layout.pipeline),
-      one_chunk_(layout.virtual_pipeline == 1),
-      balanced_(balanced) {
-  for (std::size_t c = 0; c < shape.layers.size(); ++c) {
-    layers_.push_back(pricer.class_layers_until_[c].back());
-    forward_of_a_layer_ = std::min(forward_of_a_layer_, shape.layers[c].passes[0].forward());
-  }
-  if (!balanced) forward_of_a_layer_ = {};
-  forward_of_embedding_ = shape.embedding.passes[0].forward();
-  stream_ = shape.stream;
+      balanced_(balanced),
+      stream_(stream) {
+  if (layout.virtual_pipeline == 1) drained_ = 1 / (1 - std::pow(1 - 1 / micro_batches_, stages_));
   if (stages_ > 1) {
     RankGroup pair;
     pair.add(2, between_stages(layout));
-    send_ = collective_cost({CollectiveKind::send_recv, shape.stream, pair}, pricer.machine_).time;
+    send_ = collective_cost({CollectiveKind::send_recv, stream, pair}, pricer.machine_).time;
   }
 }
 
-Floor::Passes Floor::passes(const ShapePrice& shape, const Recompute& recompute) const {
+Floor::Passes Floor::passes(const Pricer& pricer, const ShapePrice& shape, const Recompute& recompute) {
   const auto r = static_cast<std::size_t>(index_of(recompute));
   Passes sum;
   const auto add = [&](const PassPrice& pass, int count) {
     sum.once += count * (pass.forward() + pass.backward());
-    sum.saved += count * pass.need.saved_reserved;
-    sum.transient = std::min(sum.transient, pass.need.transient_reserved);
+    sum.saved.push_back(count * static_cast<double>(pass.need.saved_reserved.value));
+    sum.transient = std::min(sum.transient, static_cast<double>(pass.need.transient_reserved.value));
   };
-  for (std::size_t c = 0; c < layers_.size(); ++c) add(shape.layers[c].passes[r], layers_[c]);
+  for (std::size_t c = 0; c < shape.layers.size(); ++c) {
+    add(shape.layers[c].passes[r], pricer.class_layers_until_[c].back());
+    sum.layer_forward = std::min(sum.layer_forward, shape.layers[c].passes[r].forward());
+  }
   add(shape.embedding.passes[0], 1);
   add(shape.head.passes[0], 1);
+  sum.embedding_forward = shape.embedding.passes[0].forward();
   return sum;
 }
 
-Floor::Weights Floor::weights(const Pricer::Data& data) const {
+Floor::Passes Floor::passes(const Pricer& pricer, const LeastPrice& least, int micro_batch,
+                            const Recompute& recompute) {
+  const auto r = static_cast<std::size_t>(index_of(recompute));
+  const double share = static_cast<double>(micro_batch) / static_cast<double>(pricer.workload_.global_batch);
+  Passes sum;
+  const auto add = [&](const LeastPass& pass, int count) {
+    sum.once += count * (pass.forward.at(share) + pass.backward.at(share));
+    sum.saved.push_back(count * share * static_cast<double>(pass.saved.value));
+  };
+  for (std::size_t c = 0; c < least.layers.size(); ++c) {
+    add(least.layers[c][r], pricer.class_layers_until_[c].back());
+    sum.layer_forward = std::min(sum.layer_forward, least.layers[c][r].forward.at(share));
+  }
+  add(least.embedding[0], 1);
+  add(least.head[0], 1);
+  sum.embedding_forward = least.embedding[0].forward.at(share);
+  sum.transient = 0;
+  return sum;
+}
+
+Floor::Weights Floor::weights(const Pricer& pricer, const Pricer::Data& data) {
   Weights sum;
   const auto add = [&](const DataCost& d, int count) {
     sum.once += count * (d.forward + d.backward);
     sum.after += count * (d.reduction + d.optimizer + d.gather);
-    sum.resident += count * (d.weights + d.gradients + d.optimizer_state);
-    sum.buffer = std::min(sum.buffer, d.buffer);
+    sum.resident.push_back(count * static_cast<double>((d.weights + d.gradients + d.optimizer_state).value));
+    sum.buffer = std::min(sum.buffer, static_cast<double>(d.buffer.value));
   };
-  for (std::size_t c = 0; c < layers_.size(); ++c) add(data.layers[c], layers_[c]);
+  for (std::size_t c = 0; c < data.layers.size(); ++c) add(data.layers[c], pricer.class_layers_until_[c].back());
   add(data.embedding, 1);
   add(data.head, 1);
   return sum;
@@ -268,18 +330,40 @@ Seconds Floor::time(const Passes& passes, const Weights& weights) const {
   const double p = stages_, m = micro_batches_;
   const Seconds once = passes.once + weights.once;
   // Stage i > 0 waits for the forwards of the embedding and of a layer in each chunk between: the mean over the stages.
+  const Seconds layer = balanced_ ? passes.layer_forward : Seconds{};
   const Seconds waits =
-      (p - 1) / p * forward_of_embedding_ + (p - 1) * (p - 2) / (2 * p) * forward_of_a_layer_ + (p - 1) / 2 * send_;
+      (p - 1) / p * passes.embedding_forward + (p - 1) * (p - 2) / (2 * p) * layer + (p - 1) / 2 * send_;
   const Seconds mean = (1 / p) * (m * once + weights.after) + waits;
-  if (!one_chunk_) return (1 - 1e-9) * mean;
-  const Seconds drained = (1 / (1 - std::pow(1 - 1 / m, p))) * once;
-  return (1 - 1e-9) * std::max(mean, drained);
+  return (1 - 1e-9) * std::max(mean, drained_ * once);
 }
 
 Bytes Floor::memory(const Passes& passes, const Weights& weights) const {
   const Bytes received = stages_ > 1 ? 2 * stream_ : Bytes{};
-  const Bytes any_graph = balanced_ ? passes.transient + weights.buffer : Bytes{};
-  return Bytes{(passes.saved + weights.resident).value / stages_} + any_graph + received;
+  const double any_graph = balanced_ ? passes.transient + weights.buffer : 0;
+  double together = 0;
+  for (std::size_t g = 0; g < passes.saved.size(); ++g) together += passes.saved[g] + weights.resident[g];
+  const double mean = std::max(together / stages_, stages_ > 1 ? weighted_mean(passes, weights) : 0.0);
+  return Bytes{static_cast<std::int64_t>((1 - 1e-9) * (mean + any_graph))} + received;
+}
+
+double Floor::weighted_mean(const Passes& passes, const Weights& weights) const {
+  const std::size_t classes = passes.saved.size() - 2;
+  const double most = std::min<double>(stages_, micro_batches_);  // micro-batches that the first stage keeps
+  double saved = 0, resident = 0;
+  for (std::size_t c = 0; c < classes; ++c) {
+    saved += passes.saved[c];
+    resident += weights.resident[c];
+  }
+  if (!(saved > 0)) return 0;
+  const double last = 1 / (saved + resident), first = 1 / (most * saved + resident);  // weights of these stages
+  double held = 0;
+  for (std::size_t c = 0; c < classes; ++c)
+    held += std::min(last * (passes.saved[c] + weights.resident[c]),
+                     first * (most * passes.saved[c] + weights.resident[c]));
+  held += first * (most * passes.saved[classes] + weights.resident[classes]);  // the embedding
+  held += last * (passes.saved[classes + 1] + weights.resident[classes + 1]);  // the head
+  const double up_to_most = std::log((2 * most * saved + saved + 2 * resident) / (saved + 2 * resident)) / saved;
+  return held / (up_to_most + (stages_ - most) * first);
 }
 
 // ---- PipelineShape ----
@@ -363,7 +447,7 @@ PipelineShape::Tail PipelineShape::tail(const Data& data, int stage) const {
 Seconds PipelineShape::lower_bound(const Data& data) const {
   const PipelineTimes t = times(data);
   // The last task of every schedule is the first chunk's last backward, on stage 0.
-  Seconds bound = pipeline_lower_bound(t, micro_batches_) + tail(data, 0).total();
+  Seconds bound = pipeline_lower_bound({schedule_, t.stages, t.chunks, micro_batches_}, t) + tail(data, 0).total();
   Seconds arrives;  // when a stage's first forward can start
   for (int s = 0; s < t.stages; ++s) {
     Seconds work;
@@ -414,11 +498,11 @@ PipelineShape::Kept PipelineShape::kept_of_chunk(int global_chunk) const {
 }
 
 std::vector<int> PipelineShape::in_flight_counts(int stage) const {
-  std::vector<double> weight;
-  weight.reserve(static_cast<std::size_t>(base_.chunks));
+  std::vector<PassKeeps> keeps;
+  keeps.reserve(static_cast<std::size_t>(base_.chunks));
   for (int c = 0; c < base_.chunks; ++c)
-    weight.push_back(static_cast<double>(kept_of_chunk(c * base_.stages + stage).reserved.value));
-  return in_flight(schedule_, base_.stages, base_.chunks, micro_batches_, stage, weight);
+    keeps.push_back({static_cast<double>(kept_of_chunk(c * base_.stages + stage).reserved.value), 0});
+  return in_flight(stage_order({schedule_, base_.stages, base_.chunks, micro_batches_}, stage), keeps).until_backward;
 }
 
 const PipelineShape::Kept& PipelineShape::kept(int stage) const {
@@ -461,7 +545,7 @@ Prediction PipelineShape::predict(const Data& data) const {
   const Machine& machine = pricer_.machine_;
   const Workload& workload = pricer_.workload_;
   const PipelineTimes t = times(data);
-  const Played played = play(schedule_, t, micro_batches_);
+  const Played played = play({schedule_, t.stages, t.chunks, micro_batches_}, t);
 
   Prediction p;
   int slowest = 0;

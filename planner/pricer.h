@@ -1,5 +1,6 @@
 #pragma once
 
+#include <boost/container/static_vector.hpp>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -18,20 +19,22 @@ namespace shardwright {
 ///   heads        attention heads, or KV heads, cannot be cut tp ways
 ///   ffn          tp (etp for experts) does not divide the width of the feed-forward part
 ///   experts      ep does not divide the experts, or there are none; experts with tp above 1 need sequence_parallel
-///   mesh         the parts of tp, cp, dp and of etp, ep do not divide each other
 ///   sequence     cp, or cp * tp under sequence parallelism, does not divide the sequence
+///   mesh         the parts of tp, cp, dp and of etp, ep do not divide each other
 ///   layers       more chunks than layers (only the first and the last chunk may be empty)
 ///   batch        dp * micro_batch does not divide the global batch
+///   schedule     it splits backward, of which only the whole is priced
 ///   interleaving the micro-batches are no multiple of pp
 ///   shard_group  fsdp_group does not divide dp * cp, or cp does not divide it
 ///   precision    the GPU has no such format
 ///   memory       it does not fit (found later)
 std::optional<Rejection> impossible(const Model& model, const Machine& machine, const Workload& workload,
                                     const Layout& layout);
-/// `impossible` is the first of these that says so. The first looks at no micro_batch, schedule or vpp, and at pp only
-/// through the order of ranks; the second at no zero or fsdp_group; the third is about fsdp_group alone.
+/// `impossible` is the first of these that says so. The first looks at tp, cp, sequence_parallel, ep and etp alone, the
+/// second at fsdp_group and degrees, the third at pp, dp and what a pipeline does; the last is about fsdp_group alone.
 std::optional<Rejection> impossible_shape(const Model& model, const Machine& machine, const Workload& workload,
                                           const Layout& layout);
+std::optional<Rejection> impossible_mesh(const Model& model, const Layout& layout);
 std::optional<Rejection> impossible_pipeline(const Model& model, const Workload& workload, const Layout& layout);
 std::optional<Rejection> impossible_group(const Layout& layout);
 
@@ -46,10 +49,15 @@ class Pricer {
   /// alone.
   const ShapePrice& shape(const Shape& shape, const Recompute& recompute = {});
 
-  /// The same without recomputation only, and not remembered.
-  ShapePrice plain_shape(const Shape& shape) const;
-  /// The head alone, not remembered.
-  GraphPrice head(const Shape& shape) const;
+  /// The recomputations that shape() prices at once when it is asked for `recompute`.
+  std::vector<Recompute> priced_with(const Recompute& recompute) const;
+  /// For many micro-batches of one shape: the same prices, remembered only where one says so.
+  ShapePricer shape_pricer(const Shape& shape);
+  const ShapePrice& remember(const Shape& shape, const Recompute& recompute, ShapePrice price);
+
+  /// What no micro-batch of a shape beats, without recomputation. Of a graph that does not see all of a shape it is
+  /// found once.
+  LeastPrice least(Shape shape);
 
   /// The default split of the layers over a layout's chunks, empty when there are too many.
   std::vector<int> balanced_layers(const ShapePrice& shape, const Recompute& recompute, int chunks) const;
@@ -89,10 +97,13 @@ class Pricer {
   ModelGraphs graphs_;
   std::vector<std::vector<int>> class_layers_until_;  // [class][i]: layers of the class among the first i
   Flops model_flops_per_token_;
+  DerivedGraphs derived_;
   std::mutex mutex_;
   std::vector<Recompute> choices_;
   std::map<std::pair<Shape, int>, std::unique_ptr<ShapePrice>>
-      shapes_;  // with the index of a choice that stands alone, or -1
+      shapes_;  // with the index of the first choice that it was priced with
+  using Least = std::pair<std::vector<LeastPass>, GraphPrice>;  // with the weights
+  std::map<std::pair<std::size_t, Shape>, Least> least_;        // by graph and what it sees of a shape
 };
 
 /// What no split of the layers can fall below: the search discards by it what it need not look at closely. A layout's
@@ -105,35 +116,49 @@ class Pricer {
 ///   2. With one chunk a stage of x_i seconds, sum x_i = T, the step takes no less than x_0 + .. + x_(i-1) + m x_i for
 ///      each i (pipeline_lower_bound). The mean of these with weights proportional to (1 - 1/m)^(p-1-i) has the same
 ///      factor 1 / (1 - (1 - 1/m)^p) on every x, so it is that many T whatever the split.
-/// memory: the fullest stage holds no less than the mean of what the stages hold together, each layer's activations of
-/// one micro-batch at the least, and each stage has the transient and the buffer of some graph. Stages and chunks
-/// without layers, which only given splits have, weaken both.
+/// memory: the larger of two means over the stages, which the fullest is no less than. Each stage has the transient and
+/// the buffer of some graph.
+///   1. All that the stages hold together, each layer's activations of one micro-batch at the least, over p.
+///   2. The stage with c - 1 stages behind it keeps min(c, m) micro-batches of every layer, whatever the schedule (of
+///      those that there are). A mean with the weights w_c = 1 / (min(c, m) A + R), where A are the activations of one
+///      micro-batch through all layers and R all their weights: with layers that are all alike each then holds its
+///      share of the layers, whatever the split, and the sum is 1; with several classes no less than the class times
+///      its least weighted share. 1/x is convex, so the weights add up to no more than their integral.
+/// Stages and chunks without layers, which only given splits have, weaken both.
 class Floor {
  public:
-  /// `layout`: its degrees, micro_batch, vpp and order of ranks. `balanced`: the split is balanced_layers.
-  Floor(const Pricer& pricer, const ShapePrice& shape, const Layout& layout, bool balanced);
-
+  /// Bytes of all layers of each class, of the embedding, of the head.
+  using ByGraph = boost::container::static_vector<double, kMostLayerClasses + 2>;
   struct Passes {
-    Seconds once;
-    Bytes saved, transient{std::int64_t{1} << 62};
+    Seconds once, layer_forward{1e300}, embedding_forward;
+    ByGraph saved;
+    double transient = 1e300;
   };
   struct Weights {
     Seconds once, after;
-    Bytes resident, buffer{std::int64_t{1} << 62};
+    ByGraph resident;
+    double buffer = 1e300;
   };
   /// Recomputation only adds time: with `none`, time() holds for every choice.
-  Passes passes(const ShapePrice& shape, const Recompute& recompute) const;
-  Weights weights(const Pricer::Data& data) const;
+  static Passes passes(const Pricer& pricer, const ShapePrice& shape, const Recompute& recompute);
+  /// The same from what no micro-batch falls below.
+  static Passes passes(const Pricer& pricer, const LeastPrice& least, int micro_batch, const Recompute& recompute);
+  static Weights weights(const Pricer& pricer, const Pricer::Data& data);
+
+  /// `layout`: its degrees, micro_batch, vpp and order of ranks. `stream`: that of one rank and micro-batch.
+  /// `balanced`: the split is balanced_layers.
+  Floor(const Pricer& pricer, const Layout& layout, Bytes stream, bool balanced);
   Seconds time(const Passes& passes, const Weights& weights) const;
   Bytes memory(const Passes& passes, const Weights& weights) const;
 
  private:
-  double micro_batches_;
+  double weighted_mean(const Passes& passes, const Weights& weights) const;
+
+  double micro_batches_, drained_ = 0;  // the factor of fact 2, where there is one chunk a stage
   int stages_;
-  bool one_chunk_, balanced_;
-  std::vector<int> layers_;  // by class
-  Seconds forward_of_a_layer_{1e300}, forward_of_embedding_, send_;
+  bool balanced_;
   Bytes stream_;
+  Seconds send_;
 };
 
 /// A layout's stages before the choice of ZeRO: what the search computes once and completes for each choice. `shape`

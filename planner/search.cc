@@ -1,9 +1,12 @@
 #include "planner/search.h"
 
 #include <algorithm>
+#include <array>
+#include <deque>
 #include <limits>
 #include <map>
 #include <optional>
+#include <set>
 #include <tuple>
 #include <utility>
 
@@ -39,18 +42,29 @@ struct Candidate {
   bool sequence_parallel;
 };
 
-/// Layouts that differ only in recomputation, zero and fsdp_group.
-struct Node {
-  std::int32_t degrees, virtual_pipeline, shardings;  // indices into Space::degrees() and Search::shardings_
-  double least = 0;                                   // seconds: no layout of it takes less
+/// How micro-batches can run through a pipeline, the same for all degrees with one pp and dp.
+struct Runs {
+  struct Run {
+    int micro_batch;
+    std::vector<int> virtual_pipelines;  // 1 alone, or all above: no floor tells those apart
+  };
+  std::vector<Run> possible;  // by micro_batch, then vpp
+  std::map<std::string, std::int64_t> impossible;
+  std::int64_t count = 0;  // of what is possible
 };
 
-/// All layouts that share their local shapes: one unit of work.
-struct Work {
-  Shape shape;
+/// Layouts that have their degrees in common.
+struct Node {
+  std::int32_t degrees, shardings;  // indices into Space::degrees() and Search::shardings_
+  const Runs* runs;
+};
+
+/// All layouts whose local shapes differ in the micro-batch alone: one unit of work. Their graphs are derived once.
+struct Family {
+  Shape shape;  // micro_batch 1
   std::vector<Node> nodes;
-  double least = 0;    // seconds: no layout of it takes less
-  Bytes least_memory;  // nor needs less
+  LeastPrice floor;
+  double least = 0;  // seconds: no layout of it takes less
 };
 
 struct Found {
@@ -64,45 +78,45 @@ class Search {
       : request_(request), pricer_(pricer), space_(request), recomputes_(space_.recomputes()) {}
 
   SearchAnswer run() {
-    std::vector<Work> work = plan_work();
-    run_in_parallel(work.size(), request_.threads, [&](std::size_t i) { bound(work[i]); });
-    // The most promising first; what cannot fit last.
-    const Bytes usable = request_.machine.usable_memory();
-    const auto order = [&](const Work& w) { return std::tuple(w.least_memory > usable, w.least, w.shape); };
-    std::sort(work.begin(), work.end(), [&](const Work& a, const Work& b) { return order(a) < order(b); });
+    std::vector<Family> families = plan_work();
+    run_in_parallel(families.size(), request_.threads, [&](std::size_t i) { bound(families[i]); });
+    // The most promising first.
+    std::sort(families.begin(), families.end(),
+              [](const Family& a, const Family& b) { return std::tie(a.least, a.shape) < std::tie(b.least, b.shape); });
     // What a batch may prune is fixed before it starts, so that threads change nothing.
-    std::size_t size = 8;
-    for (std::size_t begin = 0; begin < work.size(); begin += size, size = std::min<std::size_t>(2 * size, 256)) {
-      std::vector<Found> found(std::min(size, work.size() - begin));
-      run_in_parallel(found.size(), request_.threads, [&](std::size_t i) { found[i] = evaluate(work[begin + i]); });
+    std::size_t size = 4;
+    for (std::size_t begin = 0; begin < families.size(); begin += size, size = std::min<std::size_t>(2 * size, 64)) {
+      std::vector<Found> found(std::min(size, families.size() - begin));
+      run_in_parallel(found.size(), request_.threads,
+                      [&](std::size_t i) { found[i] = FamilySearch(*this, families[begin + i]).run(); });
       take(found);
     }
     return answer();
   }
 
  private:
-  Layout layout_of(const Work& work, const Node& node) const {
-    Layout l = space_.layout_at(space_.degrees()[static_cast<std::size_t>(node.degrees)]);
-    l.micro_batch = work.shape.micro_batch;
-    l.sequence_parallel = work.shape.sequence_parallel;
-    l.virtual_pipeline = node.virtual_pipeline;
-    l.schedule = space_.schedule(node.virtual_pipeline);
+  const Space::Degrees& degrees_of(const Node& node) const {
+    return space_.degrees()[static_cast<std::size_t>(node.degrees)];
+  }
+  Layout layout_of(const Family& family, const Node& node) const {
+    Layout l = space_.layout_at(degrees_of(node));
+    l.sequence_parallel = family.shape.sequence_parallel;
     return l;
+  }
+  void set_run(Layout& l, int micro_batch, int virtual_pipeline) const {
+    l.micro_batch = micro_batch;
+    l.virtual_pipeline = virtual_pipeline;
+    l.schedule = space_.schedule(virtual_pipeline);
   }
   Layout layout_of(const Candidate& c) const {
     Layout l = space_.layout_at(space_.degrees()[static_cast<std::size_t>(c.degrees)]);
-    l.virtual_pipeline = c.virtual_pipeline;
     l.sequence_parallel = c.sequence_parallel;
     l.zero = c.zero;
     l.shard_group = c.group;
     l.recompute = recomputes_[static_cast<std::size_t>(c.recompute)];
-    l.micro_batch = c.micro_batch;
-    l.schedule = space_.schedule(c.virtual_pipeline);
+    set_run(l, c.micro_batch, c.virtual_pipeline);
     return l;
   }
-
-  /// Balanced splits of one shape, by recomputation and number of chunks.
-  using Splits = std::map<std::pair<std::size_t, int>, std::vector<int>>;
 
   /// Layers of every chunk: as pinned, else balanced.
   std::vector<int> layers_of(const Layout& l, const ShapePrice& shape) const {
@@ -119,197 +133,319 @@ class Search {
     return layers;
   }
 
-  std::vector<int> layers_of(const Layout& l, const ShapePrice& shape, std::size_t recompute, Splits& splits) const {
-    if (space_.pinned_layers()) return layers_of(l, shape);
-    std::vector<int>& known = splits[{recompute, l.pipeline * l.virtual_pipeline}];
-    if (known.empty()) known = layers_of(l, shape);
-    return known;
-  }
-
   /// Groups what is possible of the space by local shape, and counts the rest.
-  std::vector<Work> plan_work() {
+  std::vector<Family> plan_work() {
     std::map<Shape, std::vector<Node>> by_shape;
     for (std::size_t i = 0; i < space_.degrees().size(); ++i) {
       const Space::Degrees& d = space_.degrees()[i];
-      const std::vector<int> virtual_pipelines = space_.virtual_pipelines(d), micro_batches = space_.micro_batches(d);
       for (bool sp : space_.sequence_parallel(d)) {
         Layout l = space_.layout_at(d);
         l.sequence_parallel = sp;
-        const std::int64_t uses = std::ssize(virtual_pipelines) * std::ssize(micro_batches);
-        const auto [possible, no_groups] = possible_shardings(l, space_.shardings(d), uses);
-        if (possible.empty() && no_groups == 0) continue;
-        shardings_.push_back(possible);
-        for (int micro_batch : micro_batches) {
-          l.micro_batch = micro_batch;
-          std::vector<Node> nodes;
-          for (int vpp : virtual_pipelines) {
-            l.virtual_pipeline = vpp;
-            l.schedule = space_.schedule(vpp);
-            if (const auto why = impossible_pipeline(request_.model, request_.workload, l)) {
-              reject(why->reason, std::ssize(possible) + no_groups);
-              continue;
-            }
-            if (no_groups > 0) reject("shard_group", no_groups);
-            considered_ += std::ssize(possible) * std::ssize(recomputes_);
-            if (!possible.empty())
-              nodes.push_back({static_cast<std::int32_t>(i), vpp, static_cast<std::int32_t>(shardings_.size() - 1)});
-          }
-          if (nodes.empty()) continue;
-          std::vector<Node>& all = by_shape[shape_of(l)];
-          all.insert(all.end(), nodes.begin(), nodes.end());
-        }
+        const Runs& runs = runs_of(d);
+        shardings_.push_back(possible_shardings(l, space_.shardings(d), runs));
+        if (runs.possible.empty() || shardings_.back().empty()) continue;
+        by_shape[shape_of(l)].push_back(
+            {static_cast<std::int32_t>(i), static_cast<std::int32_t>(shardings_.size() - 1), &runs});
       }
     }
-    std::vector<Work> work;
-    for (auto& [shape, nodes] : by_shape) work.push_back({shape, std::move(nodes), 0, {}});
-    return work;
+    std::vector<Family> families;
+    for (auto& [shape, nodes] : by_shape) families.push_back({shape, std::move(nodes), {}, 0});
+    return families;
   }
-  void reject(const std::string& reason, std::int64_t shardings) {
-    considered_ += shardings * std::ssize(recomputes_);
-    rejected_[reason] += shardings * std::ssize(recomputes_);
+  const Runs& runs_of(const Space::Degrees& d) {
+    const auto [known, is_new] = runs_.try_emplace({d.pipeline, d.data});
+    Runs& runs = known->second;
+    if (!is_new) return runs;
+    Layout l = space_.layout_at(d);
+    for (int micro_batch : space_.micro_batches(d)) {
+      Runs::Run one = {micro_batch, {}}, more = {micro_batch, {}};
+      for (int vpp : space_.virtual_pipelines(d)) {
+        set_run(l, micro_batch, vpp);
+        if (const auto why = impossible_pipeline(request_.model, request_.workload, l))
+          ++runs.impossible[why->reason];
+        else
+          (vpp == 1 ? one : more).virtual_pipelines.push_back(vpp);
+      }
+      for (Runs::Run* run : {&one, &more}) {
+        runs.count += std::ssize(run->virtual_pipelines);
+        if (!run->virtual_pipelines.empty()) runs.possible.push_back(std::move(*run));
+      }
+    }
+    return runs;
   }
-  /// Those that `l` can have, and how many only fsdp_group forbids. The others are counted, for `uses` nodes.
-  std::pair<std::vector<Space::Sharding>, std::int64_t> possible_shardings(
-      Layout l, const std::vector<Space::Sharding>& shardings, std::int64_t uses) {
+  /// Those that `l` can have. All layouts of its degrees are counted, with the reason of what is impossible.
+  std::vector<Space::Sharding> possible_shardings(Layout l, const std::vector<Space::Sharding>& shardings,
+                                                  const Runs& runs) {
+    std::int64_t all_runs = runs.count;
+    for (const auto& [reason, n] : runs.impossible) all_runs += n;
+    const auto count = [&](std::int64_t n, std::int64_t* as) {
+      considered_ += n * std::ssize(recomputes_);
+      if (as) *as += n * std::ssize(recomputes_);
+    };
+    if (const auto why = impossible_shape(request_.model, request_.machine, request_.workload, l)) {
+      count(std::ssize(shardings) * all_runs, &rejected_[why->reason]);
+      return {};
+    }
+    // The mesh does not ask for the kind of context parallelism or the order of ranks.
+    std::vector<std::optional<Rejection>>& meshes = meshes_[{l.tensor, l.context, l.data, l.expert, l.expert_tensor}];
+    for (std::size_t i = meshes.size(); i < shardings.size(); ++i) {
+      l.zero = shardings[i].zero;
+      l.shard_group = shardings[i].group;
+      meshes.push_back(impossible_mesh(request_.model, l));
+    }
     std::vector<Space::Sharding> possible;
-    std::int64_t no_groups = 0;
-    for (const Space::Sharding& s : shardings) {
+    for (std::size_t i = 0; i < shardings.size(); ++i) {
+      const Space::Sharding& s = shardings[i];
       l.zero = s.zero;
       l.shard_group = s.group;
-      if (const auto why = impossible_shape(request_.model, request_.machine, request_.workload, l))
-        reject(why->reason, uses);
-      else if (impossible_group(l))
-        ++no_groups;
-      else
-        possible.push_back(s);
+      if (meshes[i]) {
+        count(all_runs, &rejected_[meshes[i]->reason]);
+        continue;
+      }
+      for (const auto& [reason, n] : runs.impossible) count(n, &rejected_[reason]);
+      if (runs.count == 0) continue;
+      const auto why = impossible_group(l);
+      count(runs.count, why ? &rejected_[why->reason] : nullptr);
+      if (!why) possible.push_back(s);
     }
-    return {possible, no_groups};
+    return possible;
   }
 
-  /// Layouts of a node.
-  std::int64_t count(const Node& node) const {
+  /// Layouts of a node for each of its runs, and of a family.
+  std::int64_t count_of_run(const Node& node) const {
     return std::ssize(shardings_[static_cast<std::size_t>(node.shardings)]) * std::ssize(recomputes_);
   }
-  std::int64_t count(const Work& work) const {
+  std::int64_t count(const Family& family) const {
     std::int64_t n = 0;
-    for (const Node& node : work.nodes) n += count(node);
+    for (const Node& node : family.nodes) n += node.runs->count * count_of_run(node);
     return n;
   }
 
-  /// What zero and fsdp_group cost at one shape and degrees.
-  struct PricedSharding {
-    Space::Sharding sharding;
-    Pricer::Data data;
-    Floor::Weights floor;
+  /// What every layout of the family takes at the least, whatever keeps its weights in step.
+  void bound(Family& family) const {
+    family.floor = pricer_.least(family.shape);
+    family.least = std::numeric_limits<double>::infinity();
+    for (const Node& node : family.nodes) {
+      Layout l = layout_of(family, node);
+      for (const Runs::Run& run : node.runs->possible) {
+        const Floor::Passes passes = Floor::passes(pricer_, family.floor, run.micro_batch, {});
+        set_run(l, run.micro_batch, run.virtual_pipelines.front());
+        const Floor floor(pricer_, l, run.micro_batch * family.floor.weights.stream, !space_.pinned_layers());
+        family.least = std::min(family.least, floor.time(passes, {}).value);
+      }
+    }
+  }
+
+  /// All layouts of one family: counted, but for those that fit and that a pricing in full could still show to matter.
+  class FamilySearch {
+   public:
+    FamilySearch(const Search& search, const Family& family)
+        : s_(search),
+          family_(family),
+          graphs_(search.pricer_.shape_pricer(family.shape)),
+          shardings_(family.nodes.size()) {}
+
+    Found run() {
+      if (s_.too_slow(family_.least)) {
+        found_.pruned = s_.count(family_);
+        return std::move(found_);
+      }
+      std::set<int> micro_batches;
+      for (const Node& node : family_.nodes)
+        for (const Runs::Run& run : node.runs->possible) micro_batches.insert(run.micro_batch);
+      for (int micro_batch : micro_batches) search(micro_batch);
+      return std::move(found_);
+    }
+
+   private:
+    /// What zero and fsdp_group cost at some degrees, and what none of them falls below.
+    struct Weights {
+      struct Priced {
+        Space::Sharding sharding;
+        Pricer::Data data;
+        Floor::Weights floor;
+      };
+      std::vector<Priced> priced;
+      Floor::Weights least;
+    };
+    /// Layouts that differ in vpp alone, if at all.
+    struct Line {
+      const Node* node;
+      const Runs::Run* run;
+      const Floor* floor;
+      std::size_t recompute;
+      const Weights::Priced* sharding;
+    };
+
+    /// All layouts with a micro-batch: those that no floor under all micro-batches dismisses are priced at this one.
+    void search(int micro_batch) {
+      floors_.clear();
+      const std::vector<Line> lines = lines_at(micro_batch);
+      if (lines.empty()) return;
+      std::vector<Recompute> choices;
+      for (std::size_t r = 0; r < s_.recomputes_.size(); ++r)
+        if (std::any_of(lines.begin(), lines.end(), [&](const Line& line) { return line.recompute == r; }))
+          choices.push_back(s_.recomputes_[r]);
+      const std::size_t before = found_.fits.size() + found_.nearest.size();
+      search(lines, graphs_.price(micro_batch, choices));
+      if (found_.fits.size() + found_.nearest.size() == before) return;
+      Shape shape = family_.shape;
+      shape.micro_batch = micro_batch;
+      const Recompute& first = s_.recomputes_.front();
+      s_.pricer_.remember(shape, first, graphs_.price(micro_batch, s_.pricer_.priced_with(first)));
+    }
+
+    std::vector<Line> lines_at(int micro_batch) {
+      const Floor::Passes plain = Floor::passes(s_.pricer_, family_.floor, micro_batch, {});
+      std::vector<Floor::Passes> passes;  // by choice of recomputation, made when they are needed
+      const Bytes stream = micro_batch * family_.floor.weights.stream;
+      std::vector<Line> lines;
+      for (std::size_t n = 0; n < family_.nodes.size(); ++n) {
+        const Node& node = family_.nodes[n];
+        Layout l = s_.layout_of(family_, node);
+        const std::vector<Runs::Run>& runs = node.runs->possible;
+        auto next = std::lower_bound(runs.begin(), runs.end(), micro_batch,
+                                     [](const Runs::Run& run, int b) { return run.micro_batch < b; });
+        for (; next != runs.end() && next->micro_batch == micro_batch; ++next) {
+          const Runs::Run& run = *next;
+          const std::int64_t count = std::ssize(run.virtual_pipelines);
+          s_.set_run(l, micro_batch, run.virtual_pipelines.front());
+          const Floor floor(s_.pricer_, l, stream, !s_.space_.pinned_layers());
+          if (s_.too_slow(floor.time(plain, {}).value)) {
+            found_.pruned += count * s_.count_of_run(node);
+            continue;
+          }
+          if (passes.empty()) passes = passes_at(micro_batch);
+          const Weights& all = weights(n);
+          floors_.push_back(floor);
+          for (std::size_t r = 0; r < passes.size(); ++r) {
+            if (dismiss(floor, passes[r], all.least, count * std::ssize(all.priced))) continue;
+            for (const auto& w : all.priced)
+              if (!dismiss(floor, passes[r], w.floor, count)) lines.push_back({&node, &run, &floors_.back(), r, &w});
+          }
+        }
+      }
+      return lines;
+    }
+    std::vector<Floor::Passes> passes_at(int micro_batch) {
+      if (!floor_) floor_ = graphs_.least(s_.recomputes_);
+      std::vector<Floor::Passes> passes;
+      for (const Recompute& recompute : s_.recomputes_)
+        passes.push_back(Floor::passes(s_.pricer_, *floor_, micro_batch, recompute));
+      return passes;
+    }
+    /// Counts layouts none of which matters.
+    bool dismiss(const Floor& floor, const Floor::Passes& passes, const Floor::Weights& weights, std::int64_t count) {
+      const double time = floor.time(passes, weights).value;
+      if (s_.too_slow(time)) {
+        found_.pruned += count;
+        return true;
+      }
+      Candidate least{};
+      least.lower_bound = time;
+      least.reserved = floor.memory(passes, weights).value;
+      const bool fits = least.reserved <= s_.request_.machine.usable_memory().value;
+      if (!fits && !s_.may_be_near(least.reserved, found_)) {
+        found_.too_large += count;
+        return true;
+      }
+      if (fits && s_.can_be_pruned(least)) {
+        found_.pruned += count;
+        return true;
+      }
+      return false;
+    }
+
+    const Weights& weights(std::size_t n) {
+      Weights& w = shardings_[n];
+      if (!w.priced.empty()) return w;
+      const Node& node = family_.nodes[n];
+      Layout l = s_.layout_of(family_, node);
+      for (const Space::Sharding& s : s_.shardings_[static_cast<std::size_t>(node.shardings)]) {
+        l.zero = s.zero;
+        l.shard_group = s.group;
+        w.priced.push_back({s, s_.pricer_.data_of(family_.floor.weights, l), {}});
+        w.priced.back().floor = Floor::weights(s_.pricer_, w.priced.back().data);
+      }
+      w.least = w.priced.front().floor;
+      for (const auto& p : w.priced) {
+        w.least.once = std::min(w.least.once, p.floor.once);
+        w.least.after = std::min(w.least.after, p.floor.after);
+        for (std::size_t g = 0; g < w.least.resident.size(); ++g)
+          w.least.resident[g] = std::min(w.least.resident[g], p.floor.resident[g]);
+        w.least.buffer = std::min(w.least.buffer, p.floor.buffer);
+      }
+      return w;
+    }
+
+    /// Those of one node, run and recomputation stand together.
+    void search(const std::vector<Line>& lines, const ShapePrice& price) {
+      splits_.clear();
+      std::vector<std::optional<Floor::Passes>> passes(s_.recomputes_.size());
+      for (const Line& line : lines)
+        if (!passes[line.recompute])
+          passes[line.recompute] = Floor::passes(s_.pricer_, price, s_.recomputes_[line.recompute]);
+      std::vector<std::optional<PipelineShape>> pipelines;  // by vpp, made when a sharding needs it
+      const Line* of = nullptr;                             // whose they are
+      for (const Line& line : lines) {
+        if (dismiss(*line.floor, *passes[line.recompute], line.sharding->floor,
+                    std::ssize(line.run->virtual_pipelines)))
+          continue;
+        if (!of || std::tie(of->node, of->run, of->recompute) != std::tie(line.node, line.run, line.recompute)) {
+          pipelines.clear();
+          pipelines.resize(line.run->virtual_pipelines.size());
+          of = &line;
+        }
+        for (std::size_t v = 0; v < pipelines.size(); ++v) {
+          const int vpp = line.run->virtual_pipelines[v];
+          if (!pipelines[v]) {
+            Layout l = s_.layout_of(family_, *line.node);
+            s_.set_run(l, line.run->micro_batch, vpp);
+            l.recompute = s_.recomputes_[line.recompute];
+            l.layers_per_chunk = layers_of(l, price, line.recompute);
+            pipelines[v].emplace(s_.pricer_, price, l);
+          }
+          Candidate c{};
+          c.degrees = line.node->degrees;
+          c.virtual_pipeline = vpp;
+          c.micro_batch = line.run->micro_batch;
+          c.sequence_parallel = family_.shape.sequence_parallel;
+          c.recompute = static_cast<std::int16_t>(line.recompute);
+          c.zero = static_cast<std::int16_t>(line.sharding->sharding.zero);
+          c.group = line.sharding->sharding.group;
+          search(*pipelines[v], line.sharding->data, c);
+        }
+      }
+    }
+    void search(const PipelineShape& pipeline, const Pricer::Data& data, Candidate c) {
+      if (!pipeline.fits(data)) {
+        ++found_.too_large;
+        s_.remember_nearest(pipeline, data, c, found_);
+        return;
+      }
+      c.reserved = pipeline.worst_reserved(data).value;
+      c.lower_bound = pipeline.lower_bound(data).value;
+      if (s_.can_be_pruned(c))
+        ++found_.pruned;
+      else
+        found_.fits.push_back(c);
+    }
+    std::vector<int> layers_of(const Layout& l, const ShapePrice& shape, std::size_t recompute) {
+      if (s_.space_.pinned_layers()) return s_.layers_of(l, shape);
+      std::vector<int>& known = splits_[{recompute, l.pipeline * l.virtual_pipeline}];
+      if (known.empty()) known = s_.layers_of(l, shape);
+      return known;
+    }
+
+    const Search& s_;
+    const Family& family_;
+    ShapePricer graphs_;
+    std::optional<LeastPrice> floor_;                                 // with every recomputation
+    std::deque<Floor> floors_;                                        // of the lines of one micro-batch
+    std::vector<Weights> shardings_;                                  // by node, made when they are needed
+    std::map<std::pair<std::size_t, int>, std::vector<int>> splits_;  // of one micro-batch, by recomputation and chunks
+    Found found_;
   };
-  std::vector<PricedSharding> price_shardings(const ShapePrice& price, const Node& node, Layout l,
-                                              const Floor& floor) const {
-    std::vector<PricedSharding> priced;
-    for (const Space::Sharding& s : shardings_[static_cast<std::size_t>(node.shardings)]) {
-      l.zero = s.zero;
-      l.shard_group = s.group;
-      priced.push_back({s, pricer_.data_of(price, l), {}});
-      priced.back().floor = floor.weights(priced.back().data);
-    }
-    return priced;
-  }
-
-  /// What every layout of the work takes at the least, from its head, then from its passes without recomputation.
-  void bound(Work& work) const {
-    const PassPrice head = pricer_.head(work.shape).passes[0];
-    work.least_memory = head.need.transient_reserved + head.need.saved_reserved;  // on the last stage
-    if (work.least_memory > request_.machine.usable_memory()) return;
-    const ShapePrice price = pricer_.plain_shape(work.shape);
-    work.least = std::numeric_limits<double>::infinity();
-    std::vector<PricedSharding> priced;
-    std::int32_t of = -1;  // the degrees of `priced`
-    for (Node& node : work.nodes) {
-      const Layout l = layout_of(work, node);
-      const Floor floor(pricer_, price, l, !space_.pinned_layers());
-      if (std::exchange(of, node.degrees) != node.degrees) priced = price_shardings(price, node, l, floor);
-      const Floor::Passes passes = floor.passes(price, {});
-      node.least = std::numeric_limits<double>::infinity();
-      for (const PricedSharding& s : priced) node.least = std::min(node.least, floor.time(passes, s.floor).value);
-      work.least = std::min(work.least, node.least);
-    }
-  }
-
-  /// All layouts of the work: counted, but for those that fit and that a pricing in full could still show to matter.
-  Found evaluate(const Work& work) const {
-    Found found;
-    if (too_slow(work.least)) {
-      found.pruned = count(work);
-      return found;
-    }
-    if (work.least_memory > request_.machine.usable_memory() && !may_be_near(work.least_memory.value, found)) {
-      found.too_large = count(work);
-      return found;
-    }
-    const ShapePrice* price = nullptr;  // made when it is needed
-    Splits splits;
-    std::vector<PricedSharding> priced;
-    std::int32_t of = -1;  // the degrees of `priced`
-    for (const Node& node : work.nodes) {
-      if (too_slow(node.least)) {
-        found.pruned += count(node);
-        continue;
-      }
-      if (!price) price = &pricer_.shape(work.shape, recomputes_.front());
-      const Layout l = layout_of(work, node);
-      const Floor floor(pricer_, *price, l, !space_.pinned_layers());
-      if (std::exchange(of, node.degrees) != node.degrees) priced = price_shardings(*price, node, l, floor);
-      evaluate_node(*price, floor, priced, node, l, splits, found);
-    }
-    return found;
-  }
-
-  void evaluate_node(const ShapePrice& price, const Floor& floor, const std::vector<PricedSharding>& priced,
-                     const Node& node, Layout l, Splits& splits, Found& found) const {
-    const std::int64_t usable = request_.machine.usable_memory().value;
-    Candidate c{};
-    c.degrees = node.degrees;
-    c.virtual_pipeline = l.virtual_pipeline;
-    c.micro_batch = l.micro_batch;
-    c.sequence_parallel = l.sequence_parallel;
-    for (std::size_t r = 0; r < recomputes_.size(); ++r) {
-      c.recompute = static_cast<std::int16_t>(r);
-      l.recompute = recomputes_[r];
-      const Floor::Passes passes = floor.passes(price, l.recompute);
-      std::optional<PipelineShape> pipeline;  // made when a sharding needs it
-      for (const PricedSharding& s : priced) {
-        c.zero = static_cast<std::int16_t>(s.sharding.zero);
-        c.group = s.sharding.group;
-        c.reserved = floor.memory(passes, s.floor).value;
-        c.lower_bound = floor.time(passes, s.floor).value;
-        if (c.reserved > usable && !may_be_near(c.reserved, found)) {
-          ++found.too_large;
-          continue;
-        }
-        if (c.reserved <= usable && can_be_pruned(c)) {
-          ++found.pruned;
-          continue;
-        }
-        if (!pipeline) {
-          l.layers_per_chunk = layers_of(l, price, r, splits);
-          pipeline.emplace(pricer_, price, l);
-        }
-        evaluate_sharding(*pipeline, s.data, c, found);
-      }
-    }
-  }
-  void evaluate_sharding(const PipelineShape& pipeline, const Pricer::Data& data, Candidate c, Found& found) const {
-    if (!pipeline.fits(data)) {
-      ++found.too_large;
-      remember_nearest(pipeline, data, c, found);
-      return;
-    }
-    c.reserved = pipeline.worst_reserved(data).value;
-    c.lower_bound = pipeline.lower_bound(data).value;
-    if (can_be_pruned(c))
-      ++found.pruned;
-    else
-      found.fits.push_back(c);
-  }
 
   /// Of what does not fit: whether that many bytes are among the fewest, as long as nothing fits.
   bool may_be_near(std::int64_t bytes, const Found& found) const {
@@ -423,6 +559,8 @@ class Search {
   Space space_;
   std::vector<Recompute> recomputes_;
   std::vector<std::vector<Space::Sharding>> shardings_;
+  std::map<std::pair<int, int>, Runs> runs_;                                    // by pp and dp
+  std::map<std::array<int, 5>, std::vector<std::optional<Rejection>>> meshes_;  // by tp, cp, dp, ep, etp; of shardings
   std::vector<Candidate> nearest_;
   std::int64_t considered_ = 0, priced_ = 0, pruned_ = 0;
   std::map<std::string, std::int64_t> rejected_;
@@ -443,7 +581,7 @@ Space::Space(const PlanRequest& request) : request_(request) {
   const bool experts = request.model.n_routed_experts > 0;
   for (int tp : values(pins.tp, divisors(request.gpus)))
     for (int pp : values(pins.pp, divisors(request.gpus)))
-      for (int cp : values(pins.cp, {1})) {
+      for (int cp : values(pins.cp, divisors(request.gpus))) {
         const std::int64_t dense = std::int64_t{tp} * pp * cp;
         if (request.gpus % dense != 0) continue;
         const auto dp = static_cast<int>(request.gpus / dense);
@@ -455,11 +593,13 @@ Space::Space(const PlanRequest& request) : request_(request) {
             if (!pins.ep && std::int64_t{tp} * cp * dp % (std::int64_t{ep} * etp) != 0) continue;
             d.expert = ep;
             d.expert_tensor = etp;
-            for (ContextParallel kind : context_kinds(cp)) {
-              d.context_kind = kind;
-              d.dispatcher = dispatcher(d);
-              degrees_.push_back(d);
-            }
+            for (ContextParallel kind : context_kinds(cp))
+              for (RankOrder order : rank_orders(d)) {
+                d.context_kind = kind;
+                d.rank_order = order;
+                d.dispatcher = dispatcher(d);
+                degrees_.push_back(d);
+              }
           }
       }
 }
@@ -474,7 +614,7 @@ Layout Space::layout_at(const Degrees& d) const {
   l.expert_tensor = d.expert_tensor;
   l.context_kind = d.context_kind;
   l.dispatcher = d.dispatcher;
-  l.rank_order = rank_order();
+  l.rank_order = d.rank_order;
   return l;
 }
 
@@ -553,7 +693,11 @@ Schedule Space::schedule(int virtual_pipeline) const {
   return request_.pins.schedule ? *request_.pins.schedule : Schedule::one_f_one_b;
 }
 
-RankOrder Space::rank_order() const { return request_.pins.rank_order.value_or(RankOrder::tp_cp_dp_pp); }
+std::vector<RankOrder> Space::rank_orders(const Degrees& d) const {
+  if (request_.pins.rank_order) return {*request_.pins.rank_order};
+  if (d.data == 1 || d.pipeline == 1) return {RankOrder::tp_cp_dp_pp};
+  return {RankOrder::tp_cp_dp_pp, RankOrder::tp_cp_pp_dp};
+}
 
 const std::vector<int>* Space::pinned_layers() const {
   return request_.pins.layers_per_stage ? &*request_.pins.layers_per_stage : nullptr;

@@ -8,8 +8,8 @@
 namespace shardwright {
 
 /// The layouts that a request spans. A pinned key has its one value, else
-///   tp, pp              every divisor of the GPUs whose product divides them (with cp); dp is the rest
-///   cp                  1; above 1 (pinned) every kind
+///   tp, pp, cp          every divisor of the GPUs whose product divides them; dp is the rest
+///   cp_kind             allgather, ulysses and ring where cp > 1
 ///   ep, etp             1; with experts every divisor of their number that divides tp * cp * dp / etp, and 1 or tp
 ///   dispatcher          alltoall or deepep, the faster (row_traffic.h): they differ in nothing else
 ///   vpp                 1, and where pp > 1 every number up to (layers + 2) / pp
@@ -19,7 +19,7 @@ namespace shardwright {
 ///   recompute           none, every set of modules, full
 ///   zero, fsdp_group    0; and where dp * cp > 1: 1 and 2 over all of it, 3 over every divisor above 1
 ///                       (pinned groups: above 1 they mean 1, 2 and 3 over it; 1, like dp * cp of 1, means 0)
-///   rank_order          tp-cp-dp-pp
+///   rank_order          tp-cp-dp-pp, and tp-cp-pp-dp where they differ: dp > 1 and pp > 1
 ///   layers              the balanced split (split.h)
 /// Degrees that contradict a pin (vpp or interleaved without a pipeline, layers_per_stage of another size) are not part
 /// of it. Layouts that turn out impossible are considered and rejected.
@@ -31,10 +31,11 @@ class Space {
     int tensor, pipeline, context, data, expert = 1, expert_tensor = 1;
     ContextParallel context_kind = ContextParallel::all_gather;
     Dispatcher dispatcher = Dispatcher::all_to_all;
+    RankOrder rank_order = RankOrder::tp_cp_dp_pp;
   };
   /// Every way to fill the GPUs.
   const std::vector<Degrees>& degrees() const { return degrees_; }
-  /// A layout with these degrees; everything else but the rank order has its default.
+  /// A layout with these degrees; everything else has its default.
   Layout layout_at(const Degrees& d) const;
   std::vector<ContextParallel> context_kinds(int context) const;
   Dispatcher dispatcher(const Degrees& d) const;
@@ -47,7 +48,7 @@ class Space {
   std::vector<Sharding> shardings(const Degrees& d) const;
   std::vector<Recompute> recomputes() const;
   Schedule schedule(int virtual_pipeline) const;
-  RankOrder rank_order() const;
+  std::vector<RankOrder> rank_orders(const Degrees& d) const;
   const std::vector<int>* pinned_layers() const;
 
  private:
@@ -58,15 +59,17 @@ class Space {
 /// One search, in one precision: the `top` fastest layouts, and the Pareto front of time and reserved memory among the
 /// layouts that take no more than kFrontReach times the fastest.
 ///
-/// Layouts that share their local shapes are one unit of work. Every unit gets a time that none of its layouts can beat
-/// (Floor), and the units are worked through in that order, in batches, each on `threads` threads. Of a unit,
-/// every layout is one of
+/// Layouts whose local shapes differ in the micro-batch alone are a family, one unit of work: its graphs are derived
+/// once and then sized for each micro-batch. A family has a time that none of its layouts can beat (Floor over
+/// Pricer::least, found without a look at any micro-batch), and the families are worked through in that order, in
+/// batches, each on `threads` threads. Inside one, floors of growing price leave fewer and fewer layouts: from what no
+/// micro-batch falls below, with each recomputation (LeastPrice), then with each zero and fsdp_group; from the prices
+/// at the micro-batch; from the split of the layers (PipelineShape). Every layout is one of
 ///   rejected  impossible, or proven not to fit
 ///   pruned    it can enter neither the top nor the front: a time that it cannot beat is above the step time of the
-///   last
-///             of the top, and either above kFrontReach times the fastest, or some priced layout needs no more memory
-///             and no more than that time. Whether it fits is then left open: "memory" among the rejected counts those
-///             that were seen not to fit.
+///             last of the top, and either above kFrontReach times the fastest, or some priced layout needs no more
+///             memory and no more than that time. Whether it fits is then left open: "memory" among the rejected counts
+///             those that were seen not to fit.
 ///   priced    in full, in the order of PipelineShape::lower_bound
 /// What a batch may prune is known before it starts, so the answer, its counts too, is the same with any number of
 /// threads.

@@ -12,6 +12,59 @@ constexpr int kMaxDims = 24;  // named dimensions in one graph
 using DimSet = std::uint32_t;
 static_assert(kMaxDims <= 32);
 
+std::int64_t scaled(std::int64_t elements, double factor) {
+  return factor == 1 ? elements : static_cast<std::int64_t>(std::ceil(static_cast<double>(elements) * factor));
+}
+
+/// Elements of one rank, of those that a sparse tensor has: on the fullest rank.
+void size(Value& v, const Tensor& t, const std::vector<std::int64_t>& extents, const Mesh& mesh,
+          const Declarations& says) {
+  v.share = t.density;
+  if (t.density < 1 && !says.fullest.empty())
+    for (int i = 0; i < t.dims.size(); ++i)
+      if (v.placement.dims[i].size() > 0) v.share *= says.fullest[t.dims[i]];
+  v.elements = scaled(local_elements(t.dims, extents, v.placement, mesh), v.share);
+}
+
+/// From one value to another. An exchange that makes ranks fuller is as slow as the fullest rank's part of it; what
+/// follows moves that part.
+ReshardSteps steps_between(const Value& from, const Value& to, const Mesh& mesh) {
+  ReshardSteps steps = reshard_steps(from.placement, to.placement, from.elements, mesh);
+  const double fuller = to.share / from.share;
+  bool exchanged = false;
+  for (int i = 0; i < steps.count && fuller != 1; ++i) {
+    ReshardSteps::Step& step = steps.steps[i];
+    const bool exchange = step.kind == ReshardStep::all_to_all;
+    if (exchanged || (exchange && fuller > 1)) step.held_elements = scaled(step.held_elements, fuller);
+    exchanged = exchanged || exchange;
+  }
+  return steps;
+}
+
+/// Axes over which the state of a weight is cut: an axis that cuts a dimension of it has no copies to save.
+AxisSet shard_axes(const Declarations& says, const Value& weight) {
+  const AxisSet axes = says.shard_axes[static_cast<std::size_t>(weight.tensor)];
+  return static_cast<AxisSet>(axes & ~weight.placement.sharded());
+}
+
+/// Sizes of a weight's state, and how its gradient is reduced. Zero: reduce-scatter over the shard axes, then
+/// all-reduce of the shard over what is left; no zero: one all-reduce. A shard axis over which the gradient is not
+/// partial only cuts it, which is free and comes first.
+void settle(WeightState& w, const ShardedGraph& sharded, const Mesh& mesh, const Declarations& says) {
+  w.used_elements = sharded.value(w.value).elements;
+  w.shard_parts = says.zero > 0 ? mesh.size_of(shard_axes(says, sharded.value(w.value))) : 1;
+  w.reduction = {};
+  if (w.gradient < 0) return;
+  const AxisSet partial = sharded.value(w.gradient).placement.partial;
+  const AxisSet cut = says.zero > 0 ? shard_axes(says, sharded.value(w.gradient)) : AxisSet{0};
+  const auto scatter = static_cast<AxisSet>(partial & cut), rest = static_cast<AxisSet>(partial & ~cut);
+  const auto divided = [&](std::int64_t n, AxisSet axes) { return (n + mesh.size_of(axes) - 1) / mesh.size_of(axes); };
+  std::int64_t n = divided(w.used_elements, static_cast<AxisSet>(cut & ~partial));
+  if (scatter) w.reduction.steps[w.reduction.count++] = {ReshardStep::reduce_scatter, scatter, n};
+  n = divided(n, scatter);
+  if (rest) w.reduction.steps[w.reduction.count++] = {ReshardStep::all_reduce, rest, n};
+}
+
 /// The axes of every dimension of one operator.
 class Plan {
  public:
@@ -169,22 +222,9 @@ class Derivation {
     v.gradient = gradient;
     v.width = gradient && is_weight(tensor) ? Width::fp32 : t.width;
     v.placement = placement;
-    v.share = t.density * fullest(t, placement);
-    v.elements = local_elements(t.dims, extents_, placement, mesh_);
-    if (v.share != 1) v.elements = scaled(v.elements, v.share);
+    size(v, t, extents_, mesh_, says_);
     out_.values.push_back(v);
     return static_cast<ValueId>(out_.values.size() - 1);
-  }
-  static std::int64_t scaled(std::int64_t elements, double factor) {
-    return static_cast<std::int64_t>(std::ceil(static_cast<double>(elements) * factor));
-  }
-  /// Of a sparse tensor, what the fullest rank holds over the mean.
-  double fullest(const Tensor& t, const Placement& placement) const {
-    double factor = 1;
-    if (t.density < 1 && !says_.fullest.empty())
-      for (int i = 0; i < t.dims.size(); ++i)
-        if (placement.dims[i].size() > 0) factor *= says_.fullest[t.dims[i]];
-    return factor;
   }
   Node& add_node(Node::Kind kind) {
     out_.nodes.emplace_back();
@@ -237,36 +277,18 @@ class Derivation {
     }
     const ValueId to = add_value(value(v).tensor, want, value(v).gradient);
     Node& n = add_node(Node::Kind::reshard);
-    n.steps = reshard_steps(from, want, value(v).elements, mesh_);
-    pace(n.steps, value(to).share / value(v).share);
+    n.steps = steps_between(value(v), value(to), mesh_);
     n.inputs.push_back(v);
     makes(n, to);
     moved_.push_back({v, to, want});
     return to;
   }
 
-  /// An exchange that makes ranks `fuller` is as slow as the fullest rank's part of it; what follows moves that part.
-  static void pace(ReshardSteps& steps, double fuller) {
-    if (fuller == 1) return;
-    bool exchanged = false;
-    for (int i = 0; i < steps.count; ++i) {
-      ReshardSteps::Step& step = steps.steps[i];
-      const bool exchange = step.kind == ReshardStep::all_to_all;
-      if (exchanged || (exchange && fuller > 1)) step.held_elements = scaled(step.held_elements, fuller);
-      exchanged = exchanged || exchange;
-    }
-  }
-
-  /// Axes over which the state of `weight` is cut: an axis that cuts a dimension of it has no copies to save.
-  AxisSet shard_axes(ValueId weight) const {
-    const auto axes = says_.shard_axes[static_cast<std::size_t>(value(weight).tensor)];
-    return static_cast<AxisSet>(axes & ~value(weight).placement.sharded());
-  }
   /// Stored -> used: under ZeRO-3 a weight is gathered where a phase first uses it.
   ValueId use(TensorId weight) {
     const ValueId v = value_of(weight);
-    const AxisSet cut = says_.zero == 3 ? shard_axes(v) : 0;
-    if (mesh_.size_of(cut) == 1) return v;
+    const AxisSet cut = says_.zero == 3 ? shard_axes(says_, value(v)) : AxisSet{0};
+    if (!cut) return v;
     for (const Gathered& known : gathered_)
       if (known.weight == weight) return known.value;
     const ValueId to = add_value(weight, value(v).placement, false);
@@ -552,27 +574,11 @@ class Derivation {
       const auto id = static_cast<TensorId>(i);
       WeightState w;
       w.tensor = id;
-      w.used_elements = value(value_of(id)).elements;
-      w.shard_parts = says_.zero > 0 ? mesh_.size_of(shard_axes(value_of(id))) : 1;
-      if (!gradients_[i].empty()) {
-        w.gradient = sum(gradients_[i]);
-        reduce(w, value(w.gradient).placement.partial);
-      }
+      w.value = value_of(id);
+      if (!gradients_[i].empty()) w.gradient = sum(gradients_[i]);
+      settle(w, out_, mesh_, says_);
       out_.weights.push_back(w);
     }
-  }
-  /// Zero: reduce-scatter over the shard axes, then all-reduce of the shard over what is left; no zero: one all-reduce.
-  /// A shard axis over which the gradient is not partial only cuts it, which is free and comes first.
-  void reduce(WeightState& w, AxisSet partial) const {
-    const AxisSet cut = says_.zero > 0 ? shard_axes(w.gradient) : 0;
-    const auto scatter = static_cast<AxisSet>(partial & cut), rest = static_cast<AxisSet>(partial & ~cut);
-    const auto divided = [this](std::int64_t n, AxisSet axes) {
-      return (n + mesh_.size_of(axes) - 1) / mesh_.size_of(axes);
-    };
-    std::int64_t n = divided(w.used_elements, static_cast<AxisSet>(cut & ~partial));
-    if (scatter) w.reduction.steps[w.reduction.count++] = {ReshardStep::reduce_scatter, scatter, n};
-    n = divided(n, scatter);
-    if (rest) w.reduction.steps[w.reduction.count++] = {ReshardStep::all_reduce, rest, n};
   }
 
   struct Moved {
@@ -606,6 +612,22 @@ class Derivation {
 ShardedGraph shard(const OpGraph& graph, const std::vector<std::int64_t>& extents, const Mesh& mesh,
                    const Declarations& declarations) {
   return Derivation(graph, extents, mesh, declarations).run();
+}
+
+void resize(ShardedGraph& sharded, const OpGraph& graph, const std::vector<std::int64_t>& extents, const Mesh& mesh,
+            const Declarations& declarations) {
+  for (Value& v : sharded.values)
+    if (!v.one_hot) size(v, graph.tensor(v.tensor), extents, mesh, declarations);
+  for (Node& n : sharded.nodes) {
+    for (ValueId made : n.outputs) {
+      Value& v = sharded.values[static_cast<std::size_t>(made)];
+      const Value& read = sharded.value(n.inputs[0]);
+      if (v.one_hot) v.elements = read.elements;
+      if (n.kind == Node::Kind::reshard) n.steps = steps_between(read, v, mesh);
+      if (n.kind == Node::Kind::gather_parameter) n.steps.steps[0].held_elements = read.elements;
+    }
+  }
+  for (WeightState& w : sharded.weights) settle(w, sharded, mesh, declarations);
 }
 
 }  // namespace shardwright

@@ -14,7 +14,8 @@ namespace shardwright {
 using ValueId = std::int32_t;
 using NodeId = std::int32_t;
 
-/// What a layout says about a graph. Everything that is not here is derived.
+/// What a layout says about a graph. Everything that is not here is derived. Graphs are remembered by all of it: a new
+/// member goes into text_of in cost/shape_price.cc, too.
 struct Declarations {
   std::vector<AxisTuple> home;        ///< by dim: where a dimension goes unless something else decides
   std::vector<AxisTuple> stream;      ///< by dim: the residual stream
@@ -68,6 +69,7 @@ struct Node {
 /// A weight's life between steps: how it is used, and how its gradient gets to where the optimizer keeps its state.
 struct WeightState {
   TensorId tensor = -1;
+  ValueId value = -1;              ///< as operators use it, but not yet gathered
   std::int64_t used_elements = 0;  ///< of one rank, whole on the shard axes
   std::int64_t shard_parts = 1;    ///< ranks over which the state that zero shards is cut
   ValueId gradient = -1;
@@ -98,5 +100,10 @@ struct ShardedGraph {
 /// and uses no axis twice.
 ShardedGraph shard(const OpGraph& graph, const std::vector<std::int64_t>& extents, const Mesh& mesh,
                    const Declarations& declarations);
+
+/// The same graph at other extents, and on another mesh with as many axes: what is where, and what moves, does not
+/// depend on sizes. `graph` and `declarations` as in shard().
+void resize(ShardedGraph& sharded, const OpGraph& graph, const std::vector<std::int64_t>& extents, const Mesh& mesh,
+            const Declarations& declarations);
 
 }  // namespace shardwright

@@ -45,6 +45,13 @@ std::string zero_text(const Layout& layout) {
   return fmt::format("{}/{}", layout.zero, layout.shard_group);
 }
 
+/// cp with its kind: "8 ring", "2 gather".
+std::string context_text(const Layout& layout) {
+  if (layout.context == 1) return "1";
+  const bool gathers = layout.context_kind == ContextParallel::all_gather;
+  return fmt::format("{} {}", layout.context, gathers ? "gather" : name_of(layout.context_kind));
+}
+
 std::string short_schedule(Schedule schedule) {
   return schedule == Schedule::interleaved ? "intlv" : std::string(name_of(schedule));
 }
@@ -56,10 +63,7 @@ std::vector<LayoutColumn> layout_columns() {
   return {
       {{"tp"}, true, number(&Layout::tensor)},
       {{"sp"}, true, [](const PricedLayout& row) { return row.layout.sequence_parallel ? "y" : "-"; }},
-      {{"cp"}, false, number(&Layout::context)},
-      {{"kind", Align::left},
-       false,
-       [](const PricedLayout& row) { return std::string(name_of(row.layout.context_kind)); }},
+      {{"cp", Align::left}, false, [](const PricedLayout& row) { return context_text(row.layout); }},
       {{"pp"}, true, number(&Layout::pipeline)},
       {{"vpp"}, true, number(&Layout::virtual_pipeline)},
       {{"dp"}, true, number(&Layout::data)},

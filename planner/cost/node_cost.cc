@@ -1,6 +1,7 @@
 #include "planner/cost/node_cost.h"
 
 #include <algorithm>
+#include <boost/container/static_vector.hpp>
 #include <cassert>
 #include <cmath>
 
@@ -83,18 +84,21 @@ AttentionSpec attention(const CostContext& context, const ShardedGraph& sharded,
   spec.kv_heads = v.dims.has(q.dims[2]) ? shapes.local(q, 2) : 1;
   spec.head_dim = 0;
   for (int part = 0; part < op.score_parts; ++part) spec.head_dim += shapes.local(input(part), 4);
-  // In a ring every rank sees all keys in turn.
-  spec.key_length = shapes.local(k, 1) * context.mesh.size_of(node.ring);
+  spec.key_length = shapes.local(k, 1);  // in a ring: of one of its blocks
   spec.value_dim = shapes.local(v, v.dims.size() - 1);
   spec.values_in_keys = op.inputs[static_cast<std::size_t>(2 * op.score_parts)].tensor ==
                         op.inputs[static_cast<std::size_t>(op.score_parts)].tensor;
-  spec.window = op.window;
-  if (op.chunk > 0 && op.chunk < spec.key_length) {
+  // What a query sees of all keys it sees evenly of the blocks of a ring.
+  const auto of_block = [&](std::int64_t keys) {
+    return keys == 0 ? 0 : std::max<std::int64_t>(1, keys / context.mesh.size_of(node.ring));
+  };
+  spec.window = of_block(op.window);
+  if (const std::int64_t chunk = of_block(op.chunk); chunk > 0 && chunk < spec.key_length) {
     // Chunks are sequences of their own.
-    const std::int64_t chunks = spec.key_length / op.chunk;
+    const std::int64_t chunks = spec.key_length / chunk;
     spec.batch *= chunks;
     spec.query_length = std::max<std::int64_t>(1, spec.query_length / chunks);
-    spec.key_length = op.chunk;
+    spec.key_length = chunk;
   }
   spec.backward = backward;
   const DataType type = context.formats.compute;
@@ -157,9 +161,16 @@ double bytes_on_the_way(const CostContext& context, const ShardedGraph& sharded,
   return bytes_per_element(context.graph.tensor(moved.tensor), moved, context.formats);
 }
 
+/// A collective that runs `times` times; `lost`: bytes by which whole elements may fall short of an even share.
+struct Move {
+  CollectiveSpec spec;
+  double times = 1, lost = 0;
+};
+using Moves = boost::container::static_vector<Move, 5>;
+
 /// Operands whose sequence a ring passes around: n-1 times to the next rank; in backward they and their gradients. One
 /// that is keys and values travels once.
-void add_ring(const CostContext& context, const ShardedGraph& sharded, const Node& node, NodeCost& cost) {
+Move around_the_ring(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   const Operator& op = context.graph.op(node.op);
   const RankGroup group = context.mesh.group(node.ring);
   const bool backward = node.gradient >= 0;
@@ -173,11 +184,29 @@ void add_ring(const CostContext& context, const ShardedGraph& sharded, const Nod
   }
   RankGroup pair;
   pair.add(2, group.factors[0].stride);
-  const KernelCost hop =
-      collective_cost({CollectiveKind::send_recv, (backward ? 2 : 1) * passed, pair}, context.machine);
-  const double hops = static_cast<double>(group.size() - 1);
-  cost.communication += hops * hop.time;
-  cost.error += hops * hop.relative_error * hop.time;
+  return {{CollectiveKind::send_recv, (backward ? 2 : 1) * passed, pair}, static_cast<double>(group.size() - 1), 0};
+}
+
+/// What a node sends between ranks.
+Moves moves_of(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
+  Moves moves;
+  if (node.ring) moves.push_back(around_the_ring(context, sharded, node));
+  if (node.kind == Node::Kind::compute || node.kind == Node::Kind::sum) return moves;
+  const Value& moved = sharded.value(node.inputs[0]);
+  const Tensor& tensor = context.graph.tensor(moved.tensor);
+  const double width = bytes_on_the_way(context, sharded, node);
+  const bool routed = is_routed(context, sharded, node);
+  const double fullest = std::max(moved.share, sharded.value(node.outputs[0]).share) / tensor.density;
+  for (int i = 0; i < node.steps.count; ++i) {
+    const ReshardSteps::Step& step = node.steps.steps[i];
+    if (step.kind == ReshardStep::slice) continue;
+    const auto held = static_cast<std::int64_t>(std::ceil(static_cast<double>(step.held_elements) * width));
+    // Extents divide by what cuts them; only the rows that routing leaves may not, and a part of them is rounded down.
+    const double lost = tensor.density < 1 ? fullest * static_cast<double>(context.mesh.size_of(step.axes)) * width : 0;
+    moves.push_back({{collective_of(step.kind), {held}, context.mesh.group(step.axes)}, 1, lost});
+    if (routed && step.kind == ReshardStep::all_to_all) moves.back().spec.crossing = context.crossing;
+  }
+  return moves;
 }
 
 }  // namespace
@@ -223,28 +252,52 @@ std::variant<GemmSpec, AttentionSpec, MemorySpec> node_question(const CostContex
   return streaming(context, sharded, node);
 }
 
+double times_asked(const CostContext& context, const Node& node) {
+  return static_cast<double>(context.mesh.size_of(node.ring));
+}
+
 NodeCost node_cost(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   NodeCost cost;
   if (node.kind == Node::Kind::compute || node.kind == Node::Kind::sum) {
     const KernelCost kernel = std::visit([&](const auto& spec) { return look_up(spec, context.machine); },
                                          node_question(context, sharded, node));
-    cost.compute = kernel.time;
-    cost.error = kernel.time * kernel.relative_error;
-    if (node.ring) add_ring(context, sharded, node, cost);
-    return cost;
+    cost.compute = times_asked(context, node) * kernel.time;
+    cost.error = cost.compute * kernel.relative_error;
   }
-  const double width = bytes_on_the_way(context, sharded, node);
-  for (int i = 0; i < node.steps.count; ++i) {
-    const ReshardSteps::Step& step = node.steps.steps[i];
-    if (step.kind == ReshardStep::slice) continue;
-    const auto held = static_cast<std::int64_t>(std::ceil(static_cast<double>(step.held_elements) * width));
-    CollectiveSpec spec{collective_of(step.kind), {held}, context.mesh.group(step.axes)};
-    if (spec.kind == CollectiveKind::all_to_all && is_routed(context, sharded, node)) spec.crossing = context.crossing;
-    const KernelCost c = collective_cost(spec, context.machine);
-    cost.communication += c.time;
-    cost.error += c.time * c.relative_error;
+  for (const Move& move : moves_of(context, sharded, node)) {
+    const KernelCost c = collective_cost(move.spec, context.machine);
+    cost.communication += move.times * c.time;
+    cost.error += move.times * c.relative_error * c.time;
   }
   return cost;
+}
+
+LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
+  LeastCost least;
+  if (node.kind == Node::Kind::compute || node.kind == Node::Kind::sum) {
+    const auto question = node_question(context, sharded, node);
+    const double times = times_asked(context, node);
+    least.each.compute = times * look_up(MemorySpec{}, context.machine).time;  // launches
+    least.together.compute =
+        times * std::visit([&](const auto& spec) { return steady_time(spec, context.machine); }, question);
+    // With one row, as a part of it may have, a product is a pass over memory.
+    const auto* gemm = std::get_if<GemmSpec>(&question);
+    if (gemm && (gemm->m == 1 || gemm->n == 1 || gemm->k == 1))
+      least.together.compute =
+          std::min(least.together.compute, steady_time(streaming(context, sharded, node), context.machine));
+  }
+  // The time of a collective is a latency and a share of its bytes.
+  for (const Move& move : moves_of(context, sharded, node)) {
+    CollectiveSpec spec = move.spec;
+    const Seconds all = collective_cost(spec, context.machine).time;
+    spec.held = {};
+    const Seconds latency = collective_cost(spec, context.machine).time;
+    spec.held = {static_cast<std::int64_t>(move.lost)};
+    const Seconds lost = collective_cost(spec, context.machine).time - latency;
+    least.each.communication += move.times * (latency - lost);
+    least.together.communication += move.times * (all - latency);
+  }
+  return least;
 }
 
 }  // namespace shardwright

@@ -26,12 +26,22 @@ struct CostContext {
 std::variant<GemmSpec, AttentionSpec, MemorySpec> node_question(const CostContext& context, const ShardedGraph& sharded,
                                                                 const Node& node);
 
+/// How often it asks that: a ring's operator once for each of the blocks that pass by.
+double times_asked(const CostContext& context, const Node& node);
+
 /// Time of one node, apart for compute and communication.
 struct NodeCost {
   Seconds compute, communication;
   Seconds error;  ///< one sigma, as if every part erred the same way
 };
 NodeCost node_cost(const CostContext& context, const ShardedGraph& sharded, const Node& node);
+
+/// What several micro-batches take at the least that together have the sizes of `sharded`: `each` of them, however
+/// small, and `together`, which they share by their sizes. Errors are left out.
+struct LeastCost {
+  NodeCost each, together;
+};
+LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, const Node& node);
 
 /// Stored bytes of one element of a tensor's value.
 double bytes_per_element(const Tensor& tensor, const Value& value, const TrainingFormats& formats);

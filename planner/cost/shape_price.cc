@@ -25,105 +25,274 @@ void add(PassPrice& pass, const NodeCost& cost, bool forward) {
   pass.error += cost.error;
 }
 
-class GraphPricer {
- public:
-  GraphPricer(const OpGraph& graph, const Layout& layout, const Mesh& mesh, const Model& model, const Machine& machine,
-              const Workload& workload, const TrainingFormats& formats)
-      : graph_(graph),
-        extents_(layout_extents(graph, layout, workload.sequence_length)),
-        mesh_(mesh),
-        context_{graph_,
-                 extents_,
-                 mesh_,
-                 machine,
-                 formats,
-                 graph.find_dim("key_sequence"),
-                 graph.find_dim("expert"),
-                 row_crossing(model, layout, mesh, machine)},
-        sharded_(shard(graph_, extents_, mesh_, declarations(layout, model, workload))) {}
+WeightBucket& bucket(std::vector<WeightBucket>& buckets, bool routed, const RankGroup& tensor_ranks) {
+  for (WeightBucket& b : buckets)
+    if (b.routed == routed && b.tensor_ranks == tensor_ranks) return b;
+  buckets.push_back({routed, tensor_ranks, 0, 0, 0});
+  return buckets.back();
+}
 
-  GraphPrice price(const std::vector<Recompute>& choices) const {
-    GraphPrice result;
-    int most = 0;
-    for (const Recompute& choice : choices) most = std::max(most, index_of(choice));
-    result.passes.resize(static_cast<std::size_t>(most) + 1);
-    std::vector<std::pair<unsigned, std::size_t>> known;  // choices that recompute the same of this graph are alike
-    std::vector<NodeCost> costs;
-    for (const Node& n : sharded_.nodes)
-      costs.push_back(n.kind == Node::Kind::gather_parameter ? NodeCost{} : node_cost(context_, sharded_, n));
-    const unsigned here = modules_here();
-    for (const Recompute& choice : choices) {
-      const auto at = static_cast<std::size_t>(index_of(choice));
-      const unsigned same = choice.full ? 1u << kRecomputeModules : choice.modules & here;
-      const auto alike = std::find_if(known.begin(), known.end(), [&](const auto& k) { return k.first == same; });
-      if (alike != known.end()) {
-        result.passes[at] = result.passes[alike->second];
-        continue;
-      }
-      known.push_back({same, at});
-      const BackwardPlan plan = plan_backward(graph_, sharded_, choice);
-      PassPrice& pass = result.passes[at];
-      for (std::size_t i = 0; i < sharded_.forward_nodes; ++i) add(pass, costs[i], true);
-      for (NodeId n : plan.order) add(pass, costs[static_cast<std::size_t>(n)], false);
-      pass.need = activation_need(graph_, sharded_, plan, context_.formats);
-    }
-    fill_buckets(result);
-    return result;
-  }
+Mesh mesh_of(const Layout& layout, const Model& model) {
+  auto refined = stage_mesh(layout, model);
+  assert(std::holds_alternative<Mesh>(refined) && "callers reject shapes whose degrees have no common mesh");
+  return std::get<Mesh>(std::move(refined));
+}
 
- private:
-  Declarations declarations(const Layout& layout, const Model& model, const Workload& workload) const {
-    Declarations says = declare(graph_, layout, mesh_);
-    if (layout.expert == 1 || workload.expert_load.kind == ExpertLoad::Kind::balanced || workload.capacity_factor > 0)
-      return says;
-    says.fullest.assign(graph_.dims().size(), 1);
-    says.fullest[static_cast<std::size_t>(context_.expert_dim)] = busiest_part(
-        relative_loads(workload.expert_load, model.n_routed_experts, model.num_experts_per_tok), layout.expert);
-    return says;
-  }
-  /// Modules that have a node in this graph: the others change nothing in it.
-  unsigned modules_here() const {
-    unsigned modules = 0;
-    for (const Node& n : sharded_.nodes) modules |= modules_of(n.region);
-    return modules;
-  }
-  void fill_buckets(GraphPrice& result) const {
-    std::vector<char> forward(graph_.tensors().size()), backward(graph_.tensors().size());
-    for (std::size_t i = 0; i < sharded_.nodes.size(); ++i) {
-      const Node& n = sharded_.nodes[i];
-      if (n.kind != Node::Kind::gather_parameter) continue;
-      const TensorId t = sharded_.value(n.inputs[0]).tensor;
-      (i < sharded_.forward_nodes ? forward : backward)[static_cast<std::size_t>(t)] = 1;
-    }
-    const auto tensor = static_cast<AxisSet>(set_of(mesh_.tuple("tp.kv")) | set_of(mesh_.tuple("tp.rep")));
-    for (const WeightState& w : sharded_.weights) {
-      AxisSet reduced = 0;
-      for (int i = 0; i < w.reduction.count; ++i) reduced = static_cast<AxisSet>(reduced | w.reduction.steps[i].axes);
-      const bool routed = is_of_expert(graph_, graph_.tensor(w.tensor));
-      WeightBucket& b =
-          bucket(result.buckets, routed, routed ? RankGroup{} : mesh_.group(static_cast<AxisSet>(reduced & tensor)));
-      b.elements += w.used_elements;
-      const auto t = static_cast<std::size_t>(w.tensor);
-      if (forward[t]) b.gathered_forward += w.used_elements;
-      if (backward[t]) b.gathered_backward += w.used_elements;
-      if (graph_.tensors()[t].name == "embed_tokens") result.tied_elements += w.used_elements;
-    }
-  }
-  static WeightBucket& bucket(std::vector<WeightBucket>& buckets, bool routed, const RankGroup& tensor_ranks) {
-    for (WeightBucket& b : buckets)
-      if (b.routed == routed && b.tensor_ranks == tensor_ranks) return b;
-    buckets.push_back({routed, tensor_ranks, 0, 0, 0});
-    return buckets.back();
-  }
+Declarations declarations(const OpGraph& graph, const Layout& layout, const Mesh& mesh, const Model& model,
+                          const Workload& workload) {
+  Declarations says = declare(graph, layout, mesh);
+  const bool even = workload.expert_load.kind == ExpertLoad::Kind::balanced || workload.capacity_factor > 0;
+  if (layout.expert == 1 || even) return says;
+  says.fullest.assign(graph.dims().size(), 1);
+  says.fullest[static_cast<std::size_t>(graph.find_dim("expert"))] = busiest_part(
+      relative_loads(workload.expert_load, model.n_routed_experts, model.num_experts_per_tok), layout.expert);
+  return says;
+}
 
-  const OpGraph& graph_;
-  std::vector<std::int64_t> extents_;
-  const Mesh& mesh_;
-  CostContext context_;
-  ShardedGraph sharded_;
-};
+/// All that a derivation looks at besides the graph.
+std::string text_of(const Mesh& mesh, const Declarations& says) {
+  std::string text = {static_cast<char>(mesh.axes().size()), static_cast<char>(says.zero),
+                      static_cast<char>(says.gather_again | says.merge_sums << 1 | says.keep_parameters << 2)};
+  const auto set = [&](AxisSet axes) {
+    text.push_back(static_cast<char>(axes & 0xFF));
+    text.push_back(static_cast<char>(axes >> 8));
+  };
+  const auto tuple = [&](const AxisTuple& axes) {
+    text.push_back(static_cast<char>(axes.size()));
+    for (AxisId a : axes) text.push_back(static_cast<char>(a));
+  };
+  for (const AxisTuple& axes : says.home) tuple(axes);
+  for (const AxisTuple& axes : says.stream) tuple(axes);
+  for (const Placement& used : says.weight_use) {
+    for (const AxisTuple& axes : used.dims) tuple(axes);
+    set(used.partial);
+  }
+  for (AxisSet axes : says.shard_axes) set(axes);
+  for (const Declarations::Pin& pin : says.pins) {
+    text += std::to_string(pin.op) + (pin.shared ? '=' : '~') + std::to_string(pin.dim) + ':';
+    tuple(pin.axes);
+  }
+  return text;
+}
 
 }  // namespace
+
+DerivedGraphs::Derived::Derived(const OpGraph& graph, ShardedGraph any_size)
+    : graph_(graph), any_size_(std::move(any_size)) {
+  for (const Node& n : any_size_.nodes) modules_ |= modules_of(n.region);
+}
+
+const BackwardPlan& DerivedGraphs::Derived::plan(const Recompute& choice) {
+  const unsigned again = choice.full ? 1u << kRecomputeModules : choice.modules & modules_;
+  const std::lock_guard lock(mutex_);
+  auto known = plans_.find(again);
+  if (known == plans_.end()) known = plans_.emplace(again, plan_backward(graph_, any_size_, choice)).first;
+  return known->second;
+}
+
+DerivedGraphs::Derived& DerivedGraphs::of(const OpGraph& graph, const std::vector<std::int64_t>& extents,
+                                          const Mesh& mesh, const Declarations& declarations) {
+  std::pair key(&graph, text_of(mesh, declarations));
+  {
+    const std::lock_guard lock(mutex_);
+    if (auto known = known_.find(key); known != known_.end()) return *known->second;
+  }
+  auto derived = std::make_unique<Derived>(graph, shard(graph, extents, mesh, declarations));
+  const std::lock_guard lock(mutex_);
+  return *known_.try_emplace(std::move(key), std::move(derived)).first->second;
+}
+
+GraphPricer::GraphPricer(DerivedGraphs& derived, const OpGraph& graph, const Model& model, const Machine& machine,
+                         const Workload& workload, const TrainingFormats& formats, const Shape& shape)
+    : graph_(graph),
+      workload_(workload),
+      layout_(sample_layout(part_that_matters(graph, shape))),
+      mesh_(mesh_of(layout_, model)),
+      says_(declarations(graph, layout_, mesh_, model, workload)),
+      extents_(layout_extents(graph, layout_, workload.sequence_length)),
+      context_{graph_,
+               extents_,
+               mesh_,
+               machine,
+               formats,
+               graph.find_dim("key_sequence"),
+               graph.find_dim("expert"),
+               row_crossing(model, layout_, mesh_, machine)},
+      derived_(derived.of(graph, extents_, mesh_, says_)),
+      sharded_(derived_.any_size()) {
+  layout_.micro_batch = 0;
+}
+
+void GraphPricer::size_for(std::int64_t micro_batch) {
+  if (layout_.micro_batch == micro_batch) return;
+  layout_.micro_batch = static_cast<int>(micro_batch);
+  extents_ = layout_extents(graph_, layout_, workload_.sequence_length);
+  resize(sharded_, graph_, extents_, mesh_, says_);
+  costs_.clear();
+}
+
+namespace {
+
+/// `passes` of every choice, by index_of; those that run the same again are made once.
+template <typename Pass, typename PlanOf, typename Make>
+std::vector<Pass> for_each_choice(const std::vector<Recompute>& choices, const PlanOf& plan_of, const Make& make) {
+  int most = 0;
+  for (const Recompute& choice : choices) most = std::max(most, index_of(choice));
+  std::vector<Pass> passes(static_cast<std::size_t>(most) + 1);
+  std::vector<std::pair<const BackwardPlan*, std::size_t>> known;
+  for (const Recompute& choice : choices) {
+    const auto at = static_cast<std::size_t>(index_of(choice));
+    const BackwardPlan& plan = plan_of(choice);
+    const auto alike = std::find_if(known.begin(), known.end(), [&](const auto& k) { return k.first == &plan; });
+    if (alike != known.end()) {
+      passes[at] = passes[alike->second];
+      continue;
+    }
+    passes[at] = make(plan);
+    known.push_back({&plan, at});
+  }
+  return passes;
+}
+
+}  // namespace
+
+GraphPrice GraphPricer::price(int micro_batch, const std::vector<Recompute>& choices) {
+  size_for(micro_batch);
+  if (costs_.empty())
+    for (const Node& n : sharded_.nodes)
+      costs_.push_back(n.kind == Node::Kind::gather_parameter ? NodeCost{} : node_cost(context_, sharded_, n));
+  GraphPrice result = weights();
+  const std::vector<ValueBytes> sizes = value_bytes(graph_, sharded_, context_.formats);
+  const auto plan_of = [&](const Recompute& choice) -> const BackwardPlan& { return derived_.plan(choice); };
+  result.passes = for_each_choice<PassPrice>(choices, plan_of, [&](const BackwardPlan& backward) {
+    PassPrice pass;
+    for (std::size_t i = 0; i < sharded_.forward_nodes; ++i) add(pass, costs_[i], true);
+    for (NodeId n : backward.order) add(pass, costs_[static_cast<std::size_t>(n)], false);
+    pass.need = activation_need(sharded_, backward, sizes);
+    return pass;
+  });
+  return result;
+}
+
+std::vector<LeastPass> GraphPricer::least(const std::vector<Recompute>& choices) {
+  size_for(workload_.global_batch);
+  std::vector<LeastPass::Time> costs;
+  for (const Node& n : sharded_.nodes) {
+    costs.push_back({});
+    if (n.kind == Node::Kind::gather_parameter) continue;
+    const LeastCost cost = least_cost(context_, sharded_, n);
+    costs.back() = {cost.each.compute + cost.each.communication, cost.together.compute + cost.together.communication};
+  }
+  const auto add_to = [](LeastPass::Time& sum, const LeastPass::Time& cost) {
+    sum.each += cost.each;
+    sum.together += cost.together;
+  };
+  const auto plan_of = [&](const Recompute& choice) -> const BackwardPlan& { return derived_.plan(choice); };
+  return for_each_choice<LeastPass>(choices, plan_of, [&](const BackwardPlan& backward) {
+    LeastPass least;
+    for (std::size_t i = 0; i < sharded_.forward_nodes; ++i) add_to(least.forward, costs[i]);
+    for (NodeId n : backward.order) add_to(least.backward, costs[static_cast<std::size_t>(n)]);
+    for (ValueId v : backward.saved) least.saved += bytes_of(graph_, sharded_.value(v), context_.formats);
+    return least;
+  });
+}
+
+GraphPrice GraphPricer::weights() {
+  if (layout_.micro_batch == 0) size_for(1);
+  GraphPrice result;
+  std::vector<char> forward(graph_.tensors().size()), backward(graph_.tensors().size());
+  for (std::size_t i = 0; i < sharded_.nodes.size(); ++i) {
+    const Node& n = sharded_.nodes[i];
+    if (n.kind != Node::Kind::gather_parameter) continue;
+    const TensorId t = sharded_.value(n.inputs[0]).tensor;
+    (i < sharded_.forward_nodes ? forward : backward)[static_cast<std::size_t>(t)] = 1;
+  }
+  const auto tensor = static_cast<AxisSet>(set_of(mesh_.tuple("tp.kv")) | set_of(mesh_.tuple("tp.rep")));
+  for (const WeightState& w : sharded_.weights) {
+    AxisSet reduced = 0;
+    for (int i = 0; i < w.reduction.count; ++i) reduced = static_cast<AxisSet>(reduced | w.reduction.steps[i].axes);
+    const bool routed = is_of_expert(graph_, graph_.tensor(w.tensor));
+    WeightBucket& b =
+        bucket(result.buckets, routed, routed ? RankGroup{} : mesh_.group(static_cast<AxisSet>(reduced & tensor)));
+    b.elements += w.used_elements;
+    const auto t = static_cast<std::size_t>(w.tensor);
+    if (forward[t]) b.gathered_forward += w.used_elements;
+    if (backward[t]) b.gathered_backward += w.used_elements;
+    if (graph_.tensors()[t].name == "embed_tokens") result.tied_elements += w.used_elements;
+  }
+  return result;
+}
+
+ShapePricer::ShapePricer(DerivedGraphs& derived, const ModelGraphs& graphs, const Model& model, const Machine& machine,
+                         const Workload& workload, const Shape& shape)
+    : derived_(derived),
+      graphs_(graphs),
+      model_(model),
+      machine_(machine),
+      workload_(workload),
+      shape_(shape),
+      pricers_(2 + graphs.layer_classes.size()) {}
+
+const OpGraph& ShapePricer::graph(std::size_t i) const {
+  return i == 0 ? graphs_.embedding : i == 1 ? graphs_.head : graphs_.layer_classes[i - 2];
+}
+
+GraphPricer& ShapePricer::of_graph(std::size_t i) {
+  if (!pricers_[i])
+    pricers_[i] = std::make_unique<GraphPricer>(derived_, graph(i), model_, machine_, workload_,
+                                                i < 2 ? at_the_ends(workload_.formats) : workload_.formats, shape_);
+  return *pricers_[i];
+}
+
+Bytes ShapePricer::stream(int micro_batch) const {
+  const std::int64_t cut = std::int64_t{shape_.context} * (shape_.sequence_parallel ? shape_.tensor : 1);
+  return {micro_batch * (workload_.sequence_length / cut) * model_.hidden_size *
+          (bytes_per_element(workload_.formats.compute) >= 4 ? 4 : 2)};
+}
+
+ShapePrice ShapePricer::price(int micro_batch, const std::vector<Recompute>& choices) {
+  ShapePrice price;
+  const std::vector<Recompute> none = {Recompute{}};
+  price.embedding = of_graph(0).price(micro_batch, none);
+  price.head = of_graph(1).price(micro_batch, none);
+  for (std::size_t i = 2; i < graphs(); ++i) price.layers.push_back(of_graph(i).price(micro_batch, choices));
+  price.stream = stream(micro_batch);
+  return price;
+}
+
+LeastPrice ShapePricer::least(const std::vector<Recompute>& choices) {
+  LeastPrice least;
+  const std::vector<Recompute> none = {Recompute{}};
+  least.embedding = of_graph(0).least(none);
+  least.weights.embedding = of_graph(0).weights();
+  least.head = of_graph(1).least(none);
+  least.weights.head = of_graph(1).weights();
+  for (std::size_t i = 2; i < graphs(); ++i) {
+    least.layers.push_back(of_graph(i).least(choices));
+    least.weights.layers.push_back(of_graph(i).weights());
+  }
+  least.weights.stream = stream(1);
+  return least;
+}
+
+ShapePrice price_shape(const ModelGraphs& graphs, const Model& model, const Machine& machine, const Workload& workload,
+                       const Shape& shape, const std::vector<Recompute>& choices) {
+  DerivedGraphs derived;
+  return ShapePricer(derived, graphs, model, machine, workload, shape).price(shape.micro_batch, choices);
+}
+
+Shape part_that_matters(const OpGraph& graph, const Shape& shape) {
+  Shape part = shape;
+  const auto has = [&](OpKind kind) {
+    return std::any_of(graph.ops().begin(), graph.ops().end(), [&](const Operator& op) { return op.kind == kind; });
+  };
+  if (!has(OpKind::dispatch)) {
+    part.expert = part.expert_tensor = part.between = 1;
+    part.dispatcher = Dispatcher::all_to_all;
+  }
+  if (!has(OpKind::attention)) part.context_kind = ContextParallel::all_gather;
+  return part;
+}
 
 Shape shape_of(const Layout& l) {
   Shape shape = {l.tensor,
@@ -174,41 +343,6 @@ Layout sample_layout(const Shape& shape) {
   l.zero = 3;
   l.shard_group = 2 * folded * shape.context;
   return l;
-}
-
-namespace {
-
-Mesh mesh_of(const Layout& layout, const Model& model) {
-  auto refined = stage_mesh(layout, model);
-  assert(std::holds_alternative<Mesh>(refined) && "callers reject shapes whose degrees have no common mesh");
-  return std::get<Mesh>(std::move(refined));
-}
-
-}  // namespace
-
-GraphPrice price_head(const ModelGraphs& graphs, const Model& model, const Machine& machine, const Workload& workload,
-                      const Shape& shape) {
-  const Layout layout = sample_layout(shape);
-  const Mesh mesh = mesh_of(layout, model);
-  return GraphPricer(graphs.head, layout, mesh, model, machine, workload, at_the_ends(workload.formats))
-      .price({Recompute{}});
-}
-
-ShapePrice price_shape(const ModelGraphs& graphs, const Model& model, const Machine& machine, const Workload& workload,
-                       const Shape& shape, const std::vector<Recompute>& choices) {
-  const Layout layout = sample_layout(shape);
-  const Mesh mesh = mesh_of(layout, model);
-  ShapePrice price;
-  const std::vector<Recompute> none = {Recompute{}};
-  const TrainingFormats ends = at_the_ends(workload.formats);
-  price.embedding = GraphPricer(graphs.embedding, layout, mesh, model, machine, workload, ends).price(none);
-  price.head = price_head(graphs, model, machine, workload, shape);
-  for (const OpGraph& graph : graphs.layer_classes)
-    price.layers.push_back(GraphPricer(graph, layout, mesh, model, machine, workload, workload.formats).price(choices));
-  const std::int64_t cut = std::int64_t{shape.context} * (shape.sequence_parallel ? shape.tensor : 1);
-  price.stream = {shape.micro_batch * (workload.sequence_length / cut) * model.hidden_size *
-                  (bytes_per_element(workload.formats.compute) >= 4 ? 4 : 2)};
-  return price;
 }
 
 }  // namespace shardwright

@@ -1,11 +1,17 @@
 #pragma once
 
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
 #include <vector>
 
 #include "hardware/machine.h"
 #include "models/transformer.h"
+#include "planner/cost/node_cost.h"
 #include "planner/layout.h"
 #include "planner/memory.h"
+#include "planner/recompute.h"
 #include "planner/workload.h"
 
 namespace shardwright {
@@ -65,14 +71,115 @@ std::vector<Recompute> recompute_choices(const Model& model);
 /// Where a choice stands in PassPrice lists; none is 0.
 int index_of(const Recompute& recompute);
 
-/// Shards every graph at `shape` and prices it. Passes of other choices than `choices`
-/// stay empty.
+/// What no micro-batch of a graph falls below, whatever its size: a time for `each`, and its share of `together`, what
+/// all of a step would take if they ran as one. Bytes are shares of such a whole, too.
+struct LeastPass {
+  struct Time {
+    Seconds each, together;
+    Seconds at(double share) const { return each + share * together; }
+  };
+  Time forward, backward;
+  Bytes saved;  ///< from forward to backward, before an allocator rounds it
+};
+
+/// A floor under the prices of a shape, for every micro-batch at once.
+struct LeastPrice {
+  ShapePrice weights;  ///< exact, of all micro-batches, and without passes; `stream` is that of a single sequence
+  std::vector<LeastPass> embedding, head;
+  std::vector<std::vector<LeastPass>> layers;  ///< by layer class; passes by index_of(Recompute), as in GraphPrice
+};
+
+/// The part of `shape` that a graph's price depends on: experts' degrees change nothing where there are no experts, the
+/// kind of context parallelism nothing without attention.
+Shape part_that_matters(const OpGraph& graph, const Shape& shape);
+
+/// Derived graphs, of any sizes, with the order of their backward. What is where and what moves depends on the axes of
+/// a mesh and on the declarations, not on sizes, so that few derivations serve all shapes of a model. Any number of
+/// threads may ask.
+class DerivedGraphs {
+ public:
+  class Derived {
+   public:
+    explicit Derived(const OpGraph& graph, ShardedGraph any_size);
+    const ShardedGraph& any_size() const { return any_size_; }
+    const BackwardPlan& plan(const Recompute& choice);
+
+   private:
+    const OpGraph& graph_;
+    ShardedGraph any_size_;
+    unsigned modules_ = 0;  // that have a node in this graph: the others change nothing in it
+    std::mutex mutex_;
+    std::map<unsigned, BackwardPlan> plans_;  // by the modules that run again
+  };
+  /// References stay; `graph` is kept by reference.
+  Derived& of(const OpGraph& graph, const std::vector<std::int64_t>& extents, const Mesh& mesh,
+              const Declarations& declarations);
+
+ private:
+  std::mutex mutex_;
+  std::map<std::pair<const OpGraph*, std::string>, std::unique_ptr<Derived>> known_;
+};
+
+/// One graph at the micro-batches of a shape: derived once, then sized for each of them.
+class GraphPricer {
+ public:
+  /// All are kept by reference, but for `formats` and `shape`, whose micro_batch is not looked at.
+  GraphPricer(DerivedGraphs& derived, const OpGraph& graph, const Model& model, const Machine& machine,
+              const Workload& workload, const TrainingFormats& formats, const Shape& shape);
+  GraphPricer(const GraphPricer&) = delete;
+
+  /// Passes of other choices than `choices` stay empty.
+  GraphPrice price(int micro_batch, const std::vector<Recompute>& choices);
+  /// Weights alone.
+  GraphPrice weights();
+  std::vector<LeastPass> least(const std::vector<Recompute>& choices);
+
+ private:
+  void size_for(std::int64_t micro_batch);
+
+  const OpGraph& graph_;
+  const Workload& workload_;
+  Layout layout_;  // micro_batch: that of the sizes, 0 at first
+  Mesh mesh_;
+  Declarations says_;
+  std::vector<std::int64_t> extents_;
+  CostContext context_;
+  DerivedGraphs::Derived& derived_;
+  ShardedGraph sharded_;
+  std::vector<NodeCost> costs_;  // by node; empty where the sizes are new
+};
+
+/// Every graph of a model at the micro-batches of a shape, each derived when it is first needed.
+class ShapePricer {
+ public:
+  /// References are kept.
+  ShapePricer(DerivedGraphs& derived, const ModelGraphs& graphs, const Model& model, const Machine& machine,
+              const Workload& workload, const Shape& shape);
+
+  /// Graphs by number: embedding, head, layer classes.
+  std::size_t graphs() const { return pricers_.size(); }
+  const OpGraph& graph(std::size_t i) const;
+  GraphPricer& of_graph(std::size_t i);
+
+  /// All graphs. Passes of other choices than `choices` stay empty.
+  ShapePrice price(int micro_batch, const std::vector<Recompute>& choices);
+  LeastPrice least(const std::vector<Recompute>& choices);
+  /// The residual stream of one rank.
+  Bytes stream(int micro_batch) const;
+
+ private:
+  DerivedGraphs& derived_;
+  const ModelGraphs& graphs_;
+  const Model& model_;
+  const Machine& machine_;
+  const Workload& workload_;
+  Shape shape_;
+  std::vector<std::unique_ptr<GraphPricer>> pricers_;
+};
+
+/// Shards every graph at `shape` and prices it.
 ShapePrice price_shape(const ModelGraphs& graphs, const Model& model, const Machine& machine, const Workload& workload,
                        const Shape& shape, const std::vector<Recompute>& choices);
-
-/// The head of price_shape alone.
-GraphPrice price_head(const ModelGraphs& graphs, const Model& model, const Machine& machine, const Workload& workload,
-                      const Shape& shape);
 
 /// A layout that has this shape and every kind of data axis, to shard graphs once for all layouts of the shape: its
 /// data parallelism is 2 replicas of 2 shards with ZeRO-3.

@@ -19,6 +19,7 @@ Layout completed(const LayoutPins& pins) {
   layout.data = pins.dp.value_or(1);
   layout.expert = pins.ep.value_or(1);
   layout.expert_tensor = pins.etp.value_or(1);
+  if (layout.expert > 1) layout.dispatcher = pins.dispatcher.value_or(Dispatcher::deepep);
   if (layout.pipeline > 1) {
     layout.virtual_pipeline = pins.vpp.value_or(1) % 8 + 1;
     layout.schedule = layout.virtual_pipeline > 1        ? Schedule::interleaved
@@ -32,6 +33,7 @@ Layout completed(const LayoutPins& pins) {
   layout.recompute = pins.recompute.value_or(Recompute{});
   layout.micro_batch = pins.micro_batch.value_or(1);
   if (layout.data > 1 && layout.pipeline > 1) layout.rank_order = pins.rank_order.value_or(RankOrder::tp_cp_dp_pp);
+  layout.overlap = {static_cast<std::uint8_t>(pins.overlap_on.bits & overlaps_of(layout).bits)};
   const std::size_t chunks =
       static_cast<std::size_t>(layout.pipeline) * static_cast<std::size_t>(layout.virtual_pipeline);
   layout.layers_per_chunk.assign(chunks, 1);
@@ -51,6 +53,7 @@ bool pin_exactly(const LayoutPins& pins, const Layout& layout) {
   return pins.tp == layout.tensor && pins.pp == layout.pipeline && pins.dp == layout.data &&
          pinned_or(pins.vpp, layout.virtual_pipeline, 1) && pinned_or(pins.cp, layout.context, 1) &&
          pinned_or(pins.cp_kind, layout.context_kind, ContextParallel::all_gather) &&
+         pinned_or(pins.dispatcher, layout.dispatcher, Dispatcher::all_to_all) && pins.overlap_on == layout.overlap &&
          pinned_or(pins.ep, layout.expert, 1) && pinned_or(pins.etp, layout.expert_tensor, 1) &&
          pinned_or(pins.sequence_parallel, layout.sequence_parallel, false) && pinned_or(pins.zero, layout.zero, 0) &&
          pinned_or(pins.fsdp_group, layout.shard_group, 1) && pins.recompute == layout.recompute &&

@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <random>
+
 using namespace shardwright;
 
 namespace {
@@ -174,6 +176,20 @@ TEST_CASE("values that lie in the keys are read with them") {
   CHECK(seconds(spec, machine) == doctest::Approx(0.20256));
 }
 
+TEST_CASE("sparse attention reads the keys that it selects") {
+  Machine machine = round_machine();
+  machine.memory_bandwidth = {1000};
+  machine.efficiency.kernel_latency = {0};
+  AttentionSpec sparse{.query_length = 2, .key_length = 0, .causal = false, .selected = 50};
+  const AttentionSpec dense{.query_length = 2, .key_length = 100, .causal = false};
+  CHECK(seconds(sparse, machine) == seconds(dense, machine));
+  sparse.key_length = 100'000;
+  CHECK(seconds(sparse, machine) == seconds(dense, machine));
+  sparse.key_length = 100;
+  sparse.selected = 1000;  // more than there are
+  CHECK(seconds(sparse, machine) == seconds(dense, machine));
+}
+
 TEST_CASE("the catalog's curves stay near published kernel times") {
   // FlashAttention-2 and cuBLAS class numbers; the tables and their spread stand in hardware/README.md.
   const Machine h100 = find_machine("h100-sxm-80gb");
@@ -186,4 +202,44 @@ TEST_CASE("the catalog's curves stay near published kernel times") {
   CHECK(gemm_rate(8192) < 0.90 * 989.4e12);
   CHECK(gemm_rate(256) < 0.10 * 989.4e12);
   CHECK(gemm_rate(1024) < gemm_rate(4096));
+}
+
+TEST_CASE("the steady time of a kernel leaves out its launch, unfilled tiles and waves, and idle multiprocessors") {
+  Machine machine = round_machine();
+  machine.efficiency.gemm_k_half = 100;
+  // 11 x 7 x (900 + 100) multiply-adds at 10e9 operations a second, though a tile has 8 x 8.
+  CHECK(steady_time(GemmSpec{.m = 11, .n = 7, .k = 900}, machine).value == doctest::Approx(2 * 77e3 / 10e9));
+  machine.efficiency.gemm_half_tile_rate = 1.5;  // the smallest tile is the best: 3 halvings
+  CHECK(steady_time(GemmSpec{.m = 11, .n = 7, .k = 900}, machine).value == doctest::Approx(2 * 77e3 / 33.75e9));
+  CHECK(steady_time(GemmSpec{.m = 0, .n = 7, .k = 900}, machine).value == 0);
+  // Two blocks of 128 queries leave 8 of 10 idle: a fifth of the time where they do not.
+  const AttentionSpec spec{.heads = 2, .kv_heads = 2, .query_length = 128, .key_length = 1000, .causal = false};
+  CHECK(steady_time(spec, machine).value == doctest::Approx((seconds(spec, machine) - 1) / 5));
+  CHECK(steady_time(MemorySpec{Bytes{1000}}, machine).value == doctest::Approx(1000 / 0.5e18));
+}
+
+TEST_CASE("parts of a kernel never beat the steady time of the whole") {
+  std::mt19937 random(1);
+  for (const std::string& name : machine_names()) {
+    CAPTURE(name);
+    const Machine machine = find_machine(name);
+    if (!supports(machine, DataType::bf16)) continue;
+    const double launch = look_up(MemorySpec{}, machine).time.value;
+    const auto size = [&](unsigned most) { return std::int64_t{1} + static_cast<std::int64_t>(random() % most); };
+    for (int i = 0; i < 300; ++i) {
+      const std::int64_t parts = size(64);
+      const auto together = [&](double one) { return static_cast<double>(parts) * (one - launch) * (1 + 1e-9); };
+      const GemmSpec gemm{.m = size(3000), .n = size(3000), .k = size(20000), .batch = size(9)};
+      for (std::int64_t GemmSpec::*parted : {&GemmSpec::m, &GemmSpec::k, &GemmSpec::batch}) {
+        GemmSpec whole = gemm;
+        whole.*parted *= parts;
+        CHECK(steady_time(whole, machine).value <= together(seconds(gemm, machine)));
+      }
+      AttentionSpec one{.batch = size(4), .heads = size(16), .query_length = size(4096), .key_length = size(4096)};
+      one.backward = random() % 2;
+      AttentionSpec all = one;
+      all.batch *= parts;
+      CHECK(steady_time(all, machine).value <= together(seconds(one, machine)));
+    }
+  }
 }

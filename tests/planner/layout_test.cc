@@ -21,7 +21,7 @@ std::string fault_of(const std::string& text) {
 bool pins_nothing(const LayoutPins& pins) {
   return !pins.tp && !pins.pp && !pins.vpp && !pins.cp && !pins.dp && !pins.sequence_parallel && !pins.zero &&
          !pins.fsdp_group && !pins.recompute && !pins.micro_batch && !pins.schedule && !pins.rank_order &&
-         !pins.layers_per_stage;
+         !pins.layers_per_stage && !pins.dispatcher && pins.overlap_on == Overlaps{} && pins.overlap_off == Overlaps{};
 }
 
 /// The one canonical layout that pins leave when they pin exactly one: what to_string may leave out is filled in.
@@ -45,6 +45,7 @@ Layout completed(const LayoutPins& pins, int model_layers) {
   layout.schedule = layout.pipeline > 1 ? pins.schedule.value() : Schedule::one_f_one_b;
   const bool ordered = layout.data > 1 && layout.pipeline > 1;
   layout.rank_order = ordered ? pins.rank_order.value() : RankOrder::tp_cp_dp_pp;
+  layout.overlap = pins.overlap_on;
   layout.layers_per_chunk = layout.pipeline > 1 ? pins.layers_per_stage.value() : std::vector<int>{model_layers};
   return layout;
 }
@@ -75,6 +76,7 @@ Layout random_layout(std::mt19937& random) {
   if (!layout.recompute.full) layout.recompute.modules = static_cast<std::uint8_t>(up_to(1 << kRecomputeModules) - 1);
   layout.micro_batch = up_to(16);
   if (layout.data > 1 && layout.pipeline > 1 && up_to(2) == 1) layout.rank_order = RankOrder::tp_cp_pp_dp;
+  layout.overlap = {static_cast<std::uint8_t>((up_to(1 << kOverlaps) - 1) & overlaps_of(layout).bits)};
   const int chunks = layout.pipeline * layout.virtual_pipeline;
   if (chunks == 1) layout.layers_per_chunk = {kModelLayers};
   for (int i = 0; chunks > 1 && i < chunks; ++i) layout.layers_per_chunk.push_back(up_to(12) - 1);
@@ -89,7 +91,7 @@ TEST_CASE("every key of a layout is read") {
   const LayoutPins pins = parse_layout(
       "tp=8,pp=16,vpp=2,cp=4,dp=3,sequence_parallel=true,zero=3,fsdp_group=12,recompute=selective,"
       "recompute_modules=core_attn+mlp,micro_batch=5,schedule=interleaved,rank_order=tp-cp-pp-dp,cp_kind=ulysses,"
-      "layers_per_stage=4+4+4+4+4+4+4+4+4+4+4+4+4+4+4+0,ep=6,etp=2",
+      "layers_per_stage=4+4+4+4+4+4+4+4+4+4+4+4+4+4+4+0,ep=6,etp=2,dispatcher=hybridep,overlap=tp+p2p",
       "--layout");
   CHECK(pins.tp == 8);
   CHECK(pins.pp == 16);
@@ -103,6 +105,9 @@ TEST_CASE("every key of a layout is read") {
   CHECK(pins.cp_kind == ContextParallel::ulysses);
   CHECK(pins.ep == 6);
   CHECK(pins.etp == 2);
+  CHECK(pins.dispatcher == Dispatcher::hybridep);
+  CHECK(pins.overlap_on == Overlaps{0b100001});
+  CHECK(pins.overlap_off == Overlaps{0b011110});
   CHECK(pins.micro_batch == 5);
   CHECK(pins.schedule == Schedule::interleaved);
   CHECK(pins.rank_order == RankOrder::tp_cp_pp_dp);
@@ -131,11 +136,13 @@ TEST_CASE("a layout is written as the text that pins it") {
   layout.recompute.modules = 0b011;
   layout.micro_batch = 2;
   layout.schedule = Schedule::interleaved;
+  layout.overlap.set(Overlap::tp, true);
+  layout.overlap.set(Overlap::grad_reduce, true);
   layout.layers_per_chunk = {7, 8, 8, 9};
   CHECK(to_string(layout) ==
         "tp=8,pp=2,vpp=2,dp=4,sequence_parallel=true,zero=1,fsdp_group=4,recompute=selective,"
         "recompute_modules=core_attn+layernorm,micro_batch=2,schedule=interleaved,rank_order=tp-cp-dp-pp,"
-        "layers_per_stage=7+8+8+9");
+        "overlap=tp+grad_reduce,layers_per_stage=7+8+8+9");
   CHECK(layers_per_stage(layout) == std::vector<int>{15, 17});
 
   Layout one_gpu;
@@ -185,7 +192,9 @@ TEST_CASE("a wrong layout shows where") {
   }
   SUBCASE("words") {
     CHECK(fault_of("schedule=1f1") ==
-          "--layout:1:10: 'schedule' must be one of gpipe, 1f1b, interleaved, got '1f1' (did you mean '1f1b'?)\n"
+          "--layout:1:10: 'schedule' must be one of gpipe, 1f1b, interleaved, zb-h1, zb-h2, zb-1p, zb-2p, zb-v, "
+          "dualpipe, "
+          "dualpipe-v, got '1f1' (did you mean '1f1b'?)\n"
           "schedule=1f1\n         ^");
     CHECK(fault_of("sequence_parallel=1") ==
           "--layout:1:19: 'sequence_parallel' must be one of false, true, got '1'\nsequence_parallel=1\n"
@@ -193,6 +202,17 @@ TEST_CASE("a wrong layout shows where") {
     CHECK(fault_of("cp_kind=rings") ==
           "--layout:1:9: 'cp_kind' must be one of allgather, ulysses, ring, got 'rings' (did you mean 'ring'?)\n"
           "cp_kind=rings\n        ^");
+  }
+  SUBCASE("ways of rows and overlaps") {
+    CHECK(fault_of("dispatcher=deep") ==
+          "--layout:1:12: 'dispatcher' must be one of alltoall, allgather, deepep, hybridep, got 'deep'\n"
+          "dispatcher=deep\n           ^");
+    CHECK(fault_of("overlap=tp+p2") ==
+          "--layout:1:12: 'overlap' must be one of tp, ep, shared_experts, grad_reduce, param_gather, p2p, none, got "
+          "'p2'\noverlap=tp+p2\n           ^");
+    CHECK(fault_of("overlap=tp+tp") == "--layout:1:12: 'overlap' names 'tp' twice\noverlap=tp+tp\n           ^");
+    CHECK(fault_of("overlap=tp+none") == "--layout:1:12: 'overlap' is none or some\noverlap=tp+none\n           ^");
+    CHECK(parse_layout("overlap=none", "--layout").overlap_off == Overlaps::all());
   }
   SUBCASE("lists") {
     CHECK(fault_of("layers_per_stage=8++8") ==

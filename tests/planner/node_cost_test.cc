@@ -23,6 +23,7 @@ class Core {
   AttentionSpec question(bool backward) const {
     return std::get<AttentionSpec>(node_question(context(), sharded_, node(backward)));
   }
+  double times(bool backward) const { return times_asked(context(), node(backward)); }
   Seconds communication(bool backward) const { return node_cost(context(), sharded_, node(backward)).communication; }
 
  private:
@@ -46,6 +47,32 @@ Layout of_tensor(int ranks) {
   Layout l;
   l.tensor = ranks;
   return l;
+}
+
+TEST_CASE("a ring asks for one of its blocks, as often as there are ranks") {
+  Layout ring;
+  ring.context = 4;
+  ring.context_kind = ContextParallel::ring;
+  const Core core(find_model("llama-3.1-70b"), {}, ring, 4096, 4096);
+  CHECK(core.question(false) == AttentionSpec{.heads = 64, .kv_heads = 8, .query_length = 1024, .key_length = 1024});
+  CHECK(core.times(false) == 4);
+  // All blocks together are the work of the whole: a rank's queries times the visible half of all keys.
+  CHECK(4 * core.question(false).work().value ==
+        AttentionSpec{.heads = 64, .kv_heads = 8, .query_length = 1024, .key_length = 4096}.work().value);
+  ring.context_kind = ContextParallel::all_gather;
+  CHECK(Core(find_model("llama-3.1-70b"), {}, ring, 4096, 4096).times(false) == 1);
+  SUBCASE("a window or a chunk lies evenly over the blocks") {
+    ring.context_kind = ContextParallel::ring;
+    Model m = find_model("llama-3.1-70b");
+    m.sliding_window = 512;
+    CHECK(Core(m, {}, ring, 4096, 4096).question(false).window == 128);
+    m.sliding_window = 0;
+    m.attention_chunk_size = 1024;
+    const AttentionSpec chunked = Core(m, {}, ring, 4096, 4096).question(true);
+    CHECK(chunked.key_length == 256);
+    CHECK(chunked.query_length == 256);
+    CHECK(chunked.batch == 4);
+  }
 }
 
 constexpr GraphOptions kAbsorbed = {.absorbed_latent = true};

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "planner/cost/node_cost.h"
+#include "planner/declare.h"
 #include "tests/support/round_machine.h"
 
 namespace shardwright {
@@ -150,36 +151,41 @@ TEST_CASE("no layout is faster than its lower bound") {
 }
 
 TEST_CASE("no layout falls below the floor of its shape") {
-  double tightest = 0, sum = 0, memory = 0;
+  double tightest = 0, sum = 0, memory = 0, early = 0;
   int count = 0;
   const auto check = [&](Pricer& pricer, const Layout& l, bool balanced) {
     const ShapePrice& shape = pricer.shape(shape_of(l), l.recompute);
     const Pricer::Data data = pricer.data_of(shape, l);
     const PipelineShape pipeline(pricer, shape, l);
-    const Floor floor(pricer, shape, l, balanced);
-    const Floor::Weights weights = floor.weights(data);
-    const Seconds floored = floor.time(floor.passes(shape, l.recompute), weights);
+    const Floor floor(pricer, l, shape.stream, balanced);
+    const Floor::Weights weights = Floor::weights(pricer, data);
+    const Floor::Passes passes = Floor::passes(pricer, shape, l.recompute);
+    const Seconds floored = floor.time(passes, weights);
     const Seconds bound = pipeline.lower_bound(data);
+    const Bytes worst = pipeline.worst_reserved(data);
     CHECK(floored < bound);
     CHECK(bound < pipeline.predict(data).step);
-    CHECK(floor.memory(floor.passes(shape, l.recompute), weights) <= pipeline.worst_reserved(data));
-    // The search bounds all choices of recomputation by none, and a shape by its head.
-    const ShapePrice plain = pricer.plain_shape(shape_of(l));
-    const Floor before(pricer, plain, l, balanced);
-    const Floor::Weights same = before.weights(pricer.data_of(plain, l));
-    CHECK(before.time(before.passes(plain, {}), same) <= floored);
-    CHECK(same.resident == weights.resident);
-    const ActivationNeed head = pricer.head(shape_of(l)).passes[0].need;
-    CHECK(head.transient_reserved + head.saved_reserved <= pipeline.worst_reserved(data));
+    CHECK(floor.memory(passes, weights) <= worst);
+    // What the search knows before it prices a micro-batch; and of all recomputations, zero stages and groups.
+    const LeastPrice least = pricer.shape_pricer(shape_of(l)).least({l.recompute});
+    const Floor::Passes before = Floor::passes(pricer, least, l.micro_batch, l.recompute);
+    const Floor::Weights same = Floor::weights(pricer, pricer.data_of(least.weights, l));
+    CHECK(std::tie(same.once, same.after, same.resident, same.buffer) ==
+          std::tie(weights.once, weights.after, weights.resident, weights.buffer));
+    CHECK(l.micro_batch * least.weights.stream == shape.stream);
+    CHECK(floor.time(before, weights) < bound);
+    CHECK(floor.memory(before, weights) <= worst);
+    const Floor::Passes plain = Floor::passes(pricer, pricer.least(shape_of(l)), l.micro_batch, {});
+    CHECK(floor.time(plain, {}) < bound);
+    early += floor.time(before, weights) / floored;
     tightest = std::max(tightest, floored / bound);
     sum += floored / bound;
-    memory += static_cast<double>(floor.memory(floor.passes(shape, l.recompute), weights).value) /
-              static_cast<double>(pipeline.worst_reserved(data).value);
+    memory += static_cast<double>(floor.memory(passes, weights).value) / static_cast<double>(worst.value);
     ++count;
   };
   with_random_layouts(150, 5, [&](Pricer& pricer, const Layout& l) { check(pricer, l, true); });
   MESSAGE("floor / bound over ", count, " layouts: ", sum / count, " in the mean, ", tightest, " at most; memory ",
-          memory / count, " in the mean");
+          memory / count, " in the mean; before the micro-batch is priced ", early / count, " of it");
   std::mt19937 random(6);
   with_random_layouts(50, 6, [&](Pricer& pricer, Layout l) {  // any split, empty chunks among it
     for (std::size_t i = 1; i < l.layers_per_chunk.size(); ++i) {
@@ -196,6 +202,138 @@ TEST_CASE("no layout falls below the floor of its shape") {
   });
 }
 
+namespace {
+
+auto all_of(const PassPrice& p) {
+  return std::tuple(p.forward_compute, p.forward_communication, p.backward_compute, p.backward_communication, p.error,
+                    p.need.saved, p.need.saved_reserved, p.need.transient, p.need.transient_reserved);
+}
+/// One graph of a pricer's model at a shape, all of the shape, derived for it alone.
+struct Fresh {
+  PassPrice pass;
+  std::int64_t elements = 0, gathered_forward = 0, gathered_backward = 0;
+
+  Fresh(const Pricer& pricer, const OpGraph& graph, const Shape& shape, const Recompute& recompute) {
+    const Layout sample = sample_layout(shape);
+    const Mesh mesh = std::get<Mesh>(stage_mesh(sample, pricer.model()));
+    const auto extents = layout_extents(graph, sample, pricer.workload().sequence_length);
+    const ShardedGraph sharded = shard(graph, extents, mesh, declare(graph, sample, mesh));
+    const CostContext context{
+        graph, extents, mesh, pricer.machine(), pricer.workload().formats, graph.find_dim("key_sequence")};
+    const BackwardPlan plan = plan_backward(graph, sharded, recompute);
+    std::vector<NodeId> order;
+    for (NodeId n = 0; n < static_cast<NodeId>(sharded.forward_nodes); ++n) order.push_back(n);
+    order.insert(order.end(), plan.order.begin(), plan.order.end());
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      const Node& n = sharded.nodes[static_cast<std::size_t>(order[i])];
+      const bool forward = i < sharded.forward_nodes;
+      if (n.kind == Node::Kind::gather_parameter) {
+        (forward ? gathered_forward : gathered_backward) += sharded.value(n.inputs[0]).elements;
+        continue;
+      }
+      const NodeCost cost = node_cost(context, sharded, n);
+      (forward ? pass.forward_compute : pass.backward_compute) += cost.compute;
+      (forward ? pass.forward_communication : pass.backward_communication) += cost.communication;
+      pass.error += cost.error;
+    }
+    pass.need = activation_need(graph, sharded, plan, context.formats);
+    for (const WeightState& w : sharded.weights) elements += w.used_elements;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a graph that is derived once has the prices of one that is derived for each shape and micro-batch") {
+  with_random_layouts(10, 8, [&](Pricer& pricer, const Layout& l) {
+    Shape shape = shape_of(l);
+    ShapePricer once = pricer.shape_pricer(shape);
+    once.least({l.recompute});  // sizes of all micro-batches
+    for (int micro_batch : {48, 1, 2, 3})
+      for (std::size_t i = 0; i < once.graphs(); ++i) {
+        CAPTURE(micro_batch);
+        CAPTURE(i);
+        shape.micro_batch = micro_batch;
+        const Fresh fresh(pricer, once.graph(i), shape, l.recompute);
+        const GraphPrice price = once.of_graph(i).price(micro_batch, {l.recompute});
+        CHECK(all_of(price.passes.back()) == all_of(fresh.pass));
+        std::int64_t forward = 0, backward = 0;
+        for (const WeightBucket& b : price.buckets) {
+          forward += b.gathered_forward;
+          backward += b.gathered_backward;
+        }
+        CHECK(std::tuple(price.elements(), forward, backward) ==
+              std::tuple(fresh.elements, fresh.gathered_forward, fresh.gathered_backward));
+      }
+  });
+}
+
+TEST_CASE("what part_that_matters leaves out of a shape changes nothing in a graph") {
+  int smaller = 0;
+  with_random_layouts(60, 9, [&](Pricer& pricer, const Layout& l) {
+    const Shape shape = shape_of(l);
+    ShapePricer graphs = pricer.shape_pricer(shape);
+    for (std::size_t i = 0; i < graphs.graphs(); ++i) {
+      const Shape part = part_that_matters(graphs.graph(i), shape);
+      if (part == shape) continue;
+      ++smaller;
+      CHECK(all_of(Fresh(pricer, graphs.graph(i), part, l.recompute).pass) ==
+            all_of(Fresh(pricer, graphs.graph(i), shape, l.recompute).pass));
+    }
+  });
+  CHECK(smaller > 100);
+}
+
+TEST_CASE("a graph that is sized again is the one that is derived at that size") {
+  with_random_layouts(10, 10, [&](Pricer& pricer, const Layout& l) {
+    ShapePricer graphs = pricer.shape_pricer(shape_of(l));
+    for (std::size_t g = 0; g < graphs.graphs(); ++g) {
+      const OpGraph& graph = graphs.graph(g);
+      Layout sample = sample_layout(shape_of(l));
+      const Mesh mesh = std::get<Mesh>(stage_mesh(sample, pricer.model()));
+      const Declarations says = declare(graph, sample, mesh);
+      const auto extents = layout_extents(graph, sample, pricer.workload().sequence_length);
+      const ShardedGraph right = shard(graph, extents, mesh, says);
+      sample.micro_batch *= 5;
+      ShardedGraph sized = shard(graph, layout_extents(graph, sample, 4096), mesh, says);
+      resize(sized, graph, extents, mesh, says);
+      const auto same_steps = [](const ReshardSteps& a, const ReshardSteps& b) {
+        return std::equal(a.steps, a.steps + a.count, b.steps, b.steps + b.count, [](const auto& x, const auto& y) {
+          return std::tie(x.kind, x.axes, x.held_elements) == std::tie(y.kind, y.axes, y.held_elements);
+        });
+      };
+      CHECK(std::equal(sized.values.begin(), sized.values.end(), right.values.begin(), right.values.end(),
+                       [](const Value& a, const Value& b) { return a.elements == b.elements; }));
+      CHECK(std::equal(sized.nodes.begin(), sized.nodes.end(), right.nodes.begin(), right.nodes.end(),
+                       [&](const Node& a, const Node& b) { return same_steps(a.steps, b.steps); }));
+      CHECK(std::equal(sized.weights.begin(), sized.weights.end(), right.weights.begin(), right.weights.end(),
+                       [&](const WeightState& a, const WeightState& b) {
+                         return a.used_elements == b.used_elements && a.shard_parts == b.shard_parts &&
+                                same_steps(a.reduction, b.reduction);
+                       }));
+    }
+  });
+}
+
+TEST_CASE("where a stage has n - 1 behind it, n micro-batches of every layer are kept there, or all") {
+  // What Floor::memory builds on, for every schedule.
+  for (Schedule schedule : {Schedule::gpipe, Schedule::one_f_one_b, Schedule::interleaved})
+    for (int stages : {1, 2, 3, 5, 8})
+      for (int chunks : {1, 2, 3, 7})
+        for (int micro_batches : {1, 2, 3, 5, 8, 10, 16, 24, 40}) {
+          if ((schedule == Schedule::interleaved) != (chunks > 1)) continue;
+          if (chunks > 1 && (stages == 1 || micro_batches % stages != 0)) continue;
+          for (int s = 0; s < stages; ++s) {
+            CAPTURE(stages);
+            CAPTURE(chunks);
+            CAPTURE(micro_batches);
+            CAPTURE(s);
+            const std::vector<PassKeeps> alike(static_cast<std::size_t>(chunks), {1, 0});
+            for (int count : in_flight(stage_order({schedule, stages, chunks, micro_batches}, s), alike).until_backward)
+              CHECK(count >= std::min(stages - s, micro_batches));
+          }
+        }
+}
+
 TEST_CASE("modules that a graph has not are no other price") {
   const Model model = find_model("deepseek-v2-lite");  // its first layer is dense
   Pricer pricer(model, find_machine("h100-sxm-80gb"), workload(1024, 48));
@@ -204,19 +342,13 @@ TEST_CASE("modules that a graph has not are no other price") {
   at.sequence_parallel = true;
   at.expert = 4;
   const ShapePrice& together = pricer.shape(at);
-  const auto alike = [](const PassPrice& a, const PassPrice& b) {
-    return std::tuple(a.forward_compute, a.forward_communication, a.backward_compute, a.backward_communication, a.error,
-                      a.need.saved, a.need.saved_reserved, a.need.transient, a.need.transient_reserved) ==
-           std::tuple(b.forward_compute, b.forward_communication, b.backward_compute, b.backward_communication, b.error,
-                      b.need.saved, b.need.saved_reserved, b.need.transient, b.need.transient_reserved);
-  };
   const ModelGraphs graphs = model_graphs(model, {true, false});
   for (const Recompute& choice : recompute_choices(model)) {
     const ShapePrice alone = price_shape(graphs, model, pricer.machine(), pricer.workload(), at, {choice});
     const auto i = static_cast<std::size_t>(index_of(choice));
     for (std::size_t c = 0; c < alone.layers.size(); ++c) {
       CAPTURE(i);
-      CHECK(alike(alone.layers[c].passes[i], together.layers[c].passes[i]));
+      CHECK(all_of(alone.layers[c].passes[i]) == all_of(together.layers[c].passes[i]));
     }
   }
 }
@@ -426,6 +558,11 @@ TEST_CASE("an impossible layout is rejected with its numbers") {
     l.data = 5;
     l.micro_batch = 2;
     CHECK(why(l) == "batch: dp * micro_batch 10 does not divide global_batch 48");
+  }
+  SUBCASE("schedule") {
+    l.pipeline = 4;
+    l.schedule = Schedule::zb_h1;
+    CHECK(why(l) == "schedule: the times of weight gradients alone, which zb-h1 needs, are not priced");
   }
   SUBCASE("interleaving") {
     l.pipeline = 8;

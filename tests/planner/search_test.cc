@@ -84,18 +84,23 @@ class EveryLayout {
     if (given_.any_precision) precisions = {DataType::bf16, DataType::fp16, DataType::fp8};  // of an H100
     for (DataType precision : precisions)
       for (int tp : pinned_or(pins_.tp, divisors_of(given_.gpus)))
-        for (int pp : pinned_or(pins_.pp, divisors_of(given_.gpus))) {
-          const int cp = pins_.cp.value_or(1);
-          if (given_.gpus % (tp * pp * cp) != 0) continue;
-          const int dp = static_cast<int>(given_.gpus / (tp * pp * cp));
-          if (pins_.dp && *pins_.dp != dp) continue;
-          LayoutPins all;
-          all.tp = tp;
-          all.pp = pp;
-          all.cp = cp;
-          all.dp = dp;
-          of_experts(precision, all);
-        }
+        for (int pp : pinned_or(pins_.pp, divisors_of(given_.gpus)))
+          for (int cp : pinned_or(pins_.cp, divisors_of(given_.gpus))) {
+            if (given_.gpus % (tp * pp * cp) != 0) continue;
+            const int dp = static_cast<int>(given_.gpus / (tp * pp * cp));
+            if (pins_.dp && *pins_.dp != dp) continue;
+            LayoutPins all;
+            all.tp = tp;
+            all.pp = pp;
+            all.cp = cp;
+            all.dp = dp;
+            for (RankOrder order : {RankOrder::tp_cp_dp_pp, RankOrder::tp_cp_pp_dp}) {
+              if (pins_.rank_order && *pins_.rank_order != order) continue;
+              if (!pins_.rank_order && order == RankOrder::tp_cp_pp_dp && (dp == 1 || pp == 1)) continue;
+              all.rank_order = order;
+              of_experts(precision, all);
+            }
+          }
     std::sort(e_.fitting.begin(), e_.fitting.end(), [](const PricedLayout& a, const PricedLayout& b) {
       return std::tuple(step(a), a.layout, a.precision) < std::tuple(step(b), b.layout, b.precision);
     });
@@ -145,7 +150,6 @@ class EveryLayout {
           all.sequence_parallel = sp == 1;
           all.micro_batch = micro_batch;
           all.schedule = vpp > 1 ? Schedule::interleaved : pins_.schedule.value_or(Schedule::one_f_one_b);
-          all.rank_order = pins_.rank_order.value_or(RankOrder::tp_cp_dp_pp);
           all.layers_per_stage = pins_.layers_per_stage;
           of_shards(precision, all);
         }
@@ -426,6 +430,50 @@ TEST_CASE("brute force agrees: experts cut whole, the layers as given, every mic
   tell("an empty stage", agree(r));
 }
 
+TEST_CASE("brute force agrees: experts with every context parallelism, its kinds, and orders of ranks") {
+  struct Small {
+    const char* model;
+    std::int64_t layers, gpus, sequence, batch, memory_gib;
+    const char* machine;
+    const char* pins;
+  };
+  const std::vector<Small> spaces = {
+      {"mixtral-8x7b", 2, 8, 512, 4, 14, "h100-sxm-80gb", "recompute_modules=moe_act"},
+      {"deepseek-v2-lite", 3, 8, 1024, 8, 12, "h800-sxm-80gb", "recompute=none,zero=1"},
+      {"qwen3-30b-a3b", 4, 16, 1024, 8, 11, "a100-sxm-40gb", "recompute_modules=core_attn+layernorm,micro_batch=1"},
+      {"gpt-oss-20b", 4, 12, 768, 12, 12, "h100-sxm-80gb", "recompute=full,micro_batch=2"},
+      {"deepseek-v2-lite", 4, 32, 1024, 16, 10, "a100-sxm-80gb", "pp=2,vpp=1,recompute=none,zero=3,micro_batch=1"}};
+  for (const Small& s : spaces) {
+    CAPTURE(s.model);
+    CAPTURE(s.gpus);
+    PlanRequest r = request_for(shallow(s.model, s.layers), s.machine, s.gpus, s.sequence, s.batch);
+    r.machine.memory = r.machine.unusable_memory + s.memory_gib * 1_GiB;
+    r.machine.gpus_per_node = 4;  // so that it matters which ranks are neighbours
+    r.machine.links.front().gpus = 4;
+    r.pins = parse_layout(s.pins, "--pin");
+    const SearchSummary summary = agree(r);
+    tell(s.model, summary);
+    CHECK(summary.pruned > 0);
+    CHECK(summary.rejected.at("memory") > 0);
+    r.top = 100000;
+    std::set<int> cp, ep, etp;
+    std::set<ContextParallel> kinds;
+    std::set<RankOrder> orders;
+    for (const PricedLayout& p : plan(r).plans) {
+      cp.insert(p.layout.context);
+      ep.insert(p.layout.expert);
+      etp.insert(p.layout.expert_tensor);
+      kinds.insert(p.layout.context_kind);
+      orders.insert(p.layout.rank_order);
+    }
+    CHECK(cp.size() > 1);
+    CHECK(ep.size() > 1);
+    CHECK(etp.size() > 1);
+    CHECK(kinds.size() > 1);
+    CHECK(orders.size() == 2);
+  }
+}
+
 TEST_CASE("when nothing fits, the three layouts that need least memory are named") {
   PlanRequest r = request_for(shallow("llama-3.1-8b", 4), "h100-sxm-80gb", 4, 2048, 8);
   r.machine.memory = r.machine.unusable_memory + 1_GiB;
@@ -496,6 +544,7 @@ TEST_CASE("an estimate fills free keys with the fastest layout that fits") {
   PlanRequest same = r;  // the same space as a plan's
   same.pins.vpp = 1;
   same.pins.cp = 1;
+  same.pins.rank_order = RankOrder::tp_cp_dp_pp;
   check_same({p}, {plan(same).plans[0]});
   CHECK(every_layout(same).fitting[0].layout == p.layout);
 }
