@@ -115,8 +115,8 @@ struct MemoryItem {
 /// Every layout of the request's space, best first. Throws InputError when a pin cannot hold (tp 6 on 1024 GPUs).
 PlanResult plan(const PlanRequest& request);
 
-/// One layout: degrees that are not pinned are 1 (dp follows), the order of ranks is tp-cp-dp-pp, the rest is the fastest
-/// that fits, else the smallest.
+/// One layout: degrees that are not pinned are 1 (dp follows), the order of ranks is tp-cp-dp-pp, the rest is the
+/// fastest that fits, else the smallest.
 PlanResult estimate(const PlanRequest& request);
 
 /// The tensors behind the memory of `stage` of a layout that can be computed, largest first.
