@@ -5,34 +5,15 @@
 
 #include <algorithm>
 #include <cassert>
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
-#include <filesystem>
-#include <memory>
 #include <new>
 
 #include "hardware/input_error.h"
+#include "hardware/input_file.h"
 
 namespace shardwright {
 namespace {
 
 constexpr int kGzip = 16;  // zlib.h, deflateInit2: added to the window's bits, a gzip header and trailer
-
-std::string read_bytes(const std::string& path, std::size_t most) {
-  std::error_code error;
-  const std::filesystem::file_status status = std::filesystem::status(path, error);
-  if (!std::filesystem::exists(status)) throw InputError(fmt::format("{}: no such file", path));
-  if (!std::filesystem::is_regular_file(status)) throw InputError(fmt::format("{}: is not a regular file", path));
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
-  if (!file) throw InputError(fmt::format("{}: cannot be read: {}", path, std::strerror(errno)));
-  const std::uintmax_t size = std::filesystem::file_size(path, error);
-  if (!error && size > most) throw InputError(fmt::format("{}: is larger than {} MiB", path, most >> 20));
-  std::string bytes(error ? 0 : static_cast<std::size_t>(size), '\0');
-  bytes.resize(std::fread(bytes.data(), 1, bytes.size(), file.get()));
-  if (std::ferror(file.get()) != 0) throw InputError(fmt::format("{}: cannot be read", path));
-  return bytes;
-}
 
 /// The trailer's size of the unpacked text, modulo 2^32, as a first guess; a packed byte holds 1032 at most
 /// (zlib_tech.html, "Maximum Compression Factor").
@@ -93,7 +74,8 @@ std::string gunzip(std::string_view packed, const std::string& file, std::size_t
 
 std::string gzip(std::string_view text) {
   z_stream stream = {};
-  if (deflateInit2(&stream, 9, Z_DEFLATED, MAX_WBITS + kGzip, 8, Z_DEFAULT_STRATEGY) != Z_OK) throw std::bad_alloc();
+  if (deflateInit2(&stream, Z_DEFAULT_COMPRESSION, Z_DEFLATED, MAX_WBITS + kGzip, 8, Z_DEFAULT_STRATEGY) != Z_OK)
+    throw std::bad_alloc();
   std::string packed(deflateBound(&stream, text.size()), '\0');
   stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));
   stream.avail_in = static_cast<uInt>(text.size());
@@ -109,7 +91,7 @@ std::string gzip(std::string_view text) {
 }
 
 std::string read_maybe_gzip(const std::string& path, std::size_t most) {
-  std::string bytes = read_bytes(path, most);
+  std::string bytes = read_file(path, most);
   return path.ends_with(".gz") ? gunzip(bytes, path, most) : bytes;
 }
 

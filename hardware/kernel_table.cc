@@ -162,11 +162,9 @@ bool KernelTable::before(std::size_t a, std::size_t b) const {
   return seconds_[a] < seconds_[b];
 }
 
-KernelTable::Range KernelTable::find(const KernelSpec& spec) const {
-  assert(family_of(spec) == family_ && "a question of another family");
-  const KernelSlots wanted = to_slots(spec);
-  const std::vector<int>& order = sort_order(family_);
-  /// The first row that is not before `wanted`; with `past`, the first after it.
+KernelTable::Range KernelTable::equal_in(const KernelSlots& wanted, std::size_t slots) const {
+  const std::span<const int> order = std::span(sort_order(family_)).first(slots);
+  // The first row that is not before `wanted`; with `past`, the first after it.
   const auto bound = [&](bool past) {
     std::size_t low = 0, high = size();
     while (low < high) {
@@ -187,6 +185,16 @@ KernelTable::Range KernelTable::find(const KernelSpec& spec) const {
     return low;
   };
   return {bound(false), bound(true)};
+}
+
+KernelTable::Range KernelTable::find(const KernelSpec& spec) const {
+  assert(family_of(spec) == family_ && "a question of another family");
+  return equal_in(to_slots(spec), sort_order(family_).size());
+}
+
+KernelTable::Range KernelTable::curve(const KernelSpec& spec) const {
+  assert(family_of(spec) == family_ && "a question of another family");
+  return equal_in(to_slots(spec), sort_order(family_).size() - 1);
 }
 
 std::uint32_t KernelTable::name_index(std::string_view name) {

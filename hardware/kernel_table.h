@@ -41,6 +41,8 @@ class KernelTable {
     std::size_t size() const { return end - begin; }
   };
   Range find(const KernelSpec& spec) const;
+  /// Rows that differ from this question at most along the curve, ascending.
+  Range curve(const KernelSpec& spec) const;
 
   /// Adds a row; the table must be sorted before it is asked.
   void add(const KernelSlots& slots, Seconds time, std::string_view kernel, std::string_view framework);
@@ -49,6 +51,8 @@ class KernelTable {
   void reserve(std::size_t rows);
 
  private:
+  /// Rows that are as `wanted` in the first `slots` slots of sort_order().
+  Range equal_in(const KernelSlots& wanted, std::size_t slots) const;
   std::uint32_t name_index(std::string_view name);
   /// -1, 0, 1: row `a` before, same, after row `b`, without seconds and sources.
   int compare(std::size_t a, std::size_t b) const;

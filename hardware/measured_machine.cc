@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <future>
 #include <utility>
 
 #include "hardware/gzip.h"
@@ -53,8 +54,8 @@ std::vector<TableFile> table_files(const std::string& folder) {
                       hint.empty() ? fmt::format("; those are {}, .csv or .csv.gz", fmt::join(known, ", ")) : hint));
     }
     if (!files.empty() && files.back().family == *family) {
-      throw InputError(fmt::format("{}: stands beside {}; only one of them can be the table",
-                                   path.string(), files.back().path.filename().string()));
+      throw InputError(fmt::format("{}: stands beside {}; only one of them can be the table", path.string(),
+                                   files.back().path.filename().string()));
     }
     files.push_back({path, *family});
   }
@@ -90,11 +91,15 @@ void Measurements::add(const Measurements& other) {
 Measurements read_measurements(const std::string& folder) {
   const std::vector<TableFile> files = table_files(folder);
   if (files.empty()) throw InputError(fmt::format("{}: has no tables of measurements", folder));
-  Measurements measured;
+  // One thread a table: two large ones hold most of the rows.
+  std::vector<std::future<KernelTable>> tables;
   for (const auto& [path, family] : files) {
-    const std::string text = read_maybe_gzip(path.string(), kLargestTable);
-    measured.add(read_kernel_table(text, path.string(), family));
+    tables.push_back(std::async(std::launch::async, [name = path.string(), of = family] {
+      return read_kernel_table(read_maybe_gzip(name, kLargestTable), name, of);
+    }));
   }
+  Measurements measured;
+  for (std::future<KernelTable>& table : tables) measured.add(table.get());
   return measured;
 }
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <array>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,6 +25,12 @@ class Measurements {
 
  private:
   std::vector<KernelTable> tables_;
+};
+
+/// Measurements and the name of the machine that they were made on.
+struct MeasuredMachine {
+  std::string name;
+  std::shared_ptr<const Measurements> measurements;
 };
 
 /// A folder with what a machine is and what was measured on it: `machine.yaml` (see catalog/*.yaml), and for each

@@ -73,15 +73,17 @@ double busy_attention_seconds(const AttentionSpec& spec, const Machine& machine)
   return spec.work().value / rate;
 }
 
+/// Keys that are read: all, or of sparse attention no more than its queries select.
+double keys_read(const AttentionSpec& spec) {
+  if (spec.selected == 0) return as_double(spec.key_length);
+  const double selected = as_double(spec.selected) * as_double(spec.query_length);
+  return spec.key_length == 0 ? selected : std::min(selected, as_double(spec.key_length));
+}
+
 /// Forward: queries, keys and values in, output out. Backward: those and the output's gradient in, three gradients out.
 double bytes_moved(const AttentionSpec& spec) {
   const double queries = as_double(spec.batch) * as_double(spec.heads) * as_double(spec.query_length);
-  double read = as_double(spec.key_length);
-  if (spec.selected > 0) {
-    const double picked = as_double(spec.selected) * as_double(spec.query_length);
-    read = spec.key_length == 0 ? picked : std::min(picked, read);
-  }
-  const double keys = as_double(spec.batch) * as_double(spec.kv_heads) * read;
+  const double keys = as_double(spec.batch) * as_double(spec.kv_heads) * keys_read(spec);
   const double once = queries * as_double(spec.head_dim + spec.value_dim) +
                       keys * as_double(spec.head_dim + (spec.values_in_keys ? 0 : spec.value_dim));
   return bytes_per_element(spec.type) * once * (spec.backward ? 2 : 1);

@@ -12,7 +12,8 @@
 namespace shardwright {
 namespace {
 
-constexpr std::array<std::string_view, 3> kScheduleNames = {"gpipe", "1f1b", "interleaved"};
+constexpr std::array<std::string_view, 10> kScheduleNames = {"gpipe", "1f1b",  "interleaved", "zb-h1",    "zb-h2",
+                                                             "zb-1p", "zb-2p", "zb-v",        "dualpipe", "dualpipe-v"};
 constexpr std::array<std::string_view, kRecomputeModules> kRecomputeModuleNames = {
     "core_attn", "layernorm", "mlp", "mla_up_proj", "moe", "moe_act", "shared_experts"};
 constexpr std::array<std::string_view, 2> kRankOrderNames = {"tp-cp-dp-pp", "tp-cp-pp-dp"};

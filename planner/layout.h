@@ -10,7 +10,7 @@
 
 namespace shardwright {
 
-enum class Schedule { gpipe, one_f_one_b, interleaved };
+enum class Schedule { gpipe, one_f_one_b, interleaved, zb_h1, zb_h2, zb_1p, zb_2p, zb_v, dualpipe, dualpipe_v };
 // Megatron's --recompute-modules; a bit each, in this order
 enum class RecomputeModule { core_attn, layernorm, mlp, mla_up_proj, moe, moe_act, shared_experts };
 inline constexpr std::array kRecomputeModuleList = {RecomputeModule::core_attn,     RecomputeModule::layernorm,

@@ -3,11 +3,13 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "hardware/machine.h"
+#include "hardware/measured_machine.h"
 #include "hardware/measurements.h"
 #include "hardware/quantities.h"
 #include "models/model.h"
@@ -85,6 +87,8 @@ struct PlanRequest {
   LayoutPins pins;
   int top = 10;
   int threads = 0;  ///< 0 = as many as there are cores
+  /// What was measured on the machine; null: nothing. Costs do not ask it yet.
+  std::shared_ptr<const Measurements> measurements = {};
 };
 
 /// The answer to `plan` and `estimate`.
@@ -111,8 +115,8 @@ struct MemoryItem {
 /// Every layout of the request's space, best first. Throws InputError when a pin cannot hold (tp 6 on 1024 GPUs).
 PlanResult plan(const PlanRequest& request);
 
-/// One layout: degrees that are not pinned are 1 (dp follows), the order of ranks is tp-cp-dp-pp, the rest is the fastest
-/// that fits, else the smallest.
+/// One layout: degrees that are not pinned are 1 (dp follows), the order of ranks is tp-cp-dp-pp, the rest is the
+/// fastest that fits, else the smallest.
 PlanResult estimate(const PlanRequest& request);
 
 /// The tensors behind the memory of `stage` of a layout that can be computed, largest first.

@@ -8,6 +8,7 @@
 
 #include "planner/cost/collective_cost.h"
 #include "planner/declare.h"
+#include "planner/pipeline/play.h"
 #include "planner/split.h"
 
 namespace shardwright {
@@ -107,6 +108,9 @@ std::optional<Rejection> impossible_pipeline(const Model& model, const Workload&
   if (workload.global_batch % together != 0)
     return Rejection{
         "batch", "dp * micro_batch " + text(together) + " does not divide global_batch " + text(workload.global_batch)};
+  if (backward_tasks(l.schedule) != BackwardTasks::whole)
+    return Rejection{"schedule", "the times of weight gradients alone, which " + std::string(name_of(l.schedule)) +
+                                     " needs, are not priced"};
   if (l.schedule == Schedule::interleaved && l.micro_batches(workload.global_batch) % l.pipeline != 0)
     return Rejection{"interleaving", text(l.micro_batches(workload.global_batch)) +
                                          " micro-batches are no multiple of pp " + text(l.pipeline)};
@@ -443,7 +447,7 @@ PipelineShape::Tail PipelineShape::tail(const Data& data, int stage) const {
 Seconds PipelineShape::lower_bound(const Data& data) const {
   const PipelineTimes t = times(data);
   // The last task of every schedule is the first chunk's last backward, on stage 0.
-  Seconds bound = pipeline_lower_bound(t, micro_batches_) + tail(data, 0).total();
+  Seconds bound = pipeline_lower_bound({schedule_, t.stages, t.chunks, micro_batches_}, t) + tail(data, 0).total();
   Seconds arrives;  // when a stage's first forward can start
   for (int s = 0; s < t.stages; ++s) {
     Seconds work;
@@ -494,11 +498,11 @@ PipelineShape::Kept PipelineShape::kept_of_chunk(int global_chunk) const {
 }
 
 std::vector<int> PipelineShape::in_flight_counts(int stage) const {
-  std::vector<double> weight;
-  weight.reserve(static_cast<std::size_t>(base_.chunks));
+  std::vector<PassKeeps> keeps;
+  keeps.reserve(static_cast<std::size_t>(base_.chunks));
   for (int c = 0; c < base_.chunks; ++c)
-    weight.push_back(static_cast<double>(kept_of_chunk(c * base_.stages + stage).reserved.value));
-  return in_flight(schedule_, base_.stages, base_.chunks, micro_batches_, stage, weight);
+    keeps.push_back({static_cast<double>(kept_of_chunk(c * base_.stages + stage).reserved.value), 0});
+  return in_flight(stage_order({schedule_, base_.stages, base_.chunks, micro_batches_}, stage), keeps).until_backward;
 }
 
 const PipelineShape::Kept& PipelineShape::kept(int stage) const {
@@ -541,7 +545,7 @@ Prediction PipelineShape::predict(const Data& data) const {
   const Machine& machine = pricer_.machine_;
   const Workload& workload = pricer_.workload_;
   const PipelineTimes t = times(data);
-  const Played played = play(schedule_, t, micro_batches_);
+  const Played played = play({schedule_, t.stages, t.chunks, micro_batches_}, t);
 
   Prediction p;
   int slowest = 0;

@@ -23,6 +23,7 @@ namespace shardwright {
 ///   mesh         the parts of tp, cp, dp and of etp, ep do not divide each other
 ///   layers       more chunks than layers (only the first and the last chunk may be empty)
 ///   batch        dp * micro_batch does not divide the global batch
+///   schedule     it splits backward, of which only the whole is priced
 ///   interleaving the micro-batches are no multiple of pp
 ///   shard_group  fsdp_group does not divide dp * cp, or cp does not divide it
 ///   precision    the GPU has no such format

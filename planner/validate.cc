@@ -76,16 +76,19 @@ void use_formats_of(const MeasuredRow& row, TrainingFormats& formats) {
 
 class Machines {
  public:
-  Machines() : names_(machine_names()) {
-    for (const std::string& n : names_) known_[n] = std::make_unique<Machine>(find_machine(n));
+  explicit Machines(const std::optional<MeasuredMachine>& measured) : measured_(measured) {
+    for (const std::string& n : machine_names()) known_[n] = std::make_unique<Machine>(find_machine(n));
   }
   const Machine* find(const std::string& gpu) const {
     auto m = known_.find(gpu);
     return m == known_.end() ? nullptr : m->second.get();
   }
+  std::shared_ptr<const Measurements> measurements_of(const std::string& gpu) const {
+    return measured_ && measured_->name == gpu ? measured_->measurements : nullptr;
+  }
 
  private:
-  std::vector<std::string> names_;
+  const std::optional<MeasuredMachine>& measured_;
   std::map<std::string, std::unique_ptr<Machine>> known_;
 };
 
@@ -106,6 +109,7 @@ Question question_of(const MeasuredRow& row, const Machines& machines) {
   PlanRequest q;
   q.model = *row.model;
   q.machine = *machine;
+  q.measurements = machines.measurements_of(row.hardware.gpu);
   use_nodes_of(row, q.machine);
   q.gpus = *gpus;
   q.workload.sequence_length = *row.workload.sequence_length;
@@ -272,13 +276,14 @@ Outcome predict(const MeasuredRow& row, const Machines& machines) {
 
 }  // namespace
 
-Validation validate(const std::vector<std::string>& files, int threads) {
+Validation validate(const std::vector<std::string>& files, int threads,
+                    const std::optional<MeasuredMachine>& measured) {
   std::vector<MeasuredRow> rows;
   for (const std::string& file : files) {
     MeasuredFile read = read_measured_rows(YamlCursor::open(file));
     std::move(read.rows.begin(), read.rows.end(), std::back_inserter(rows));
   }
-  const Machines machines;
+  const Machines machines(measured);
   std::vector<Outcome> outcomes(rows.size());
   run_in_parallel(rows.size(), threads, [&](std::size_t i) { outcomes[i] = predict(rows[i], machines); });
 

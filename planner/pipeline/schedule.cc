@@ -1,407 +1,364 @@
 #include "planner/pipeline/schedule.h"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
+#include <array>
+#include <cstdint>
+#include <deque>
 #include <stdexcept>
 #include <string>
-#include <utility>
+
+#include "planner/pipeline/greedy.h"
 
 namespace shardwright {
 namespace {
 
-constexpr double kNever = -std::numeric_limits<double>::infinity();  // the end of what nobody waits for
+using Kind = Task::Kind;
 
-void check_shape(Schedule schedule, int stages, int chunks, int micro_batches) {
-  if (stages < 1) throw std::invalid_argument("a pipeline needs at least one stage, got " + std::to_string(stages));
-  if (micro_batches < 1)
-    throw std::invalid_argument("a pipeline needs at least one micro-batch, got " + std::to_string(micro_batches));
-  if (schedule != Schedule::interleaved) {
-    if (chunks != 1)
-      throw std::invalid_argument("only interleaved 1F1B has other than one chunk a stage, got " +
-                                  std::to_string(chunks));
-    return;
+std::string text(std::int64_t n) { return std::to_string(n); }
+
+void check_chunks(const Pipeline& p) {
+  const std::string name(name_of(p.schedule));
+  switch (p.schedule) {
+    case Schedule::interleaved:
+      if (p.chunks < 2) throw std::invalid_argument(name + " needs at least two chunks a stage, got " + text(p.chunks));
+      return;
+    case Schedule::zb_v:
+    case Schedule::dualpipe_v:
+      if (p.chunks != 2) throw std::invalid_argument(name + " has two chunks a stage, got " + text(p.chunks));
+      return;
+    default:
+      if (p.chunks != 1) throw std::invalid_argument(name + " has one chunk a stage, got " + text(p.chunks));
   }
-  if (chunks < 2)
-    throw std::invalid_argument("interleaved 1F1B needs at least two chunks a stage, got " + std::to_string(chunks));
-  if (micro_batches % stages != 0)
-    throw std::invalid_argument("interleaved 1F1B needs micro-batches in multiples of its " + std::to_string(stages) +
-                                " stages, got " + std::to_string(micro_batches));
 }
 
-void check_stage(int stages, int stage) {
-  if (stage < 0 || stage >= stages)
-    throw std::invalid_argument("stage " + std::to_string(stage) + " is none of the " + std::to_string(stages) +
+void check_stage(const Pipeline& p, int stage) {
+  if (stage < 0 || stage >= p.stages)
+    throw std::invalid_argument("stage " + text(stage) + " is none of the " + text(p.stages) +
                                 " stages, counted from 0");
 }
 
-void check_times(const PipelineTimes& times, int micro_batches) {
-  if (times.stages < 1 || times.chunks < 1 || micro_batches < 1)
-    throw std::invalid_argument("a pipeline needs at least one stage, chunk and micro-batch, got " +
-                                std::to_string(times.stages) + ", " + std::to_string(times.chunks) + " and " +
-                                std::to_string(micro_batches));
-  const std::size_t n = static_cast<std::size_t>(times.stages) * static_cast<std::size_t>(times.chunks);
-  if (times.forward.size() != n || times.backward.size() != n)
-    throw std::invalid_argument("a pipeline of " + std::to_string(times.stages) + " stages with " +
-                                std::to_string(times.chunks) + " chunks each needs " + std::to_string(n) +
-                                " forward and backward times, got " + std::to_string(times.forward.size()) + " and " +
-                                std::to_string(times.backward.size()));
-}
+// ---- Streams ----
+//
+// Most orders are one pattern: for n = 0, 1, ... the n-th forward, then the backward that is some way behind it, then
+// the weight gradient that is further behind, where those exist. The n-th forward of any stage is the same micro-batch
+// and chunk: groups of `stages` micro-batches, chunk by chunk. Gradients are the same with the chunks turned round.
 
-// Every order here is one pattern: forward k, then backward k - warm_up, for k = 0, 1, ..., where those exist. The k-th
-// forward of any stage is the same micro-batch and chunk: groups of `stages` micro-batches, chunk by chunk. The k-th
-// backward is the same with the chunks turned round.
-
-std::int64_t warm_up(Schedule schedule, int stages, int chunks, int micro_batches, int stage) {
-  const std::int64_t n = std::int64_t{micro_batches} * chunks;
-  switch (schedule) {
-    case Schedule::gpipe:
-      return n;
-    case Schedule::one_f_one_b:
-      return std::min<std::int64_t>(n, stages - 1 - stage);
-    case Schedule::interleaved:
-      return std::min(n, std::int64_t{2} * (stages - 1 - stage) + std::int64_t{chunks - 1} * stages);
-  }
-  throw std::invalid_argument("a schedule that has no order");
-}
-
-int chunk_of(std::int64_t k, int stages, int chunks, Task::Kind kind) {
-  const int turn = static_cast<int>(k / stages % chunks);
-  return kind == Task::Kind::forward ? turn : chunks - 1 - turn;
-}
-
-Task nth_task(std::int64_t k, int stages, int chunks, Task::Kind kind) {
-  const std::int64_t group = k / (std::int64_t{stages} * chunks);
-  return {kind, chunk_of(k, stages, chunks, kind), static_cast<int>(group * stages + k % stages)};
-}
-
-/// Of the first `k` forwards (in backward: backwards), those of the chunk whose turn in a group is `turn`.
-int passed(std::int64_t k, int stages, int chunks, int turn) {
-  const std::int64_t in_group = k % (std::int64_t{stages} * chunks);
-  const std::int64_t group = k / (std::int64_t{stages} * chunks);
-  return static_cast<int>(group * stages + std::clamp<std::int64_t>(in_group - std::int64_t{turn} * stages, 0, stages));
-}
-
-/// Counts alive after `forwards` forwards and `backwards` backwards.
-void alive(std::int64_t forwards, std::int64_t backwards, int stages, std::vector<int>& counts) {
-  const int chunks = static_cast<int>(counts.size());
-  for (int c = 0; c < chunks; ++c)
-    counts[c] = passed(forwards, stages, chunks, c) - passed(backwards, stages, chunks, chunks - 1 - c);
-}
-
-/// Says when a state that the same step advances over and over has begun to repeat itself, later by `shift`.
-///
-/// A round of a pipeline in its steady state takes the times at which tasks ended to the times at which the next ones
-/// end, by maxima and additions alone. Such a step commutes with shifting all times and moves no two states further
-/// apart (Baccelli et al., Synchronization and Linearity, 1992). So if a state equals an earlier one shifted, up to
-/// `tolerance` of the shift, n more repetitions are n shifts, up to n times that: relative to the time that passes, the
-/// tolerance. The tolerance is above the rounding of the sums and well below 1e-12. The period (of one micro-batch, of
-/// as many as there are stages where sends are felt, ...) is found as in Brent 1980: look back at an anchor that moves
-/// up to the present after 1, 2, 4, ... observations.
-class Repetition {
+class Streams {
  public:
-  explicit Repetition(std::size_t size) : anchor_(size) {}
+  /// Gradients are so many forwards behind; without `weight_gradients`, both at once.
+  Streams(const Pipeline& p, std::int64_t gradients)
+      : Streams(p, {{{Kind::forward, 0}, {Kind::backward, gradients}, {}}}, 2) {}
+  Streams(const Pipeline& p, std::int64_t gradients, std::int64_t weight_gradients)
+      : Streams(p, {{{Kind::forward, 0}, {Kind::input_gradient, gradients}, {Kind::weight_gradient, weight_gradients}}},
+                3) {}
 
-  /// Observations since the state that this one repeats, 0 when it repeats none.
-  std::int64_t observe(const double* state) {
-    const bool repeats = observed_ > 0 && matches(state);
-    ++observed_;
-    if (repeats) return observed_ - anchored_;
-    if (observed_ >= next_anchor_) {
-      std::copy_n(state, anchor_.size(), anchor_.begin());
-      anchored_ = observed_;
-      next_anchor_ = 2 * observed_;
+  Order order() {
+    constexpr std::int64_t kNever = std::int64_t{1} << 62;
+    for (std::int64_t n = 0, next = 0; next != kNever; n = next) {
+      next = kNever;  // where a stream begins or ends
+      for (int i = 0; i < count_; ++i)
+        for (const std::int64_t mark : {stream(i).behind, stream(i).behind + passes_})
+          if (mark > n) next = std::min(next, mark);
+      between(n, next);
     }
-    return 0;
+    return std::move(order_);
   }
-  double shift() const { return shift_; }
 
  private:
-  bool matches(const double* state) {
-    constexpr double kTolerance = 2e-13;
-    shift_ = state[0] - anchor_[0];
-    for (std::size_t i = 1; i < anchor_.size(); ++i)
-      if (!(std::abs(state[i] - anchor_[i] - shift_) <= kTolerance * shift_)) return false;
-    return true;
+  struct Stream {
+    Kind kind = Kind::forward;
+    std::int64_t behind = 0;
+    int group = 0, turn = 0, in_turn = 0;  // where it is
+  };
+
+  Streams(const Pipeline& p, const std::array<Stream, 3>& streams, int count)
+      : streams_(streams),
+        count_(count),
+        turn_(p.stages),
+        chunks_(p.chunks),
+        passes_(std::int64_t{p.micro_batches} * p.chunks),
+        order_(p.chunks) {
+    const auto n = static_cast<std::size_t>(chunks_);
+    order_.reserve(12 * n, 8 * n, 8);
   }
 
-  std::vector<double> anchor_;
-  double shift_ = 0;
-  std::int64_t observed_ = 0, anchored_ = 0, next_anchor_ = 1;
+  /// No stream begins or ends here: with one chunk all is one period, with several a group is.
+  void between(std::int64_t begin, std::int64_t end) {
+    bool any = false;
+    for (int i = 0; i < count_; ++i) any = any || runs(stream(i), begin);
+    if (!any) return;
+    if (chunks_ == 1) {
+      order_.block(static_cast<int>(end - begin), 1);
+      return run(begin, 1);
+    }
+    const std::int64_t group = std::int64_t{turn_} * chunks_, groups = (end - begin) / group;
+    if (groups > 0) {
+      order_.block(static_cast<int>(groups), turn_);
+      runs_between(begin, begin + group);
+      for (int i = 0; i < count_; ++i)
+        if (runs(stream(i), begin)) stream(i).group += static_cast<int>(groups - 1);
+    }
+    if (begin + groups * group == end) return;
+    order_.block(1, 0);
+    runs_between(begin + groups * group, end);
+  }
+  /// A run lasts until one of the streams gets to another chunk.
+  void runs_between(std::int64_t begin, std::int64_t end) {
+    while (begin < end) {
+      std::int64_t repeats = end - begin;
+      for (int i = 0; i < count_; ++i)
+        if (runs(stream(i), begin)) repeats = std::min<std::int64_t>(repeats, turn_ - stream(i).in_turn);
+      run(begin, static_cast<int>(repeats));
+      begin += repeats;
+    }
+  }
+  void run(std::int64_t n, int repeats) {
+    order_.run(repeats, 1);
+    for (int i = 0; i < count_; ++i) {
+      Stream& s = stream(i);
+      if (!runs(s, n)) continue;
+      if (chunks_ == 1) {
+        order_.add({s.kind, 0, static_cast<int>(n - s.behind)});
+        continue;
+      }
+      order_.add({s.kind, s.kind == Kind::forward ? s.turn : chunks_ - 1 - s.turn, s.group * turn_ + s.in_turn});
+      s.in_turn += repeats;
+      if (s.in_turn < turn_) continue;
+      s.in_turn = 0;
+      if (++s.turn < chunks_) continue;
+      s.turn = 0;
+      ++s.group;
+    }
+  }
+  bool runs(const Stream& s, std::int64_t n) const { return n >= s.behind && n < s.behind + passes_; }
+  Stream& stream(int i) { return streams_[static_cast<std::size_t>(i)]; }
+
+  std::array<Stream, 3> streams_;
+  int count_;
+  int turn_;  // passes of one chunk in a row
+  int chunks_;
+  std::int64_t passes_;
+  Order order_;
 };
 
-/// Identical jobs through a line of machines wait only for the slowest machine passed so far.
-std::vector<double> gpipe_ends(const PipelineTimes& times, double send, int micro_batches) {
-  const int p = times.stages;
-  double way = 0, slowest = 0;
-  for (int i = 0; i < p; ++i) {
-    way += times.forward[i].value + (i > 0 ? send : 0);
-    slowest = std::max(slowest, times.forward[i].value);
+// ---- DualPipe ----
+
+/// One stage's order, with the micro-batches counted chunk by chunk. Chunk `near` is the one whose route enters the
+/// pipeline closer to this stage, `far` the other.
+class DualPipe {
+ public:
+  /// `half`: stages from an end to the middle. `h`: this one, counted from its end.
+  DualPipe(int near_chunk, int first_near, int first_far, int half, int h, int micro_batches_of_a_chunk)
+      : near_(near_chunk),
+        far_(1 - near_chunk),
+        half_(half),
+        h_(h),
+        micro_batches_(micro_batches_of_a_chunk),
+        order_(2) {
+    forwards_[near_] = backwards_[near_] = first_near;
+    forwards_[far_] = backwards_[far_] = first_far;
   }
-  way += (micro_batches - 1) * slowest;  // the last stage has done every forward
-  slowest = 0;
-  std::vector<double> ends(p);
-  for (int i = p; i-- > 0;) {
-    way += times.backward[i].value + (i + 1 < p ? send : 0);
-    slowest = std::max(slowest, times.backward[i].value);
-    ends[i] = way + (micro_batches - 1) * slowest;
+
+  Order order() {
+    const int outer = half_ - h_ - 1, inner = h_ + 1;
+    loop(2 * outer, [&] { forward(near_); });
+    loop(inner, [&] { forward(near_), forward(far_); });
+    loop(outer, [&] { input_gradient(far_), weight_gradient(), forward(far_); });
+    int main = micro_batches_ - 2 * half_ + inner;
+    if (outer == 0) {  // in the middle the first two are run one after the other: the gradient is waited for
+      --main;
+      loop(1, [&] { forward(near_), backward(far_), pair(far_, near_); });
+    }
+    loop(main, [&] { pair(near_, far_), pair(far_, near_); });
+    loop(outer, [&] { backward(far_), pair(far_, near_); });
+    // The last `inner` of these 2 `inner` leave their weight gradients for later.
+    loop(inner / 2, [&] { backward(far_), backward(near_); });
+    if (inner % 2 == 1) loop(1, [&] { backward(far_), input_gradient(near_); });
+    for (int i = 0; i < inner / 2; ++i) loop(1, [&] { input_gradient(far_), input_gradient(near_); });
+    for (int i = 0; i < outer; ++i) loop(1, [&] { weight_gradient(), input_gradient(near_); });
+    for (int i = 0; i < inner; ++i) loop(1, [&] { weight_gradient(); });
+    return std::move(order_);
   }
-  return ends;
-}
 
-/// Round d: every stage i does forward d, and then backward d - (p-1) + i, which is its order. Forwards need their left
-/// neighbour's of this round, backwards their right neighbour's of the last one. So the state between rounds is one
-/// number a stage.
-std::vector<double> one_f_one_b_ends(const PipelineTimes& times, double send, std::int64_t micro_batches) {
-  const int p = times.stages;
-  std::vector<double> clock(p, 0.0), backward_end(p + 1, kNever);
-  const Seconds* forward_time = times.forward.data();
-  const Seconds* backward_time = times.backward.data();
-  double* const now = clock.data();
-  double* const ended = backward_end.data();
-  const std::int64_t m = micro_batches, rounds = m + p - 1;
-  Repetition repetition(p);
-  bool watching = true;
-  for (std::int64_t d = 0; d < rounds; ++d) {
-    if (d < m) {
-      double left = kNever;
-      for (int i = 0; i < p; ++i) left = now[i] = std::max(now[i], left + send) + forward_time[i].value;
-    }
-    const int first = static_cast<int>(std::max<std::int64_t>(0, p - 1 - d));
-    const int behind_last = static_cast<int>(std::min<std::int64_t>(p, rounds - d));
-    for (int i = first; i < behind_last; ++i)
-      now[i] = ended[i] = std::max(now[i], ended[i + 1] + send) + backward_time[i].value;
-    if (watching && d >= p - 1 && d < m) {
-      if (const std::int64_t period = repetition.observe(ended); period > 0) {
-        const std::int64_t times_over = (m - 1 - d) / period;
-        for (int i = 0; i < p; ++i) now[i] = ended[i] += static_cast<double>(times_over) * repetition.shift();
-        d += times_over * period;
-        watching = false;
-      }
-    }
-  }
-  return clock;
-}
-
-/// Round r: stage i does forward r - i, and then the backward that its order puts behind that one, r - i - warm_up(i) =
-/// r - (V-1) p - 2 (p-1) + i. The k-th forward of a stage needs the k-th of its left neighbour, of stage 0 the (k-p)-th
-/// of the last stage; backwards alike, the other way. Either was done in the round before: a round is two plain loops.
-/// A stage that never gets through its warm-up does all its forwards first, in these rounds too.
-std::vector<double> interleaved_ends(const PipelineTimes& times, double send, int micro_batches) {
-  const int p = times.stages, chunks = times.chunks;
-  const std::int64_t n = std::int64_t{micro_batches} * chunks;                     // forwards of a stage
-  const std::int64_t first_backward = std::int64_t{chunks - 1} * p + 2 * (p - 1);  // stage 0's, as a round
-  const std::int64_t rounds = n + first_backward;
-  const std::int64_t group = std::int64_t{p} * chunks;
-
-  // forward_end[-1] and backward_end[p] are what the first and the last stage wait for. Two of each: last round's and
-  // this.
-  const std::size_t half = static_cast<std::size_t>(p) * 2 + 2;
-  std::vector<double> memory(2 * half + static_cast<std::size_t>(p), 0.0);
-  double* before = memory.data();
-  double* after = before + half;
-  double* const now = after + half;
-  Repetition repetition(static_cast<std::size_t>(p) * 2);
-  bool watching = true;
-
-  for (std::int64_t r = 0; r < rounds; ++r) {
-    double* const old_forward = before + 1;
-    double* const old_backward = old_forward + p;
-    double* const new_forward = after + 1;
-    double* const new_backward = new_forward + p;
-    // The forwards r - i of stages 0..r%p have one chunk, those of the stages behind have the chunk before it.
-    const double last_forward = old_forward[p - 1], first_stage_backward = old_backward[0];
-    old_forward[-1] = chunk_of(r, p, chunks, Task::Kind::forward) == 0 ? kNever : last_forward;
-    const int begin = static_cast<int>(std::max<std::int64_t>(0, r - n + 1));
-    const int end = static_cast<int>(std::min<std::int64_t>(p, r + 1));
-    for (int i = begin; i < end;) {
-      const std::int64_t k = r - i;
-      const Seconds* const time =
-          &times.forward[static_cast<std::size_t>(chunk_of(k, p, chunks, Task::Kind::forward)) * p];
-      const int stop = std::min<int>(end, i + static_cast<int>(k % p) + 1);
-      for (; i < stop; ++i) now[i] = new_forward[i] = std::max(now[i], old_forward[i - 1] + send) + time[i].value;
-    }
-    // The backwards s + i: the chunk changes where s + i is a multiple of p.
-    const std::int64_t s = r - first_backward;
-    const int begin_back = static_cast<int>(std::max<std::int64_t>(0, -s));
-    const int end_back = static_cast<int>(std::min<std::int64_t>(p, n - s));
-    if (begin_back < p) {
-      const std::int64_t last = s + p - 1;  // >= 0
-      old_backward[p] = chunk_of(last, p, chunks, Task::Kind::backward) == chunks - 1 ? kNever : first_stage_backward;
-    }
-    for (int i = begin_back; i < end_back;) {
-      const std::int64_t k = s + i;
-      const Seconds* const time =
-          &times.backward[static_cast<std::size_t>(chunk_of(k, p, chunks, Task::Kind::backward)) * p];
-      const int stop = std::min<int>(end_back, i + p - static_cast<int>(k % p));
-      for (; i < stop; ++i) now[i] = new_backward[i] = std::max(now[i], old_backward[i + 1] + send) + time[i].value;
-    }
-    std::swap(before, after);
-
-    // Where every stage did both, the ends of both are the whole state, and a group of rounds later all is as now.
-    if (watching && s >= 0 && r < n && (r - first_backward) % group == 0) {
-      if (const std::int64_t period = group * repetition.observe(before + 1); period > 0) {
-        const std::int64_t times_over = (n - 1 - r) / period;
-        for (int i = 0; i < 2 * p; ++i) before[1 + i] += static_cast<double>(times_over) * repetition.shift();
-        std::copy_n(before + 1 + p, p, now);
-        r += times_over * period;
-        watching = false;
-      }
+ private:
+  template <class Body>
+  void loop(int repeats, Body body) {
+    if (repeats <= 0) return;
+    order_.block(repeats, 1);
+    order_.run(1, 0);
+    const int forwards[2] = {forwards_[0], forwards_[1]}, backwards[2] = {backwards_[0], backwards_[1]};
+    body();
+    for (int c = 0; c < 2; ++c) {
+      forwards_[c] += (repeats - 1) * (forwards_[c] - forwards[c]);
+      backwards_[c] += (repeats - 1) * (backwards_[c] - backwards[c]);
     }
   }
-  return {now, now + p};
-}
+  void forward(int chunk) { order_.add({Kind::forward, chunk, forwards_[chunk]++}); }
+  void backward(int chunk) { order_.add({Kind::backward, chunk, backwards_[chunk]++}); }
+  void input_gradient(int chunk) {
+    open_.push_back({Kind::weight_gradient, chunk, backwards_[chunk]});
+    order_.add({Kind::input_gradient, chunk, backwards_[chunk]++});
+  }
+  void weight_gradient() {
+    order_.add(open_.front());
+    open_.pop_front();
+  }
+  void pair(int forward, int backward) {
+    order_.add({Kind::pair, forward, forwards_[forward]++, backward, backwards_[backward]++});
+  }
+
+  int near_, far_, half_, h_, micro_batches_;
+  int forwards_[2], backwards_[2];
+  std::deque<Task> open_;
+  Order order_;
+};
 
 }  // namespace
 
-std::vector<Task> stage_order(Schedule schedule, int stages, int chunks, int micro_batches, int stage) {
-  check_shape(schedule, stages, chunks, micro_batches);
-  check_stage(stages, stage);
-  const std::int64_t n = std::int64_t{micro_batches} * chunks;
-  const std::int64_t ahead = warm_up(schedule, stages, chunks, micro_batches, stage);
-  std::vector<Task> order;
-  order.reserve(static_cast<std::size_t>(2 * n));
-  for (std::int64_t k = 0; k < n + ahead; ++k) {
-    if (k < n) order.push_back(nth_task(k, stages, chunks, Task::Kind::forward));
-    if (k >= ahead) order.push_back(nth_task(k - ahead, stages, chunks, Task::Kind::backward));
-  }
-  return order;
+void check(const Pipeline& p) {
+  const std::string name(name_of(p.schedule));
+  if (p.stages < 1) throw std::invalid_argument("a pipeline needs at least one stage, got " + text(p.stages));
+  if (p.micro_batches < 1)
+    throw std::invalid_argument("a pipeline needs at least one micro-batch, got " + text(p.micro_batches));
+  check_chunks(p);
+  if (p.schedule == Schedule::interleaved && p.micro_batches % p.stages != 0)
+    throw std::invalid_argument(name + " needs micro-batches in multiples of its " + text(p.stages) + " stages, got " +
+                                text(p.micro_batches));
+  if (p.schedule != Schedule::dualpipe && p.schedule != Schedule::dualpipe_v) return;
+  const bool both_ways = p.schedule == Schedule::dualpipe;
+  if (both_ways && p.stages % 2 != 0)
+    throw std::invalid_argument(name + " needs an even number of stages, got " + text(p.stages));
+  if (both_ways && p.micro_batches % 2 != 0)
+    throw std::invalid_argument(name + " needs an even number of micro-batches, half from either end, got " +
+                                text(p.micro_batches));
+  if (p.micro_batches < 2 * std::int64_t{p.stages})
+    throw std::invalid_argument(name + " needs at least two micro-batches for each of its " + text(p.stages) +
+                                " stages, got " + text(p.micro_batches));
 }
 
-Played play(Schedule schedule, const PipelineTimes& times, int micro_batches) {
-  check_shape(schedule, times.stages, times.chunks, micro_batches);
-  check_times(times, micro_batches);
-  const int p = times.stages;
-  const double send = p == 1 ? 0.0 : times.send.value;
-  const std::vector<double> ends = schedule == Schedule::gpipe         ? gpipe_ends(times, send, micro_batches)
-                                   : schedule == Schedule::one_f_one_b ? one_f_one_b_ends(times, send, micro_batches)
-                                                                       : interleaved_ends(times, send, micro_batches);
-  Played played;
-  played.stage_end.resize(p);
-  played.stage_busy.resize(p);
-  played.in_flight.assign(p, std::vector<int>(times.chunks));
-  for (int i = 0; i < p; ++i) {
-    played.stage_end[i] = {ends[i]};
-    played.total = std::max(played.total, played.stage_end[i]);
-    Seconds once;
-    for (int c = i; c < p * times.chunks; c += p) once += times.forward[c] + times.backward[c];
-    played.stage_busy[i] = once * micro_batches;
-    // With equal weights, each backward makes room for one forward: the first peak is the first forward past the
-    // warm-up.
-    const std::int64_t n = std::int64_t{micro_batches} * times.chunks;
-    const std::int64_t ahead = warm_up(schedule, p, times.chunks, micro_batches, i);
-    alive(std::min(n, ahead + 1), 0, p, played.in_flight[i]);
+BackwardTasks backward_tasks(Schedule schedule) {
+  switch (schedule) {
+    case Schedule::gpipe:
+    case Schedule::one_f_one_b:
+    case Schedule::interleaved:
+      return BackwardTasks::whole;
+    case Schedule::zb_h1:
+    case Schedule::zb_h2:
+    case Schedule::zb_1p:
+    case Schedule::zb_2p:
+    case Schedule::zb_v:
+      return BackwardTasks::split;
+    case Schedule::dualpipe:
+    case Schedule::dualpipe_v:
+      return BackwardTasks::mixed;
   }
-  return played;
+  throw std::invalid_argument("a schedule that has no tasks");
 }
 
-std::vector<PlayedTask> play_in_detail(const std::vector<std::vector<Task>>& orders, const PipelineTimes& times,
-                                       int micro_batches) {
-  check_times(times, micro_batches);
-  const int p = times.stages, global_chunks = p * times.chunks;
-  if (static_cast<int>(orders.size()) != p)
-    throw std::invalid_argument("a pipeline of " + std::to_string(p) + " stages needs " + std::to_string(p) +
-                                " orders, got " + std::to_string(orders.size()));
-  const auto described = [](int stage, const Task& task) {
-    return std::string(task.kind == Task::Kind::forward ? "forward" : "backward") + " of micro-batch " +
-           std::to_string(task.micro_batch) + ", chunk " + std::to_string(task.chunk) + " on stage " +
-           std::to_string(stage);
+bool is_greedy(Schedule schedule) {
+  return schedule == Schedule::zb_1p || schedule == Schedule::zb_2p || schedule == Schedule::zb_v;
+}
+
+// ---- Route ----
+
+Route::Route(const Pipeline& p)
+    : shape_(p.schedule == Schedule::dualpipe                                     ? Shape::both_ways
+             : p.schedule == Schedule::dualpipe_v || p.schedule == Schedule::zb_v ? Shape::v
+                                                                                  : Shape::round_robin),
+      stages_(p.stages),
+      parts_(p.parts()) {}
+
+Place Route::place(int route, int part) const {
+  switch (shape_) {
+    case Shape::v:
+      return part < stages_ ? Place{part, 0} : Place{2 * stages_ - 1 - part, 1};
+    case Shape::both_ways:
+      return {route == 0 ? part : stages_ - 1 - part, route};
+    case Shape::round_robin:
+      break;
+  }
+  return {part % stages_, part / stages_};
+}
+
+int Route::part_of(Place place) const {
+  switch (shape_) {
+    case Shape::v:
+      return place.chunk == 0 ? place.stage : 2 * stages_ - 1 - place.stage;
+    case Shape::both_ways:
+      return place.chunk == 0 ? place.stage : stages_ - 1 - place.stage;
+    case Shape::round_robin:
+      break;
+  }
+  return place.chunk * stages_ + place.stage;
+}
+
+// ---- Times and orders ----
+
+void check(const Pipeline& p, const PipelineTimes& times) {
+  check(p);
+  if (times.stages != p.stages || times.chunks != p.chunks)
+    throw std::invalid_argument("the times are of " + text(times.stages) + " stages with " + text(times.chunks) +
+                                " chunks each, the pipeline has " + text(p.stages) + " with " + text(p.chunks));
+  const auto n = static_cast<std::size_t>(p.parts());
+  const auto pipeline = [&] {
+    return "a pipeline of " + text(p.stages) + " stages with " + text(p.chunks) + " chunks each needs ";
   };
-  const double send = p == 1 ? 0.0 : times.send.value;
-  const double open = std::numeric_limits<double>::quiet_NaN();
-  const std::size_t passes = static_cast<std::size_t>(global_chunks) * static_cast<std::size_t>(micro_batches);
-  std::vector<double> forward_end(passes, open), backward_end(passes, open);
-  const auto at = [&](int chunk, int micro_batch) {
-    return static_cast<std::size_t>(chunk) * static_cast<std::size_t>(micro_batches) +
-           static_cast<std::size_t>(micro_batch);
-  };
-
-  std::vector<std::vector<PlayedTask>> done(p);
-  std::vector<double> now(p, 0.0);
-  for (bool progress = true; progress;) {
-    progress = false;
-    for (int stage = 0; stage < p; ++stage) {
-      while (done[stage].size() < orders[stage].size()) {
-        const Task& task = orders[stage][done[stage].size()];
-        if (task.chunk < 0 || task.chunk >= times.chunks || task.micro_batch < 0 || task.micro_batch >= micro_batches)
-          throw std::logic_error("the orders have a task that the pipeline has not: " + described(stage, task));
-        const int g = task.chunk * p + stage;
-        const bool forward = task.kind == Task::Kind::forward;
-        double& end = (forward ? forward_end : backward_end)[at(g, task.micro_batch)];
-        if (!std::isnan(end)) throw std::logic_error("the orders have a task twice: " + described(stage, task));
-        double ready = 0;  // NaN while something it needs is open
-        if (forward && g > 0) ready = forward_end[at(g - 1, task.micro_batch)] + send;
-        if (!forward && g + 1 < global_chunks) ready = backward_end[at(g + 1, task.micro_batch)] + send;
-        if (!forward && std::isnan(forward_end[at(g, task.micro_batch)])) ready = open;
-        if (std::isnan(ready)) break;
-        const double start = std::max(ready, now[stage]);
-        end = now[stage] = start + (forward ? times.forward : times.backward)[g].value;
-        done[stage].push_back({stage, task, {start}, {end}});
-        progress = true;
-      }
-    }
-  }
-
-  std::vector<PlayedTask> all;
-  for (int stage = 0; stage < p; ++stage) {
-    if (done[stage].size() < orders[stage].size())
-      throw std::logic_error("the orders deadlock: nothing can start the " +
-                             described(stage, orders[stage][done[stage].size()]));
-    all.insert(all.end(), done[stage].begin(), done[stage].end());
-  }
-  return all;
+  if (times.forward.size() != n || times.backward.size() != n)
+    throw std::invalid_argument(pipeline() + std::to_string(n) + " forward and backward times, got " +
+                                std::to_string(times.forward.size()) + " and " + std::to_string(times.backward.size()));
+  const bool optional = backward_tasks(p.schedule) == BackwardTasks::whole && times.weight_gradient.empty();
+  if (!optional && times.weight_gradient.size() != n)
+    throw std::invalid_argument(pipeline() + std::to_string(n) + " times of weight gradients for " +
+                                std::string(name_of(p.schedule)) + ", got " +
+                                std::to_string(times.weight_gradient.size()));
+  const auto chunks = static_cast<std::size_t>(Route(p).chunks());
+  const std::size_t pairs = static_cast<std::size_t>(p.stages) * chunks * chunks;
+  if (!times.pair.empty() && times.pair.size() != pairs)
+    throw std::invalid_argument(pipeline() + std::to_string(pairs) + " times of pairs or none, got " +
+                                std::to_string(times.pair.size()));
 }
 
-std::vector<int> in_flight(Schedule schedule, int stages, int chunks, int micro_batches, int stage,
-                           const std::vector<double>& weight) {
-  check_shape(schedule, stages, chunks, micro_batches);
-  check_stage(stages, stage);
-  if (static_cast<int>(weight.size()) != chunks)
-    throw std::invalid_argument("a stage of " + std::to_string(chunks) + " chunks needs as many weights, got " +
-                                std::to_string(weight.size()));
-  const std::int64_t n = std::int64_t{micro_batches} * chunks;
-  const std::int64_t ahead = warm_up(schedule, stages, chunks, micro_batches, stage);
-  std::vector<int> most(chunks);
-  alive(std::min(n, ahead + 1), 0, stages, most);
-  if (chunks == 1 || ahead + 1 >= n) return most;
-
-  // Past the warm-up the counts repeat with every group of chunk-forwards, and between two changes of chunk, of the
-  // forwards or of the backwards, each step adds the same weight. So the peak is at a change within the first group.
-  // When the forwards have run out, counts only fall.
-  double sum = 0;
-  for (int c = 0; c < chunks; ++c) sum += most[c] * weight[c];
-  double peak = sum;
-  std::int64_t at = 0;
-  const std::int64_t last = std::min(n - 1 - ahead, std::int64_t{stages} * chunks - 1);
-  for (std::int64_t j = 0; j < last;) {  // after ahead + 1 + j forwards and j backwards
-    const std::int64_t next = std::min({last, j + stages - j % stages, j + stages - (ahead + 1 + j) % stages});
-    const double forward = weight[chunk_of(ahead + 1 + j, stages, chunks, Task::Kind::forward)];
-    const double backward = weight[chunk_of(j, stages, chunks, Task::Kind::backward)];
-    sum += static_cast<double>(next - j) * (forward - backward);
-    j = next;
-    if (sum > peak) {
-      peak = sum;
-      at = j;
+Order stage_order(const Pipeline& p, int stage) {
+  check(p);
+  check_stage(p, stage);
+  const int after = p.stages - 1 - stage;
+  switch (p.schedule) {
+    case Schedule::gpipe:
+      return Streams(p, p.micro_batches).order();
+    case Schedule::one_f_one_b:
+      return Streams(p, after).order();
+    case Schedule::interleaved:
+      return Streams(p, 2 * after + std::int64_t{p.chunks - 1} * p.stages).order();
+    case Schedule::zb_h1:
+      return Streams(p, after, after + stage).order();
+    case Schedule::zb_h2:
+      return Streams(p, 2 * after, 2 * after + 2 * stage).order();
+    case Schedule::dualpipe: {
+      const int half = p.stages / 2, each = p.micro_batches / 2;
+      if (stage < half) return DualPipe(0, 0, each, half, stage, each).order();
+      return DualPipe(1, each, 0, half, after, each).order();
     }
+    case Schedule::dualpipe_v:
+      return DualPipe(0, 0, 0, p.stages, stage, p.micro_batches).order();
+    case Schedule::zb_1p:
+    case Schedule::zb_2p:
+    case Schedule::zb_v:
+      break;
   }
-  if (at > 0) alive(ahead + 1 + at, at, stages, most);
-  return most;
+  throw std::invalid_argument("the order of " + std::string(name_of(p.schedule)) + " depends on the times");
 }
 
-Seconds pipeline_lower_bound(const PipelineTimes& times, int micro_batches) {
-  check_times(times, micro_batches);
-  const int p = times.stages, global_chunks = p * times.chunks;
-  const Seconds send = p == 1 ? Seconds{} : times.send;
-  Seconds bound, outside, one_way;  // outside: chunks 0..i-1 forward and backward, and their sends
-  for (int i = 0; i < p; ++i) {
-    Seconds once;
-    for (int c = i; c < global_chunks; c += p) once += times.forward[c] + times.backward[c];
-    bound = std::max(bound, outside + once * micro_batches);
-    outside += times.forward[i] + times.backward[i] + 2 * send;
-    one_way += once;
-  }
-  bound = std::max(bound, one_way + 2.0 * (global_chunks - 1) * send);
-  return bound * (1 - 1e-11);
+std::vector<Order> stage_orders(const Pipeline& p, const PipelineTimes& times, const std::vector<PassKeeps>& keeps) {
+  check(p, times);
+  if (!keeps.empty() && static_cast<int>(keeps.size()) != p.parts())
+    throw std::invalid_argument(text(p.parts()) + " parts need as many entries of what they keep, got " +
+                                std::to_string(keeps.size()));
+  if (is_greedy(p.schedule))
+    return greedy_orders(p, times,
+                         keeps.empty() ? std::vector<PassKeeps>(static_cast<std::size_t>(p.parts()), {1, 1}) : keeps);
+  std::vector<Order> orders;
+  for (int stage = 0; stage < p.stages; ++stage) orders.push_back(stage_order(p, stage));
+  return orders;
 }
 
 }  // namespace shardwright

@@ -192,7 +192,9 @@ TEST_CASE("a wrong layout shows where") {
   }
   SUBCASE("words") {
     CHECK(fault_of("schedule=1f1") ==
-          "--layout:1:10: 'schedule' must be one of gpipe, 1f1b, interleaved, got '1f1' (did you mean '1f1b'?)\n"
+          "--layout:1:10: 'schedule' must be one of gpipe, 1f1b, interleaved, zb-h1, zb-h2, zb-1p, zb-2p, zb-v, "
+          "dualpipe, "
+          "dualpipe-v, got '1f1' (did you mean '1f1b'?)\n"
           "schedule=1f1\n         ^");
     CHECK(fault_of("sequence_parallel=1") ==
           "--layout:1:19: 'sequence_parallel' must be one of false, true, got '1'\nsequence_parallel=1\n"

@@ -327,8 +327,8 @@ TEST_CASE("where a stage has n - 1 behind it, n micro-batches of every layer are
             CAPTURE(chunks);
             CAPTURE(micro_batches);
             CAPTURE(s);
-            const std::vector<double> alike(static_cast<std::size_t>(chunks), 1);
-            for (int count : in_flight(schedule, stages, chunks, micro_batches, s, alike))
+            const std::vector<PassKeeps> alike(static_cast<std::size_t>(chunks), {1, 0});
+            for (int count : in_flight(stage_order({schedule, stages, chunks, micro_batches}, s), alike).until_backward)
               CHECK(count >= std::min(stages - s, micro_batches));
           }
         }
@@ -558,6 +558,11 @@ TEST_CASE("an impossible layout is rejected with its numbers") {
     l.data = 5;
     l.micro_batch = 2;
     CHECK(why(l) == "batch: dp * micro_batch 10 does not divide global_batch 48");
+  }
+  SUBCASE("schedule") {
+    l.pipeline = 4;
+    l.schedule = Schedule::zb_h1;
+    CHECK(why(l) == "schedule: the times of weight gradients alone, which zb-h1 needs, are not priced");
   }
   SUBCASE("interleaving") {
     l.pipeline = 8;

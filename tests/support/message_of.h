@@ -6,12 +6,12 @@
 
 namespace shardwright {
 
-/// The text of the InputError that `call` throws.
-template <typename Call>
+/// The text of the Exception that `call` throws.
+template <typename Exception = InputError, typename Call>
 std::string message_of(Call call) {
   try {
     call();
-  } catch (const InputError& error) { return error.what(); }
+  } catch (const Exception& error) { return error.what(); }
   return "nothing was thrown";
 }
 
