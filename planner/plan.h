@@ -3,13 +3,11 @@
 #include <array>
 #include <cstdint>
 #include <map>
-#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "hardware/machine.h"
-#include "hardware/measured_machine.h"
 #include "hardware/measurements.h"
 #include "hardware/quantities.h"
 #include "models/model.h"
@@ -87,8 +85,6 @@ struct PlanRequest {
   LayoutPins pins;
   int top = 10;
   int threads = 0;  ///< 0 = as many as there are cores
-  /// What was measured on the machine; null: nothing. Costs do not ask it yet.
-  std::shared_ptr<const Measurements> measurements = {};
 };
 
 /// The answer to `plan` and `estimate`.

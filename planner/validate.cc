@@ -7,6 +7,7 @@
 #include <memory>
 #include <variant>
 
+#include "hardware/measured_times.h"
 #include "planner/measured_rows.h"
 #include "planner/parallel.h"
 #include "planner/plan.h"
@@ -76,19 +77,18 @@ void use_formats_of(const MeasuredRow& row, TrainingFormats& formats) {
 
 class Machines {
  public:
-  explicit Machines(const std::optional<MeasuredMachine>& measured) : measured_(measured) {
+  explicit Machines(const std::optional<MeasuredMachine>& measured) {
     for (const std::string& n : machine_names()) known_[n] = std::make_unique<Machine>(find_machine(n));
+    if (!measured || !known_.contains(measured->name)) return;
+    Machine& machine = *known_[measured->name];
+    machine.measured = std::make_shared<const MeasuredTimes>(machine, measured->measurements);
   }
   const Machine* find(const std::string& gpu) const {
     auto m = known_.find(gpu);
     return m == known_.end() ? nullptr : m->second.get();
   }
-  std::shared_ptr<const Measurements> measurements_of(const std::string& gpu) const {
-    return measured_ && measured_->name == gpu ? measured_->measurements : nullptr;
-  }
 
  private:
-  const std::optional<MeasuredMachine>& measured_;
   std::map<std::string, std::unique_ptr<Machine>> known_;
 };
 
@@ -109,7 +109,6 @@ Question question_of(const MeasuredRow& row, const Machines& machines) {
   PlanRequest q;
   q.model = *row.model;
   q.machine = *machine;
-  q.measurements = machines.measurements_of(row.hardware.gpu);
   use_nodes_of(row, q.machine);
   q.gpus = *gpus;
   q.workload.sequence_length = *row.workload.sequence_length;

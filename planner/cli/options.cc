@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "hardware/input_error.h"
+#include "hardware/measured_times.h"
 
 namespace shardwright {
 namespace {
@@ -142,7 +143,8 @@ PlanRequest read_question(const Arguments& arguments) {
   request.workload.formats = formats_for(request.precision);
   read_routing(arguments, request);
   // The slowest last: measurements are several hundred thousand rows.
-  request.measurements = read_all_measurements(arguments, request.machine);
+  if (const auto measurements = read_all_measurements(arguments, request.machine))
+    request.machine.measured = std::make_shared<const MeasuredTimes>(request.machine, measurements);
   return request;
 }
 

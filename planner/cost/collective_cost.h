@@ -1,5 +1,7 @@
 #pragma once
 
+#include <optional>
+
 #include "hardware/kernel_spec.h"
 #include "hardware/machine.h"
 #include "hardware/measurements.h"
@@ -21,5 +23,9 @@ namespace shardwright {
 /// modelled. Source of the shares: nccl-tests, doc/PERFORMANCE.md. Such costs are `datasheet`: rates and efficiencies
 /// of Machine::links.
 KernelCost collective_cost(const CollectiveSpec& spec, const Machine& machine);
+
+/// Seconds a byte that collective_cost never falls below for collectives like `spec` of no more bytes, where those were
+/// measured; nothing where the links are asked.
+std::optional<double> least_measured_slope(const CollectiveSpec& spec, const Machine& machine);
 
 }  // namespace shardwright

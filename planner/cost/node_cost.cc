@@ -5,7 +5,6 @@
 #include <cassert>
 #include <cmath>
 
-#include "hardware/measured_times.h"
 #include "planner/cost/collective_cost.h"
 
 namespace shardwright {
@@ -188,12 +187,6 @@ Move around_the_ring(const CostContext& context, const ShardedGraph& sharded, co
   return {{CollectiveKind::send_recv, (backward ? 2 : 1) * passed, pair}, static_cast<double>(group.size() - 1), 0};
 }
 
-/// What measured collectives take for a byte at the least; nothing where they were not measured.
-std::optional<double> measured_least_slope(const CollectiveSpec& spec, const Machine& machine) {
-  if (!machine.measured || spec.group.size() <= 1) return std::nullopt;
-  return machine.measured->least_slope(spec);
-}
-
 /// What a node sends between ranks.
 Moves moves_of(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   Moves moves;
@@ -295,7 +288,7 @@ LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, co
   }
   for (const Move& move : moves_of(context, sharded, node)) {
     CollectiveSpec spec = move.spec;
-    if (const auto slope = measured_least_slope(spec, context.machine)) {
+    if (const auto slope = least_measured_slope(spec, context.machine)) {
       least.each.communication -= Seconds{move.times * *slope * move.lost};
       least.together.communication += Seconds{move.times * *slope * static_cast<double>(spec.held.value)};
       continue;
