@@ -125,7 +125,8 @@ std::optional<double> CollectiveTimes::log_carried_over(const Key& key, double b
   double sum = 0, weights = 0;
   for (const std::int64_t count : counts) {
     for (const CollectiveKind other : others) {
-      const auto here = log_time(key.kind, count), other_here = log_time(other, count), there = log_time(other, key.ranks);
+      const auto here = log_time(key.kind, count), other_here = log_time(other, count),
+                 there = log_time(other, key.ranks);
       if (!here || !other_here || !there) continue;
       const double away = std::log2(static_cast<double>(count) / static_cast<double>(key.ranks));
       const double gap = *other_here - *here;

@@ -16,9 +16,9 @@ namespace shardwright {
 Seconds least_time(const KernelTable& table, KernelTable::Range rows);
 
 /// The rows of a family that has points (kernel_point.h), ready to be read off between them. Time is
-/// (launch + busy) x ratio, the ratio read off by Neighbours, apart for each kernel. A question is answered by the kernel
-/// whose rows are nearest, for a library chooses by shape; by the fastest of those that are as near. No answer beats the
-/// best share of the datasheet's rates that any row of its group reached: hence least().
+/// (launch + busy) x ratio, the ratio read off by Neighbours, apart for each kernel. A question is answered by the
+/// kernel whose rows are nearest, for a library chooses by shape; by the fastest of those that are as near. No answer
+/// beats the best share of the datasheet's rates that any row of its group reached: hence least().
 class KernelIndex {
  public:
   /// `table` and `machine` are not kept, but for the machine's rates.
@@ -45,8 +45,8 @@ class KernelIndex {
     std::vector<Kernel> kernels;
     std::vector<Neighbours> points;  // one for each kernel, or for all
     std::map<KernelSite, std::int32_t> sites;
-    bool has_sites = true;  // too few: every row is its own
-    std::array<bool, 2> reads = {};  // by variant: some kernel has rows enough
+    bool has_sites = true;                       // too few: every row is its own
+    std::array<bool, 2> reads = {};              // by variant: some kernel has rows enough
     double compute_share = 0, memory_share = 0;  // least seconds over those at the datasheet's rates
   };
   static Group make_group(const KernelTable& table, const std::vector<std::size_t>& rows, const Machine& machine);

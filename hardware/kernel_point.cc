@@ -79,14 +79,19 @@ const Metric kDecodeMetric = {.features = 11,
 KernelGroup group(const AttentionSpec& s) {
   // Heads whose values are as wide as their keys are of one kind; others (latent attention) each of their own.
   const bool alike = s.head_dim == s.value_dim && !s.values_in_keys;
-  return {1,           static_cast<std::int64_t>(s.type), is_decode(s), alike ? 0 : s.head_dim, alike ? 0 : s.value_dim,
-          s.values_in_keys, s.backward};
+  return {1,
+          static_cast<std::int64_t>(s.type),
+          is_decode(s),
+          alike ? 0 : s.head_dim,
+          alike ? 0 : s.value_dim,
+          s.values_in_keys,
+          s.backward};
 }
 KernelSite site(const AttentionSpec& s) { return {s.heads, s.kv_heads, s.head_dim, s.key_length}; }
 
 /// Tables of prefill have causal attention of as many queries as keys: the last two features hold that nothing else was
-/// measured. Batch and heads trade for each other: their product is what matters, so a head count that was left out is known
-/// from another batch.
+/// measured. Batch and heads trade for each other: their product is what matters, so a head count that was left out is
+/// known from another batch.
 KernelPoint point(const AttentionSpec& s, const Machine& machine) {
   const bool decode = is_decode(s);
   const double batch = as_double(s.batch), heads = as_double(s.heads), kv_heads = as_double(s.kv_heads);
@@ -106,16 +111,11 @@ KernelPoint point(const AttentionSpec& s, const Machine& machine) {
   // What well filled kernels reach of either rate: any two constants near these do.
   p.busy = p.compute / 0.6 * idle + p.memory / 0.8;
   const double units = decode ? kv_heads : heads;
-  p.at = {log2f_of(batch * units),
-          log2f_of(keys),
-          log2f_of(heads / kv_heads),
-          log2f_of(width / 2),
-          log2f_of(seen / keys),
-          wave_waste((decode ? batch * kv_heads : blocks) / machine.multiprocessors),
-          log2f_of(batch / units),
-          static_cast<float>(kv_bytes),
-          s.window > 0 ? 1.f : 0.f,
-          decode ? 0.f : log2f_of(keys / queries),
+  p.at = {log2f_of(batch * units),    log2f_of(keys),
+          log2f_of(heads / kv_heads), log2f_of(width / 2),
+          log2f_of(seen / keys),      wave_waste((decode ? batch * kv_heads : blocks) / machine.multiprocessors),
+          log2f_of(batch / units),    static_cast<float>(kv_bytes),
+          s.window > 0 ? 1.f : 0.f,   decode ? 0.f : log2f_of(keys / queries),
           s.causal ? 1.f : 0.f};
   return p;
 }
@@ -155,8 +155,7 @@ ExpertLoad load_of(const MoeLayerSpec& s, double local_experts) {
     const double mean = tokens * topk / experts;
     if (s.ep > 1) {
       const double hottest = 1 + std::sqrt(2 * std::log(ep)) * std::sqrt(width / 2 / local_experts);
-      load.rows *= std::max(
-          1.0, std::min({hottest, std::max(width, 1.0), ep * std::min(topk, local_experts) / topk}));
+      load.rows *= std::max(1.0, std::min({hottest, std::max(width, 1.0), ep * std::min(topk, local_experts) / topk}));
     }
     const double missed = std::log(std::max(1.0, 0.5 * (most - 1) / (mean * width))) / width;
     load.hit = std::clamp(local_experts * (1 - missed), 1.0, std::max(1.0, local_experts));
@@ -199,10 +198,11 @@ KernelPoint point(const MoeLayerSpec& s, const Machine& machine, double launch, 
 bool is_decode(const AttentionSpec& spec) { return spec.query_length == 1 && !spec.causal; }
 
 bool has_points(const KernelSpec& spec) {
-  if (const auto* gemm = std::get_if<GemmSpec>(&spec)) return gemm->m > 0 && gemm->n > 0 && gemm->k > 0 && gemm->batch > 0;
+  if (const auto* gemm = std::get_if<GemmSpec>(&spec))
+    return gemm->m > 0 && gemm->n > 0 && gemm->k > 0 && gemm->batch > 0;
   if (const auto* attention = std::get_if<AttentionSpec>(&spec)) {
-    return attention->selected == 0 && attention->visible_keys() > 0 && attention->batch > 0 &&
-           attention->heads > 0 && attention->kv_heads > 0 && attention->query_length > 0;
+    return attention->selected == 0 && attention->visible_keys() > 0 && attention->batch > 0 && attention->heads > 0 &&
+           attention->kv_heads > 0 && attention->query_length > 0;
   }
   const auto* layer = std::get_if<MoeLayerSpec>(&spec);
   return layer != nullptr && layer->tokens > 0;

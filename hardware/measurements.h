@@ -18,8 +18,8 @@ struct KernelCost {
 
 /// How long a kernel takes on one device: from what was measured there (Machine::measured), where anything alike was;
 /// else from the machine's efficiency curves and datasheet, whose forms stand in measurements.cc with their reasons. A
-/// GEMM of no elements, like any kernel, costs its launch. The type must be one that the machine supports (asserted). Collectives are not asked here but of
-/// planner/cost/collective_cost.h.
+/// GEMM of no elements, like any kernel, costs its launch. The type must be one that the machine supports (asserted).
+/// Collectives are not asked here but of planner/cost/collective_cost.h.
 KernelCost look_up(const GemmSpec&, const Machine&);
 KernelCost look_up(const AttentionSpec&, const Machine&);
 KernelCost look_up(const MemorySpec&, const Machine&);

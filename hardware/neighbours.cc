@@ -44,7 +44,7 @@ struct Local {
   int count = 0, features = 0;
   std::array<Features, kMost> from;
   std::array<float, kMost> value;
-  std::array<float, kMost> near;  // weights by distance
+  std::array<float, kMost> near;    // weights by distance
   std::array<float, kMost> weight;  // and by agreement
   float near_sum = 0;
 };
@@ -333,8 +333,8 @@ void Neighbours::calibrate_far() {
     }
     const Fit found = fit(s.at, hole);
     if (found.count == 0 || found.offset <= 1.2 * reach_) continue;
-    const double rest = square(found.value - static_cast<double>(s.value)) - square(spread_factor_ * found.spread) -
-                        square(floor_);
+    const double rest =
+        square(found.value - static_cast<double>(s.value)) - square(spread_factor_ * found.spread) - square(floor_);
     slopes.push_back(std::sqrt(std::max(0.0, rest)) / (found.offset - reach_));
   }
   far_slope_ = quantile(slopes, 0.68);

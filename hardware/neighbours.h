@@ -13,10 +13,10 @@ using Features = std::array<float, kMostFeatures>;
 /// What "near" means among points, and how a value is read off between them.
 struct Metric {
   int features = 0;
-  Features scale = {};   // distance^2 = sum of (scale x difference)^2
-  int neighbours = 16;   // that are asked; at most 48
-  float soft = 0.1f;     // a neighbour weighs 1 / (distance^2 + soft^2)
-  float ridge = 0.01f;   // penalty of slopes, as a share of the weights
+  Features scale = {};    // distance^2 = sum of (scale x difference)^2
+  int neighbours = 16;    // that are asked; at most 48
+  float soft = 0.1f;      // a neighbour weighs 1 / (distance^2 + soft^2)
+  float ridge = 0.01f;    // penalty of slopes, as a share of the weights
   int main_features = 3;  // the first ones: beyond what the samples cover of them is outside
 };
 
@@ -31,18 +31,19 @@ struct Sample {
 /// A value read off between samples.
 struct Reading {
   double value = 0;
-  double sigma = 0;          // its error: holds 68 %
-  double nearest = 0;        // distance to the nearest sample
-  bool outside = false;      // beyond the samples: off by more than between them is usual, or beyond their range
+  double sigma = 0;           // its error: holds 68 %
+  double nearest = 0;         // distance to the nearest sample
+  bool outside = false;       // beyond the samples: off by more than between them is usual, or beyond their range
   bool off_constant = false;  // differs in a feature in which all samples agree
 };
 
 /// Values at scattered points, read off anywhere: the nearest samples are found in a k-d tree, and a plane through them
-/// is fitted by weighted ridge regression (local regression: Cleveland and Devlin 1988, doi 10.1080/01621459.1988.10478639),
-/// samples that disagree with the median of the others weighing less. The value stays inside the range of the
-/// neighbours' values, so that nothing runs away outside. How wrong it is was tried on the samples themselves when the
-/// index was made: sites left out tell the error between samples, holes around a sample the error away from them.
-/// A feature in which all samples agree says nothing and is left out of the distance. Deterministic.
+/// is fitted by weighted ridge regression (local regression: Cleveland and Devlin 1988,
+/// doi 10.1080/01621459.1988.10478639), samples that disagree with the median of the others weighing less. The value
+/// stays inside the range of the neighbours' values, so that nothing runs away outside. How wrong it is was tried on
+/// the samples themselves when the index was made: sites left out tell the error between samples, holes around a sample
+/// the error away from them. A feature in which all samples agree says nothing and is left out of the distance.
+/// Deterministic.
 class Neighbours {
  public:
   /// Fewer samples say nothing about their error, so there are no readings.
@@ -60,8 +61,8 @@ class Neighbours {
   /// Samples that a calibration does not look at.
   struct Hole {
     std::int32_t site = -1;
-    float radius2 = 0;    // those as near as that
-    int feature = -1;     // those on one side of the point
+    float radius2 = 0;  // those as near as that
+    int feature = -1;   // those on one side of the point
     float sign = 1, gap = 0;
   };
   struct Found {

@@ -11,6 +11,7 @@
 
 #include "planner/cost/node_cost.h"
 #include "planner/declare.h"
+#include "tests/support/measured_machine.h"
 #include "tests/support/round_machine.h"
 
 namespace shardwright {
@@ -91,9 +92,10 @@ std::vector<Model> small_models() {
 template <typename Check>
 void with_random_layouts(int wanted, unsigned seed, const Check& check) {
   std::mt19937 random(seed);
+  const std::vector<Machine> machines = {find_machine("h100-sxm-80gb"), find_machine("a100-sxm-40gb"), round_machine(),
+                                         badly_measured(find_machine("h100-sxm-80gb"), seed)};
   for (const Model& model : small_models())
-    for (const char* machine : {"h100-sxm-80gb", "a100-sxm-40gb", "round"}) {
-      const Machine m = std::string(machine) == "round" ? round_machine() : find_machine(machine);
+    for (const Machine& m : machines) {
       Workload w = workload(1024, 48);
       w.fused_attention = random() % 2;
       w.dropout = random() % 2;
