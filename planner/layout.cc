@@ -205,12 +205,13 @@ const Entry* entry_named(const std::vector<Entry>& entries, std::string_view key
 
 /// Values that are right each alone, but are no layout together.
 void check_together(const Given& given, const std::vector<Entry>& entries, const LayoutPins& pins) {
-  if (pins.schedule && pins.vpp && (*pins.schedule == Schedule::interleaved) != (*pins.vpp > 1)) {
-    const bool too_many = *pins.vpp > 1;
+  if (pins.schedule && pins.vpp && !takes_chunks(*pins.schedule, *pins.vpp)) {
+    const Schedule chosen = *pins.schedule;
+    const char* why = chosen == Schedule::interleaved ? "interleaved has more than one chunk a stage"
+                      : takes_chunks(chosen, 2)       ? "it has two chunks a stage"
+                                                      : "more than one chunk a stage is interleaved";
     given.fail(entry_named(entries, "schedule")->value.begin,
-               fmt::format("schedule={} contradicts vpp={}: {}", name_of(*pins.schedule), *pins.vpp,
-                           too_many ? "more than one chunk a stage is interleaved"
-                                    : "interleaved has more than one chunk a stage"));
+               fmt::format("schedule={} contradicts vpp={}: {}", name_of(chosen), *pins.vpp, why));
   }
   if (pins.zero == 0 && pins.fsdp_group && *pins.fsdp_group > 1) {
     given.fail(entry_named(entries, "fsdp_group")->value.begin,
@@ -231,13 +232,6 @@ void check_together(const Given& given, const std::vector<Entry>& entries, const
 
 // ---- Writing ----
 
-std::string overlaps_text(Overlaps overlaps) {
-  std::vector<std::string_view> names;
-  for (const Overlap o : kOverlapList)
-    if (overlaps.has(o)) names.push_back(name_of(o));
-  return names.empty() ? "none" : fmt::format("{}", fmt::join(names, "+"));
-}
-
 std::string modules_text(std::uint8_t modules) {
   std::vector<std::string_view> names;
   for (std::size_t i = 0; i < kRecomputeModuleNames.size(); ++i) {
@@ -255,6 +249,13 @@ std::string_view name_of(ContextParallel kind) { return kContextParallelNames[st
 std::string_view name_of(Overlap overlap) { return kOverlapNames[static_cast<std::size_t>(overlap)]; }
 std::string_view name_of(Dispatcher dispatcher) { return kDispatcherNames[static_cast<std::size_t>(dispatcher)]; }
 
+std::string to_string(Overlaps overlaps) {
+  std::vector<std::string_view> names;
+  for (const Overlap o : kOverlapList)
+    if (overlaps.has(o)) names.push_back(name_of(o));
+  return names.empty() ? "none" : fmt::format("{}", fmt::join(names, "+"));
+}
+
 Overlaps overlaps_of(const Layout& layout) {
   Overlaps all;
   const bool copies = std::int64_t{layout.data} * layout.context > 1;
@@ -265,6 +266,16 @@ Overlaps overlaps_of(const Layout& layout) {
   all.set(Overlap::param_gather, copies);
   all.set(Overlap::p2p, layout.pipeline > 1);
   return all;
+}
+
+bool takes_chunks(Schedule schedule, int chunks) {
+  if (schedule == Schedule::interleaved) return chunks > 1;
+  return chunks == (schedule == Schedule::zb_v || schedule == Schedule::dualpipe_v ? 2 : 1);
+}
+
+bool has_pairs(const Layout& layout) {
+  return layout.overlap.has(Overlap::ep) || layout.schedule == Schedule::dualpipe ||
+         layout.schedule == Schedule::dualpipe_v;
 }
 
 LayoutPins parse_layout(const std::string& text, const std::string& what) {
@@ -327,7 +338,7 @@ std::string to_string(const Layout& layout) {
   add("micro_batch", layout.micro_batch);
   if (layout.pipeline > 1 || layout.schedule != Layout{}.schedule) add("schedule", name_of(layout.schedule));
   if (order_matters || layout.rank_order != Layout{}.rank_order) add("rank_order", name_of(layout.rank_order));
-  if (overlaps_of(layout).bits != 0) add("overlap", overlaps_text(layout.overlap));
+  if (overlaps_of(layout).bits != 0) add("overlap", to_string(layout.overlap));
   if (layout.layers_per_chunk.size() > 1)
     add("layers_per_stage", fmt::format("{}", fmt::join(layout.layers_per_chunk, "+")));
   return text;

@@ -65,6 +65,9 @@ struct Overlaps {
   auto operator<=>(const Overlaps&) const = default;
 };
 
+/// "tp+p2p", "none"
+std::string to_string(Overlaps);
+
 /// How one model is split over the GPUs. gpus = tensor * pipeline * context * data.
 /// Canonical: a choice that makes no difference has its default (sequence_parallel without tensor parallelism is false,
 /// zero over one rank is 0, ...), so two layouts are equal exactly when they are the same run. Ordered member by
@@ -72,7 +75,7 @@ struct Overlaps {
 struct Layout {
   int tensor = 1;            // tp
   int pipeline = 1;          // pp
-  int virtual_pipeline = 1;  // vpp: chunks a stage; above 1 exactly when the schedule is interleaved
+  int virtual_pipeline = 1;  // vpp: chunks a stage; as takes_chunks
   int context = 1;           // cp
   int data = 1;              // dp
   int expert = 1;         // ep: parts of the experts, folded over dp x cp x tp; tp * cp * dp is a multiple of ep * etp
@@ -101,6 +104,14 @@ struct Layout {
 /// The overlaps that a layout's degrees have any communication for: tp above 1; ep above 1; dp * cp above 1; pp
 /// above 1.
 Overlaps overlaps_of(const Layout& layout);
+
+/// Whether a schedule runs with so many chunks a stage: interleaved with more than one, those in V shape with two, the
+/// others with one.
+bool takes_chunks(Schedule schedule, int chunks);
+
+/// Whether a forward and another micro-batch's backward run at once: by their schedule, or since rows of experts are to
+/// hide there.
+bool has_pairs(const Layout& layout);
 
 /// Layout keys given by a user; what is absent is free. Names of keys are those of the measured rows and of --layout.
 struct LayoutPins {

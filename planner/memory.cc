@@ -78,6 +78,23 @@ ActivationNeed activation_need(const ShardedGraph& sharded, const BackwardPlan& 
     need.saved_reserved += sizes[static_cast<std::size_t>(v)].reserved;
   }
 
+  // Weight gradients read what others made; what their own reshards make is made when they run.
+  std::vector<char> seen(sharded.values.size());
+  const auto is_late = [&](NodeId n) {
+    return sharded.nodes[static_cast<std::size_t>(n)].phase == Phase::weight_gradient;
+  };
+  for (NodeId n : plan.order)
+    for (ValueId v : sharded.nodes[static_cast<std::size_t>(n)].outputs)
+      if (is_late(n)) seen[static_cast<std::size_t>(v)] = 1;
+  for (NodeId n : plan.order)
+    for (ValueId v : sharded.nodes[static_cast<std::size_t>(n)].inputs) {
+      const auto i = static_cast<std::size_t>(v);
+      if (!is_late(n) || seen[i]) continue;
+      seen[i] = 1;
+      need.for_weights += sizes[i].allocated;
+      need.for_weights_reserved += sizes[i].reserved;
+    }
+
   Lifetimes forward(sizes);
   for (std::size_t i = 0; i < sharded.forward_nodes; ++i)
     for (ValueId v : sharded.nodes[i].inputs) forward.will_read(v);
@@ -96,7 +113,7 @@ ActivationNeed activation_need(const ShardedGraph& sharded, const BackwardPlan& 
 
   need.transient = std::max(Bytes{0}, std::max(forward.peak(), backward.peak()) - need.saved);
   need.transient_reserved =
-      std::max(Bytes{0}, std::max(forward.peak_reserved(), backward.peak_reserved()) - need.saved_reserved);
+      std::max(need.transient, std::max(forward.peak_reserved(), backward.peak_reserved()) - need.saved_reserved);
   return need;
 }
 

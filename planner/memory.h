@@ -11,8 +11,9 @@ Bytes reserved_for(Bytes tensor);
 
 /// What one micro-batch needs in one graph.
 struct ActivationNeed {
-  Bytes saved, saved_reserved;  ///< from forward to backward
-  Bytes transient;              ///< the most that is alive besides what is saved, in forward or in backward
+  Bytes saved, saved_reserved;              ///< from forward to backward
+  Bytes for_weights, for_weights_reserved;  ///< of what is saved or made in backward, what weight gradients read
+  Bytes transient;                          ///< the most that is alive besides what is saved, in forward or in backward
   Bytes transient_reserved;
 };
 

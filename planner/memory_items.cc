@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "planner/declare.h"
-#include "planner/pricer.h"
+#include "planner/pipeline_shape.h"
 
 namespace shardwright {
 namespace {
@@ -59,29 +59,39 @@ class GraphItems {
 std::vector<MemoryItem> Pricer::memory_items(const Layout& layout, int stage) {
   const ShapePrice& known = shape(shape_of(layout), layout.recompute);
   const PipelineShape pipeline(*this, known, layout);
-  const std::vector<int> in_flight = pipeline.in_flight_counts(stage);
+  const InFlight& in_flight = pipeline.in_flight_counts(stage);
+  const Route& route = pipeline.route();
   std::vector<MemoryItem> items;
   for (std::size_t c = 0; c < graphs_.layer_classes.size(); ++c) {
-    std::int64_t layers = 0, kept = 0;
-    for (int chunk = 0; chunk < layout.virtual_pipeline; ++chunk) {
-      const int n = pipeline.layers_in(stage, chunk, static_cast<int>(c));
+    std::int64_t layers = 0, kept = 0, for_weights = 0;
+    for (int chunk = 0; chunk < route.chunks(); ++chunk) {
+      const int n = pipeline.layers_in(route.part_of({stage, chunk}), static_cast<int>(c));
       layers += n;
-      kept += std::int64_t{n} * in_flight[static_cast<std::size_t>(chunk)];
+      kept += std::int64_t{n} * in_flight.until_backward[static_cast<std::size_t>(chunk)];
+      for_weights += std::int64_t{n} * in_flight.until_weight[static_cast<std::size_t>(chunk)];
     }
     const std::string where = graphs_.layer_classes.size() == 1 ? "layer." : "layer class " + std::to_string(c) + ".";
     const GraphItems graph(graphs_.layer_classes[c], where, layout, *this, layout.recompute);
     if (layers > 0) graph.weights(layers, false, items);
     if (kept > 0) graph.activations(kept, items);
+    const auto& passes = known.layers[c].passes;
+    const Bytes late = passes[static_cast<std::size_t>(index_of(layout.recompute))].need.for_weights;
+    if (for_weights > 0)
+      items.push_back({"activations", where + "what weight gradients still read", late * for_weights, for_weights});
   }
-  if (stage == 0) {
-    const GraphItems graph(graphs_.embedding, "embedding.", layout, *this, {});
-    graph.weights(1, false, items);
-    graph.activations(in_flight.front(), items);
-  }
-  if (stage + 1 == layout.pipeline) {
-    const GraphItems graph(graphs_.head, "head.", layout, *this, {});
-    graph.weights(1, model_.tie_word_embeddings && layout.pipeline == 1, items);
-    graph.activations(in_flight.back(), items);
+  for (int chunk = 0; chunk < route.chunks(); ++chunk) {
+    const int part = route.part_of({stage, chunk});
+    const int kept = in_flight.until_backward[static_cast<std::size_t>(chunk)];
+    if (part == 0) {
+      const GraphItems graph(graphs_.embedding, "embedding.", layout, *this, {});
+      graph.weights(1, false, items);
+      graph.activations(kept, items);
+    }
+    if (part + 1 == route.parts()) {
+      const GraphItems graph(graphs_.head, "head.", layout, *this, {});
+      graph.weights(1, model_.tie_word_embeddings && layout.pipeline == 1, items);
+      graph.activations(kept, items);
+    }
   }
   const StageMemory memory = pipeline.memory(data_of(known, layout), stage);
   items.push_back({"transient", "inside one layer's forward or backward", memory.parts.transient, 1});

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "planner/pipeline_shape.h"
 #include "planner/search.h"
 
 namespace shardwright {
@@ -76,6 +77,8 @@ std::vector<std::string> assumed(const LayoutPins& pins, const Layout& layout) {
   note("micro_batch", pins.micro_batch.has_value());
   note("schedule", pins.schedule.has_value());
   note("rank_order", pins.rank_order.has_value());
+  const auto given = static_cast<std::uint8_t>(pins.overlap_on.bits | pins.overlap_off.bits);
+  note("overlap", (overlaps_of(layout).bits & ~given) == 0);
   note("layers_per_stage", pins.layers_per_stage.has_value());
   return keys;
 }
@@ -196,7 +199,8 @@ PlanResult estimate(const PlanRequest& request) {
   LayoutPins& pins = one.pins;
   for (std::optional<int>* degree : {&pins.tp, &pins.pp, &pins.cp, &pins.ep, &pins.etp})
     if (!*degree) *degree = 1;
-  if (!pins.vpp && pins.schedule != Schedule::interleaved) pins.vpp = 1;
+  const bool one_chunk = !pins.schedule || takes_chunks(*pins.schedule, 1);
+  if (!pins.vpp && (one_chunk || pins.pp == 1)) pins.vpp = 1;
   one.top = 1;
   const Space space(one);
   check(one, space);
@@ -217,6 +221,12 @@ PlanResult estimate(const PlanRequest& request) {
 
 std::vector<MemoryItem> memory_items(const PlanRequest& request, const Layout& layout, int stage) {
   return Pricer(request.model, request.machine, request.workload).memory_items(layout, stage);
+}
+
+std::vector<TraceSpan> trace_of(const PlanRequest& request, const Layout& layout) {
+  Pricer pricer(request.model, request.machine, request.workload);
+  const ShapePrice& shape = pricer.shape(shape_of(layout), layout.recompute);
+  return PipelineShape(pricer, shape, layout).trace(pricer.data_of(shape, layout));
 }
 
 }  // namespace shardwright

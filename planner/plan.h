@@ -12,6 +12,8 @@
 #include "hardware/quantities.h"
 #include "models/model.h"
 #include "planner/layout.h"
+#include "planner/trace.h"
+#include "planner/traffic.h"
 #include "planner/workload.h"
 
 namespace shardwright {
@@ -34,14 +36,15 @@ struct StageMemory {
   bool operator==(const StageMemory&) const = default;
 };
 
-/// What one step is predicted to take. Times are those of the slowest stage unless said otherwise; all communication is
-/// exposed in this version: nothing runs beside anything else.
+/// What one step is predicted to take. Times are those of the slowest stage unless said otherwise. Exposed is what of a
+/// communication runs while nothing computes.
 struct Prediction {
   Seconds step, step_low, step_high;  ///< one-sigma interval from the sources' errors
   double tokens_per_second = 0, tokens_per_second_per_gpu = 0;
   FlopsPerSecond model_flops_per_gpu;  ///< forward and backward, causal half of attention, logits, no recompute
   double mfu = 0;                      ///< of the peak rate of the precision
   Seconds compute, communication, exposed_communication, bubble, optimizer;  ///< add up to `step` with the exposed part
+  TrafficTimes traffic, exposed;  ///< of communication and of what of it is exposed, by parallelism
   std::vector<StageMemory> stages;
   int worst_stage = 0;                      ///< of reserved memory
   std::array<double, 4> source_share = {};  ///< of the step time, by CostSource
@@ -117,6 +120,9 @@ PlanResult estimate(const PlanRequest& request);
 
 /// The tensors behind the memory of `stage` of a layout that can be computed, largest first.
 std::vector<MemoryItem> memory_items(const PlanRequest& request, const Layout& layout, int stage);
+
+/// Every task of one step of a layout that can be computed, stage by stage, as the schedule plays them.
+std::vector<TraceSpan> trace_of(const PlanRequest& request, const Layout& layout);
 
 /// "stage 3 needs 82.1 GiB of 78.9 GiB".
 Rejection too_large(const Machine& machine, const Prediction& prediction);

@@ -11,7 +11,9 @@
 #include <utility>
 
 #include "planner/cost/row_traffic.h"
+#include "planner/floor.h"
 #include "planner/parallel.h"
+#include "planner/pipeline_shape.h"
 
 namespace shardwright {
 namespace {
@@ -124,11 +126,14 @@ class Search {
     const std::vector<int>* pinned = space_.pinned_layers();
     if (!pinned) return pricer_.balanced_layers(shape, l.recompute, chunks);
     if (pinned->size() == static_cast<std::size_t>(chunks)) return *pinned;
-    std::vector<int> layers(static_cast<std::size_t>(chunks), 0);  // a stage's layers, evenly over its chunks
+    // A stage's layers, evenly over its chunks.
+    std::vector<int> layers(static_cast<std::size_t>(chunks), 0);
+    const Route route(pipeline_of(l, request_.workload.global_batch));
     for (int s = 0; s < l.pipeline; ++s)
       for (int c = 0; c < l.virtual_pipeline; ++c) {
         const int n = (*pinned)[static_cast<std::size_t>(s)];
-        layers[static_cast<std::size_t>(c * l.pipeline + s)] = n / l.virtual_pipeline + (c < n % l.virtual_pipeline);
+        const int part = l.virtual_pipeline == 1 ? s : route.part_of({s, c});
+        layers[static_cast<std::size_t>(part)] = n / l.virtual_pipeline + (c < n % l.virtual_pipeline);
       }
     return layers;
   }
@@ -368,13 +373,7 @@ class Search {
         w.priced.back().floor = Floor::weights(s_.pricer_, w.priced.back().data);
       }
       w.least = w.priced.front().floor;
-      for (const auto& p : w.priced) {
-        w.least.once = std::min(w.least.once, p.floor.once);
-        w.least.after = std::min(w.least.after, p.floor.after);
-        for (std::size_t g = 0; g < w.least.resident.size(); ++g)
-          w.least.resident[g] = std::min(w.least.resident[g], p.floor.resident[g]);
-        w.least.buffer = std::min(w.least.buffer, p.floor.buffer);
-      }
+      for (const auto& p : w.priced) w.least.lower_to(p.floor);
       return w;
     }
 
@@ -615,6 +614,8 @@ Layout Space::layout_at(const Degrees& d) const {
   l.context_kind = d.context_kind;
   l.dispatcher = d.dispatcher;
   l.rank_order = d.rank_order;
+  if (request_.pins.schedule && d.pipeline > 1) l.schedule = *request_.pins.schedule;
+  l.overlap = overlaps(l);
   return l;
 }
 
@@ -630,19 +631,33 @@ Dispatcher Space::dispatcher(const Degrees& d) const {
   return faster_dispatcher(request_.model, layout_at(d), request_.machine);
 }
 
+Overlaps Space::overlaps(const Layout& l) const {
+  const LayoutPins& pins = request_.pins;
+  Overlaps on = overlaps_of(l);
+  // Where every engine has it: what pairs are for, what keeps weights in step, and sends.
+  const bool pairs = l.schedule == Schedule::dualpipe || l.schedule == Schedule::dualpipe_v;
+  for (Overlap o : {Overlap::tp, Overlap::ep, Overlap::shared_experts})
+    if (!pins.overlap_on.has(o) && !(pairs && o == Overlap::ep)) on.set(o, false);
+  on.bits = static_cast<std::uint8_t>(on.bits & ~pins.overlap_off.bits);
+  return on;
+}
+
 std::vector<int> Space::virtual_pipelines(const Degrees& d) const {
   const LayoutPins& pins = request_.pins;
-  const bool interleaved = pins.schedule == Schedule::interleaved, other = pins.schedule && !interleaved;
   const int most = d.pipeline > 1 ? static_cast<int>((request_.model.num_hidden_layers + 2) / d.pipeline) : 1;
   std::vector<int> all;
   if (pins.vpp) {
     all = {*pins.vpp};
   } else {
     for (int v = 1; v <= std::max(most, 1); ++v) all.push_back(v);
+    if (most < 2 && d.pipeline > 1 && pins.schedule && takes_chunks(*pins.schedule, 2) &&
+        !takes_chunks(*pins.schedule, 3))
+      all.push_back(2);  // in V shape, however few the layers
   }
   std::erase_if(all, [&](int v) {
-    if (v > 1 && (d.pipeline == 1 || other)) return true;
-    if (v == 1 && interleaved) return true;
+    if (v > 1 && d.pipeline == 1) return true;
+    if (pins.schedule && d.pipeline > 1 && !takes_chunks(*pins.schedule, v)) return true;
+    if (pins.schedule == Schedule::interleaved && v == 1) return true;
     if (!pins.layers_per_stage) return false;
     const auto entries = static_cast<std::int64_t>(pins.layers_per_stage->size());
     return entries != d.pipeline && entries != std::int64_t{d.pipeline} * v;
@@ -689,8 +704,8 @@ std::vector<Recompute> Space::recomputes() const {
 }
 
 Schedule Space::schedule(int virtual_pipeline) const {
-  if (virtual_pipeline > 1) return Schedule::interleaved;
-  return request_.pins.schedule ? *request_.pins.schedule : Schedule::one_f_one_b;
+  if (request_.pins.schedule && takes_chunks(*request_.pins.schedule, virtual_pipeline)) return *request_.pins.schedule;
+  return virtual_pipeline > 1 ? Schedule::interleaved : Schedule::one_f_one_b;
 }
 
 std::vector<RankOrder> Space::rank_orders(const Degrees& d) const {

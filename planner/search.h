@@ -13,7 +13,9 @@ namespace shardwright {
 ///   ep, etp             1; with experts every divisor of their number that divides tp * cp * dp / etp, and 1 or tp
 ///   dispatcher          alltoall or deepep, the faster (row_traffic.h): they differ in nothing else
 ///   vpp                 1, and where pp > 1 every number up to (layers + 2) / pp
-///   schedule            1f1b for vpp 1, interleaved above (gpipe only when pinned)
+///   schedule            1f1b for vpp 1, interleaved above; the others only when pinned
+///   overlap             grad_reduce, param_gather and p2p, which every engine has; ep in dualpipe and dualpipe-v; the
+///                       others only when pinned
 ///   sequence_parallel   both where tp > 1
 ///   micro_batch         every divisor of global_batch / dp
 ///   recompute           none, every set of modules, full
@@ -39,6 +41,7 @@ class Space {
   Layout layout_at(const Degrees& d) const;
   std::vector<ContextParallel> context_kinds(int context) const;
   Dispatcher dispatcher(const Degrees& d) const;
+  Overlaps overlaps(const Layout& l) const;
   std::vector<int> virtual_pipelines(const Degrees& d) const;
   std::vector<int> micro_batches(const Degrees& d) const;
   std::vector<bool> sequence_parallel(const Degrees& d) const;

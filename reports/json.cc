@@ -86,6 +86,9 @@ Json layout_json(const Layout& layout, std::int64_t global_batch) {
   json["micro_batch"] = layout.micro_batch;
   json["micro_batches"] = layout.micro_batches(global_batch);
   json["rank_order"] = name_of(layout.rank_order);
+  json["overlap"] = Json::array();
+  for (const Overlap o : kOverlapList)
+    if (layout.overlap.has(o)) json["overlap"].push_back(name_of(o));
   return json;
 }
 
@@ -116,6 +119,13 @@ Json prediction_json(const Prediction& p) {
   put(json, "compute_seconds", p.compute.value);
   put(json, "communication_seconds", p.communication.value);
   put(json, "exposed_communication_seconds", p.exposed_communication.value);
+  for (std::size_t k = 0; k < kTraffics; ++k) {
+    const auto kind = static_cast<Traffic>(k);
+    if (!(p.traffic[kind] > Seconds{})) continue;
+    Json& by_kind = json["communication"][std::string(name_of(kind))];
+    put(by_kind, "seconds", p.traffic[kind].value);
+    put(by_kind, "exposed_seconds", p.exposed[kind].value);
+  }
   put(json, "optimizer_seconds", p.optimizer.value);
   if (!p.stages.empty()) {
     const StageMemory& worst = p.worst();

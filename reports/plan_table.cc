@@ -45,11 +45,11 @@ std::string zero_text(const Layout& layout) {
   return fmt::format("{}/{}", layout.zero, layout.shard_group);
 }
 
-/// cp with its kind: "8 ring", "2 gather".
+/// cp with its kind: "8 ring", "2 ag" (all-gather), "4 a2a" (Ulysses' all-to-all).
 std::string context_text(const Layout& layout) {
+  static constexpr const char* kinds[] = {"ag", "a2a", "ring"};
   if (layout.context == 1) return "1";
-  const bool gathers = layout.context_kind == ContextParallel::all_gather;
-  return fmt::format("{} {}", layout.context, gathers ? "gather" : name_of(layout.context_kind));
+  return fmt::format("{} {}", layout.context, kinds[static_cast<int>(layout.context_kind)]);
 }
 
 std::string short_schedule(Schedule schedule) {
@@ -100,8 +100,9 @@ bool says_something(const LayoutColumn& column, const std::vector<PricedLayout>&
     return std::any_of(rows.begin(), rows.end(), [&](const PricedLayout& row) { return column.cell(row) != "1"; });
   }
   if (column.head.header == "sched") {  // more chunks than one already say interleaved, and 1f1b is the rule
-    return std::any_of(rows.begin(), rows.end(),
-                       [](const PricedLayout& row) { return row.layout.schedule == Schedule::gpipe; });
+    return std::any_of(rows.begin(), rows.end(), [](const PricedLayout& row) {
+      return row.layout.schedule != Schedule::one_f_one_b && row.layout.schedule != Schedule::interleaved;
+    });
   }
   return std::any_of(rows.begin(), rows.end(),
                      [&](const PricedLayout& row) { return column.cell(row) != column.cell(rows[0]); });

@@ -32,6 +32,7 @@ std::vector<std::pair<std::string, std::string>> choices(const Layout& layout) {
           {"micro_batch", std::to_string(layout.micro_batch)},
           {"schedule", std::string(name_of(layout.schedule))},
           {"rank_order", std::string(name_of(layout.rank_order))},
+          {"overlap", to_string(layout.overlap)},
           {"layers_per_stage", layers_text(layout)}};
 }
 
@@ -162,10 +163,14 @@ std::string step_text(const Prediction& p, const std::string& title, const Table
   }
   text += fmt::format("  {:<14}{:>10}           {} to {} is one sigma\n", "step", with_unit(p.step),
                       with_unit(p.step_low), with_unit(p.step_high));
-  if (p.communication > p.exposed_communication) {
-    text += fmt::format("  of {} communication, {} runs under compute\n", with_unit(p.communication),
-                        with_unit(p.communication - p.exposed_communication));
+  std::vector<std::string> kinds;
+  for (std::size_t k = 0; k < kTraffics; ++k) {
+    const auto kind = static_cast<Traffic>(k);
+    if (p.traffic[kind] > Seconds{})
+      kinds.push_back(
+          fmt::format("{} {} ({} exposed)", name_of(kind), with_unit(p.traffic[kind]), with_unit(p.exposed[kind])));
   }
+  if (!kinds.empty()) text += wrapped(fmt::format("communication: {}", fmt::join(kinds, ", ")), style.width);
   return text;
 }
 

@@ -19,6 +19,7 @@ int run(const Arguments& arguments) {
   std::vector<MemoryItem> tensors;
   request.workload.formats = formats_for(plan.precision);
   if (plan.prediction) tensors = memory_items(request, plan.layout, plan.prediction->worst_stage);
+  write_trace(arguments, request, result);
   write_answer(arguments, estimate_text(request, result, tensors, stdout_style()), plan_result_json(result));
   return plan.fits ? kDone : kNothingFits;
 }
@@ -35,6 +36,7 @@ Command estimate_command() {
       question_options(),
       run};
   command.options.push_back({"--layout", "KEY=VALUE,...", "what is given of the layout; the rest is chosen"});
+  command.options.push_back(trace_option());
   command.options.push_back(json_option());
   command.options.push_back(threads_option());
   return command;

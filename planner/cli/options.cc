@@ -10,6 +10,8 @@
 
 #include "hardware/input_error.h"
 #include "hardware/measured_times.h"
+#include "planner/cli/output.h"
+#include "reports/chrome_trace.h"
 
 namespace shardwright {
 namespace {
@@ -157,6 +159,17 @@ std::optional<MeasuredMachine> read_measured_machine(const Arguments& arguments)
   if (!folder) return std::nullopt;
   const Machine machine = read_machine(YamlCursor::open(machine_file_in(*folder)));
   return MeasuredMachine{machine.name, std::make_shared<const Measurements>(read_measurements(*folder))};
+}
+
+Option trace_option() {
+  return {"--trace", "FILE", "write a step's tasks there, for Perfetto to open", Completes::files};
+}
+
+void write_trace(const Arguments& arguments, PlanRequest request, const PlanResult& result) {
+  const auto path = arguments.find("--trace");
+  if (!path || result.plans.empty() || !result.plans[0].prediction) return;
+  request.workload.formats = formats_for(result.plans[0].precision);
+  write_file(*path, chrome_trace(trace_of(request, result.plans[0].layout)));
 }
 
 Option json_option() { return {"--json", "FILE", "write JSON there; - is stdout, without the text", Completes::files}; }

@@ -31,6 +31,10 @@ PlanRequest read_question(const Arguments& arguments);
 Option measurements_option();
 std::optional<MeasuredMachine> read_measured_machine(const Arguments& arguments);
 
+/// --trace FILE, and what it asks for: the first layout's step, where there is one that can be computed.
+Option trace_option();
+void write_trace(const Arguments& arguments, PlanRequest request, const PlanResult& result);
+
 /// --json FILE and --threads N.
 Option json_option();
 Option threads_option();

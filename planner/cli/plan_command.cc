@@ -19,6 +19,7 @@ int run(const Arguments& arguments) {
   PlanResult result = plan(request);
   result.search.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const AskedAs asked{arguments.positionals[0], arguments.positionals[1]};
+  write_trace(arguments, request, result);
   write_answer(arguments, plan_table(request, result, asked, stdout_style()), plan_result_json(result));
   remark(fmt::format("{} layouts in {}", grouped(result.search.considered), with_unit(Seconds{result.search.seconds})));
   return !result.plans.empty() && result.plans[0].fits ? kDone : kNothingFits;
@@ -37,6 +38,7 @@ Command plan_command() {
                   run};
   command.options.push_back({"--pin", "KEY=VALUE,...", "layout keys that are given: tp=8,recompute=none"});
   command.options.push_back({"--top", "K", "how many layouts to list (default 10)"});
+  command.options.push_back(trace_option());
   command.options.push_back(json_option());
   command.options.push_back(threads_option());
   return command;

@@ -44,6 +44,11 @@ Bytes sized(std::int64_t elements, DataType format) {
 
 }  // namespace
 
+Seconds visible(Seconds moves, Seconds work, double multiprocessors) {
+  const Seconds hidden = std::min(moves, work);
+  return moves - hidden + multiprocessors / (1 - multiprocessors) * hidden;
+}
+
 DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine& machine,
                    const TrainingFormats& formats, bool without_tied) {
   const DataGroups dense(layout, layout.tensor);

@@ -20,6 +20,10 @@ struct DataCost {
   Bytes buffer;                               ///< gathered parameters and unsharded gradients while the graph runs
 };
 
+/// What of `moves` shows beside `work`: what is longer than that, and by how much it slows what it hides behind, taking
+/// a share of the multiprocessors from it. (The first of a row of moves has nothing to hide behind: add it whole.)
+Seconds visible(Seconds moves, Seconds work, double multiprocessors);
+
 /// `without_tied`: the table shared by embedding and head is counted elsewhere.
 DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine& machine,
                    const TrainingFormats& formats, bool without_tied = false);

@@ -272,6 +272,33 @@ NodeCost node_cost(const CostContext& context, const ShardedGraph& sharded, cons
   return cost;
 }
 
+std::vector<NodeCost> node_costs(const CostContext& context, const ShardedGraph& sharded) {
+  std::vector<NodeCost> costs;
+  costs.reserve(sharded.nodes.size());
+  for (const Node& n : sharded.nodes)
+    costs.push_back(n.kind == Node::Kind::gather_parameter ? NodeCost{} : node_cost(context, sharded, n));
+  const double narrow = bytes_per_element(context.formats.compute);
+  if (narrow >= 2) return costs;
+  std::vector<char> cast(sharded.values.size());
+  for (std::size_t i = 0; i < sharded.nodes.size(); ++i) {
+    const Node& n = sharded.nodes[i];
+    if (n.kind != Node::Kind::compute || context.graph.op(n.op).kind != OpKind::contraction) continue;
+    if (!std::holds_alternative<GemmSpec>(node_question(context, sharded, n))) continue;
+    // A gradient's product reads the gradient first; what forward read was cast then.
+    for (std::size_t k = 0; k < (n.gradient < 0 ? n.inputs.size() : 1); ++k) {
+      const Value& v = sharded.value(n.inputs[k]);
+      char& known = cast[static_cast<std::size_t>(n.inputs[k])];
+      if (known || context.graph.tensor(v.tensor).role != TensorRole::activation) continue;
+      known = 1;
+      const Bytes moved{static_cast<std::int64_t>(static_cast<double>(v.elements) * (2 + 2 * narrow))};
+      const KernelCost kernel = look_up(MemorySpec{moved}, context.machine);
+      costs[i].compute += kernel.time;
+      costs[i].error += kernel.time * kernel.relative_error;
+    }
+  }
+  return costs;
+}
+
 LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   LeastCost least;
   if (node.kind == Node::Kind::compute || node.kind == Node::Kind::sum) {

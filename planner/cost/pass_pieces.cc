@@ -12,18 +12,29 @@ constexpr double kCommunicationMultiprocessors = 20;
 
 bool computes(const Piece& p) { return p.streams == bit(Stream::compute); }
 
+/// Axes over which a node's steps communicate.
+AxisSet axes_of(const Node& n) {
+  AxisSet axes = 0;
+  for (int i = 0; i < n.steps.count; ++i)
+    if (n.steps.steps[i].kind != ReshardStep::slice) axes = static_cast<AxisSet>(axes | n.steps.steps[i].axes);
+  return axes;
+}
+AxisSet tensor_axes(const Mesh& mesh) {
+  return static_cast<AxisSet>(set_of(mesh.tuple("tp.kv")) | set_of(mesh.tuple("tp.rep")));
+}
+
 class Builder {
   using After = decltype(Piece::after);
 
  public:
   Builder(const CostContext& context, const ShardedGraph& sharded, const std::vector<NodeCost>& costs,
-          const PassOverlap& overlap)
+          const std::vector<std::int8_t>& traffic, const PassOverlap& overlap)
       : c_(context),
         s_(sharded),
         costs_(costs),
+        traffic_(traffic),
         overlap_(overlap),
-        tensor_(set_of(context.mesh.tuple("tp.kv")) | set_of(context.mesh.tuple("tp.rep"))),
-        context_(set_of(context.mesh.tuple("cp"))),
+        tensor_(tensor_axes(context.mesh)),
         made_(sharded.values.size(), -1) {}
 
   PassPieces run(const std::vector<NodeId>& order) {
@@ -123,13 +134,6 @@ class Builder {
     const std::int64_t unit = c_.machine.links.front().gpus;
     return unit == 0 || group.members_within(unit) == group.size() ? Stream::node_links : Stream::network;
   }
-  Traffic traffic_of(const Node& n, AxisSet axes) const {
-    const Tensor& t = c_.graph.tensor(s_.value(n.inputs[0]).tensor);
-    const OpKind serves = n.op >= 0 ? c_.graph.op(n.op).kind : OpKind::residual_sum;
-    if (t.density < 1 || serves == OpKind::dispatch || serves == OpKind::combine) return Traffic::expert;
-    if (axes & context_) return Traffic::context;
-    return axes & tensor_ ? Traffic::tensor : Traffic::data;
-  }
   static bool is_of(Traffic traffic, const Piece& p) { return !computes(p) && p.kind == static_cast<int>(traffic); }
   Piece communication(Traffic traffic, StreamSet streams) const {
     Piece p;
@@ -137,21 +141,19 @@ class Builder {
     p.alone = cost().communication;
     p.kind = static_cast<int>(traffic);
     if (streams & bit(Stream::compute)) return p;  // nobody is beside it
-    p.multiprocessors = std::min(0.5, kCommunicationMultiprocessors / c_.machine.multiprocessors);
+    p.multiprocessors = communication_multiprocessors(c_.machine);
     // What arrives is written, what leaves is read.
     const LinkLevel& link = streams & bit(Stream::network) ? c_.machine.links.back() : c_.machine.links.front();
     p.memory = std::min(1.0, 2 * link.bandwidth.value * link.efficiency / c_.machine.memory_bandwidth.value);
     return p;
   }
   void move(const Node& n) {
-    AxisSet axes = 0;
-    for (int i = 0; i < n.steps.count; ++i)
-      if (n.steps.steps[i].kind != ReshardStep::slice) axes = static_cast<AxisSet>(axes | n.steps.steps[i].axes);
+    const AxisSet axes = axes_of(n);
     if (axes == 0) {  // a slice
       makes(n, made_[static_cast<std::size_t>(n.inputs[0])]);
       return;
     }
-    const Traffic traffic = traffic_of(n, axes);
+    const auto traffic = static_cast<Traffic>(traffic_[static_cast<std::size_t>(node_)]);
     const bool beside =
         (traffic == Traffic::tensor && overlap_.tensor) || (traffic == Traffic::expert && overlap_.expert);
     const StreamSet link = bit(link_of(axes));
@@ -194,8 +196,9 @@ class Builder {
   const CostContext& c_;
   const ShardedGraph& s_;
   const std::vector<NodeCost>& costs_;
+  const std::vector<std::int8_t>& traffic_;
   PassOverlap overlap_;
-  AxisSet tensor_, context_;
+  AxisSet tensor_;
   std::vector<int> made_;  // by value: the piece after which it is there, -1 from the start
   NodeId node_ = -1;
   int last_compute_ = -1;
@@ -207,7 +210,7 @@ PassTime sum_of(const PassPieces& pass) {
   PassTime t{};
   for (const Piece& p : pass.pieces) {
     t.total += p.alone;
-    (computes(p) ? t.compute : t.traffic[static_cast<std::size_t>(p.kind)]) += p.alone;
+    (computes(p) ? t.compute : t.traffic[static_cast<Traffic>(p.kind)]) += p.alone;
   }
   t.exposed = t.traffic;
   return t;
@@ -220,9 +223,31 @@ std::string_view name_of(Traffic traffic) {
   return names[static_cast<std::size_t>(traffic)];
 }
 
+double communication_multiprocessors(const Machine& machine) {
+  return std::min(0.5, kCommunicationMultiprocessors / machine.multiprocessors);
+}
+
+std::vector<std::int8_t> traffic_of_nodes(const CostContext& context, const ShardedGraph& sharded) {
+  const AxisSet tensor = tensor_axes(context.mesh), cp = set_of(context.mesh.tuple("cp"));
+  std::vector<std::int8_t> all;
+  all.reserve(sharded.nodes.size());
+  for (const Node& n : sharded.nodes) {
+    const AxisSet axes = static_cast<AxisSet>(axes_of(n) | n.ring);
+    const OpKind serves = n.op >= 0 ? context.graph.op(n.op).kind : OpKind::residual_sum;
+    Traffic traffic = axes & tensor ? Traffic::tensor : Traffic::data;
+    if (axes & cp) traffic = Traffic::context;
+    const bool routed = context.graph.tensor(sharded.value(n.inputs[0]).tensor).density < 1;
+    if (routed || serves == OpKind::dispatch || serves == OpKind::combine) traffic = Traffic::expert;
+    if (n.kind == Node::Kind::gather_parameter) traffic = Traffic::data;
+    all.push_back(axes ? static_cast<std::int8_t>(traffic) : std::int8_t{-1});
+  }
+  return all;
+}
+
 PassPieces pass_pieces(const CostContext& context, const ShardedGraph& sharded, const std::vector<NodeCost>& costs,
-                       const std::vector<NodeId>& order, const PassOverlap& overlap) {
-  return Builder(context, sharded, costs, overlap).run(order);
+                       const std::vector<std::int8_t>& traffic, const std::vector<NodeId>& order,
+                       const PassOverlap& overlap) {
+  return Builder(context, sharded, costs, traffic, overlap).run(order);
 }
 
 PassPieces paired(const PassPieces& a, const PassPieces& b) {
@@ -252,12 +277,26 @@ PassPieces paired(const PassPieces& a, const PassPieces& b) {
   return both;
 }
 
+PassTime pass_time(const std::vector<NodeCost>& costs, const std::vector<std::int8_t>& traffic,
+                   const std::vector<NodeId>& order) {
+  PassTime t{};
+  for (NodeId n : order) {
+    const NodeCost& cost = costs[static_cast<std::size_t>(n)];
+    const int kind = traffic[static_cast<std::size_t>(n)];
+    t.compute += cost.compute;
+    if (kind >= 0) t.traffic[static_cast<Traffic>(kind)] += cost.communication;
+    t.total += cost.compute + cost.communication;
+  }
+  t.exposed = t.traffic;
+  return t;
+}
+
 PassTime pass_time(const PassPieces& pass) {
   const bool one_by_one = std::all_of(pass.pieces.begin(), pass.pieces.end(),
                                       [](const Piece& p) { return p.streams & bit(Stream::compute); });
   if (one_by_one) return sum_of(pass);
   const Timeline timeline = play_streams(pass.pieces);
-  return {timeline.total, timeline.computing, timeline.moving, timeline.exposed};
+  return {timeline.total, timeline.computing, {timeline.moving}, {timeline.exposed}};
 }
 
 }  // namespace shardwright

@@ -1,27 +1,26 @@
 #pragma once
 
-#include <array>
+#include <compare>
 #include <cstdint>
-#include <string_view>
 #include <vector>
 
 #include "planner/cost/node_cost.h"
 #include "planner/timeline.h"
+#include "planner/traffic.h"
 
 namespace shardwright {
 
-/// The parallelism that a communication belongs to.
-enum class Traffic : std::uint8_t { tensor, context, expert, data, pipeline };
-inline constexpr int kTraffics = kPieceKinds;
-std::string_view name_of(Traffic);
-using TrafficTimes = std::array<Seconds, kTraffics>;
+static_assert(kTraffics == kPieceKinds);
 
 /// Communications of a pass that run beside what does not wait for them; the others hold up everything.
 struct PassOverlap {
   bool tensor = false;  ///< in as many parts as there are ranks, each beside the product that reads or makes it
   bool expert = false;  ///< rows of experts: beside another micro-batch, and beside shared experts
-  bool operator==(const PassOverlap&) const = default;
+  auto operator<=>(const PassOverlap&) const = default;
 };
+
+/// What an operator of a graph sends between ranks, by node: a Traffic, or -1 for nothing. Rings are Traffic::context.
+std::vector<std::int8_t> traffic_of_nodes(const CostContext& context, const ShardedGraph& sharded);
 
 /// A pass through a graph as pieces of work on a GPU's streams.
 struct PassPieces {
@@ -31,8 +30,10 @@ struct PassPieces {
 
 /// `order`: of forward, of a BackwardPlan, or a part of one. `costs`: by node. A communication that runs beside others
 /// starts when what was issued before it has been computed, as on a stream that waits for an event of another.
+/// `traffic`: traffic_of_nodes.
 PassPieces pass_pieces(const CostContext& context, const ShardedGraph& sharded, const std::vector<NodeCost>& costs,
-                       const std::vector<NodeId>& order, const PassOverlap& overlap);
+                       const std::vector<std::int8_t>& traffic, const std::vector<NodeId>& order,
+                       const PassOverlap& overlap);
 
 /// Two passes at once, neither of which waits for the other: what is issued when follows how far each has come.
 PassPieces paired(const PassPieces& a, const PassPieces& b);
@@ -43,7 +44,14 @@ struct PassTime {
   Seconds compute;       ///< while something computes; slower beside communications that take multiprocessors
   TrafficTimes traffic;  ///< while it is under way
   TrafficTimes exposed;  ///< of that, while nothing computes: total = compute + all that is exposed
+  bool operator==(const PassTime&) const = default;
 };
 PassTime pass_time(const PassPieces& pass);
+/// The same without pieces, where no communication runs beside anything.
+PassTime pass_time(const std::vector<NodeCost>& costs, const std::vector<std::int8_t>& traffic,
+                   const std::vector<NodeId>& order);
+
+/// What a communication's kernel holds of the multiprocessors beside compute, at most half.
+double communication_multiprocessors(const Machine& machine);
 
 }  // namespace shardwright

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <numeric>
 
 #include "planner/cost/node_cost.h"
 #include "planner/cost/row_traffic.h"
@@ -19,12 +20,6 @@ TrainingFormats at_the_ends(TrainingFormats formats) {
   return formats;
 }
 
-void add(PassPrice& pass, const NodeCost& cost, bool forward) {
-  (forward ? pass.forward_compute : pass.backward_compute) += cost.compute;
-  (forward ? pass.forward_communication : pass.backward_communication) += cost.communication;
-  pass.error += cost.error;
-}
-
 WeightBucket& bucket(std::vector<WeightBucket>& buckets, bool routed, const RankGroup& tensor_ranks) {
   for (WeightBucket& b : buckets)
     if (b.routed == routed && b.tensor_ranks == tensor_ranks) return b;
@@ -36,6 +31,11 @@ Mesh mesh_of(const Layout& layout, const Model& model) {
   auto refined = stage_mesh(layout, model);
   assert(std::holds_alternative<Mesh>(refined) && "callers reject shapes whose degrees have no common mesh");
   return std::get<Mesh>(std::move(refined));
+}
+
+bool runs_beside(const PassOverlap& overlap, int traffic) {
+  return (overlap.tensor && traffic == static_cast<int>(Traffic::tensor)) ||
+         (overlap.expert && traffic == static_cast<int>(Traffic::expert));
 }
 
 Declarations declarations(const OpGraph& graph, const Layout& layout, const Mesh& mesh, const Model& model,
@@ -119,8 +119,16 @@ GraphPricer::GraphPricer(DerivedGraphs& derived, const OpGraph& graph, const Mod
                graph.find_dim("expert"),
                row_crossing(model, layout_, mesh_, machine)},
       derived_(derived.of(graph, extents_, mesh_, says_)),
-      sharded_(derived_.any_size()) {
+      sharded_(derived_.any_size()),
+      traffic_(traffic_of_nodes(context_, sharded_)),
+      forward_(sharded_.forward_nodes),
+      overlap_(shape.overlap) {
   layout_.micro_batch = 0;
+  std::iota(forward_.begin(), forward_.end(), 0);
+  for (std::size_t i = 0; i < sharded_.nodes.size(); ++i) {
+    const int kind = traffic_[i];
+    one_by_one_ = one_by_one_ && sharded_.nodes[i].ring == 0 && !runs_beside(overlap_, kind);
+  }
 }
 
 void GraphPricer::size_for(std::int64_t micro_batch) {
@@ -133,12 +141,16 @@ void GraphPricer::size_for(std::int64_t micro_batch) {
 
 namespace {
 
+int most_index(const std::vector<Recompute>& choices) {
+  int most = 0;
+  for (const Recompute& choice : choices) most = std::max(most, index_of(choice));
+  return most;
+}
+
 /// `passes` of every choice, by index_of; those that run the same again are made once.
 template <typename Pass, typename PlanOf, typename Make>
 std::vector<Pass> for_each_choice(const std::vector<Recompute>& choices, const PlanOf& plan_of, const Make& make) {
-  int most = 0;
-  for (const Recompute& choice : choices) most = std::max(most, index_of(choice));
-  std::vector<Pass> passes(static_cast<std::size_t>(most) + 1);
+  std::vector<Pass> passes(static_cast<std::size_t>(most_index(choices)) + 1);
   std::vector<std::pair<const BackwardPlan*, std::size_t>> known;
   for (const Recompute& choice : choices) {
     const auto at = static_cast<std::size_t>(index_of(choice));
@@ -156,18 +168,46 @@ std::vector<Pass> for_each_choice(const std::vector<Recompute>& choices, const P
 
 }  // namespace
 
-GraphPrice GraphPricer::price(int micro_batch, const std::vector<Recompute>& choices) {
+void GraphPricer::cost_for(int micro_batch) {
   size_for(micro_batch);
-  if (costs_.empty())
-    for (const Node& n : sharded_.nodes)
-      costs_.push_back(n.kind == Node::Kind::gather_parameter ? NodeCost{} : node_cost(context_, sharded_, n));
+  if (costs_.empty()) costs_ = node_costs(context_, sharded_);
+}
+
+PassPieces GraphPricer::forward_pieces(int micro_batch) {
+  cost_for(micro_batch);
+  return pass_pieces(context_, sharded_, costs_, traffic_, forward_, overlap_);
+}
+
+PassPieces GraphPricer::backward_pieces(int micro_batch, const Recompute& choice) {
+  cost_for(micro_batch);
+  return pass_pieces(context_, sharded_, costs_, traffic_, derived_.plan(choice).order, overlap_);
+}
+
+PassTime GraphPricer::time_of(const std::vector<NodeId>& order) const {
+  if (one_by_one_) return pass_time(costs_, traffic_, order);
+  return pass_time(pass_pieces(context_, sharded_, costs_, traffic_, order, overlap_));
+}
+
+GraphPrice GraphPricer::price(int micro_batch, const std::vector<Recompute>& choices) {
+  cost_for(micro_batch);
   GraphPrice result = weights();
+  const PassTime forward = time_of(forward_);
+  Seconds forward_error;
+  for (NodeId n : forward_) forward_error += costs_[static_cast<std::size_t>(n)].error;
   const std::vector<ValueBytes> sizes = value_bytes(graph_, sharded_, context_.formats);
   const auto plan_of = [&](const Recompute& choice) -> const BackwardPlan& { return derived_.plan(choice); };
   result.passes = for_each_choice<PassPrice>(choices, plan_of, [&](const BackwardPlan& backward) {
     PassPrice pass;
-    for (std::size_t i = 0; i < sharded_.forward_nodes; ++i) add(pass, costs_[i], true);
-    for (NodeId n : backward.order) add(pass, costs_[static_cast<std::size_t>(n)], false);
+    pass.in_forward = forward;
+    pass.in_backward = time_of(backward.order);
+    pass.error = forward_error;
+    for (NodeId n : backward.order) {
+      const NodeCost& cost = costs_[static_cast<std::size_t>(n)];
+      pass.error += cost.error;
+      if (sharded_.nodes[static_cast<std::size_t>(n)].phase == Phase::weight_gradient)
+        pass.weight_gradient += cost.compute + cost.communication;
+    }
+    pass.weight_gradient = std::min(pass.weight_gradient, pass.in_backward.total);
     pass.need = activation_need(sharded_, backward, sizes);
     return pass;
   });
@@ -177,11 +217,15 @@ GraphPrice GraphPricer::price(int micro_batch, const std::vector<Recompute>& cho
 std::vector<LeastPass> GraphPricer::least(const std::vector<Recompute>& choices) {
   size_for(workload_.global_batch);
   std::vector<LeastPass::Time> costs;
-  for (const Node& n : sharded_.nodes) {
+  for (std::size_t i = 0; i < sharded_.nodes.size(); ++i) {
+    const Node& n = sharded_.nodes[i];
     costs.push_back({});
     if (n.kind == Node::Kind::gather_parameter) continue;
     const LeastCost cost = least_cost(context_, sharded_, n);
-    costs.back() = {cost.each.compute + cost.each.communication, cost.together.compute + cost.together.communication};
+    costs.back() = {cost.each.compute, cost.together.compute};
+    if (n.ring || runs_beside(overlap_, traffic_[i])) continue;  // may all be hidden
+    costs.back().each += cost.each.communication;
+    costs.back().together += cost.together.communication;
   }
   const auto add_to = [](LeastPass::Time& sum, const LeastPass::Time& cost) {
     sum.each += cost.each;
@@ -257,7 +301,22 @@ ShapePrice ShapePricer::price(int micro_batch, const std::vector<Recompute>& cho
   price.head = of_graph(1).price(micro_batch, none);
   for (std::size_t i = 2; i < graphs(); ++i) price.layers.push_back(of_graph(i).price(micro_batch, choices));
   price.stream = stream(micro_batch);
+  if (shape_.pairs) price.pairs = pairs(micro_batch, choices);
   return price;
+}
+
+std::vector<std::vector<Seconds>> ShapePricer::pairs(int micro_batch, const std::vector<Recompute>& choices) {
+  std::vector<PassPieces> forward;
+  for (std::size_t i = 2; i < graphs(); ++i) forward.push_back(of_graph(i).forward_pieces(micro_batch));
+  std::vector<std::vector<Seconds>> all(static_cast<std::size_t>(most_index(choices)) + 1);
+  for (const Recompute& choice : choices) {
+    std::vector<PassPieces> backward;
+    for (std::size_t i = 2; i < graphs(); ++i) backward.push_back(of_graph(i).backward_pieces(micro_batch, choice));
+    for (const PassPieces& f : forward)
+      for (const PassPieces& b : backward)
+        all[static_cast<std::size_t>(index_of(choice))].push_back(pass_time(paired(f, b)).total);
+  }
+  return all;
 }
 
 LeastPrice ShapePricer::least(const std::vector<Recompute>& choices) {
@@ -289,7 +348,9 @@ Shape part_that_matters(const OpGraph& graph, const Shape& shape) {
   if (!has(OpKind::dispatch)) {
     part.expert = part.expert_tensor = part.between = 1;
     part.dispatcher = Dispatcher::all_to_all;
+    part.overlap.expert = false;
   }
+  part.pairs = false;
   if (!has(OpKind::attention)) part.context_kind = ContextParallel::all_gather;
   return part;
 }
@@ -303,7 +364,9 @@ Shape shape_of(const Layout& l) {
                  l.expert,
                  l.expert_tensor,
                  l.expert > 1 ? l.dispatcher : Dispatcher::all_to_all,
-                 1};
+                 1,
+                 {l.overlap.has(Overlap::tp), l.overlap.has(Overlap::ep) || l.overlap.has(Overlap::shared_experts)},
+                 has_pairs(l)};
   const bool crosses_data = std::int64_t{l.expert} * l.expert_tensor > std::int64_t{l.tensor} * l.context;
   if (crosses_data && l.rank_order == RankOrder::tp_cp_pp_dp) shape.between = l.pipeline;
   return shape;

@@ -8,7 +8,7 @@
 
 #include "hardware/machine.h"
 #include "models/transformer.h"
-#include "planner/cost/node_cost.h"
+#include "planner/cost/pass_pieces.h"
 #include "planner/layout.h"
 #include "planner/memory.h"
 #include "planner/recompute.h"
@@ -25,17 +25,20 @@ struct Shape {
   Dispatcher dispatcher = Dispatcher::all_to_all;
   int between =
       1;  ///< pipeline stages that stand between neighbours of an expert group; 1 where the group stays inside tp x cp
+  PassOverlap overlap = {};
+  bool pairs = false;  ///< a forward and a backward run at once
   auto operator<=>(const Shape&) const = default;
 };
 Shape shape_of(const Layout& layout);
 
 /// One micro-batch through one graph, for one choice of recomputation.
 struct PassPrice {
-  Seconds forward_compute, forward_communication, backward_compute, backward_communication;
-  Seconds error;  ///< one sigma of the sum
+  PassTime in_forward, in_backward;
+  Seconds weight_gradient;  ///< of backward, what needs no other stage: it may run later
+  Seconds error;            ///< one sigma of both
   ActivationNeed need;
-  Seconds forward() const { return forward_compute + forward_communication; }
-  Seconds backward() const { return backward_compute + backward_communication; }
+  Seconds forward() const { return in_forward.total; }
+  Seconds backward() const { return in_backward.total; }
 };
 
 /// Weights whose gradients are reduced over the same axes, together: one bucket a graph.
@@ -63,6 +66,9 @@ struct ShapePrice {
   GraphPrice embedding, head;
   std::vector<GraphPrice> layers;  ///< by layer class
   Bytes stream;                    ///< the residual stream of one rank: what a stage sends to the next
+  /// With Shape::pairs, a forward and another micro-batch's backward at once: by index_of(Recompute), then [class of
+  /// the forward's layer * classes + class of the backward's].
+  std::vector<std::vector<Seconds>> pairs;
 };
 
 /// none, every set of the modules that a model's layers have, full. Of a mixture of experts, `moe` (which holds them)
@@ -130,12 +136,17 @@ class GraphPricer {
 
   /// Passes of other choices than `choices` stay empty.
   GraphPrice price(int micro_batch, const std::vector<Recompute>& choices);
+  /// The pieces of one pass of a micro-batch.
+  PassPieces forward_pieces(int micro_batch);
+  PassPieces backward_pieces(int micro_batch, const Recompute& choice);
   /// Weights alone.
   GraphPrice weights();
   std::vector<LeastPass> least(const std::vector<Recompute>& choices);
 
  private:
   void size_for(std::int64_t micro_batch);
+  void cost_for(int micro_batch);
+  PassTime time_of(const std::vector<NodeId>& order) const;
 
   const OpGraph& graph_;
   const Workload& workload_;
@@ -146,6 +157,10 @@ class GraphPricer {
   CostContext context_;
   DerivedGraphs::Derived& derived_;
   ShardedGraph sharded_;
+  std::vector<std::int8_t> traffic_;  // by node
+  std::vector<NodeId> forward_;       // nodes in order
+  PassOverlap overlap_;
+  bool one_by_one_ = true;       // nothing runs beside anything
   std::vector<NodeCost> costs_;  // by node; empty where the sizes are new
 };
 
@@ -166,6 +181,8 @@ class ShapePricer {
   LeastPrice least(const std::vector<Recompute>& choices);
   /// The residual stream of one rank.
   Bytes stream(int micro_batch) const;
+  /// ShapePrice::pairs
+  std::vector<std::vector<Seconds>> pairs(int micro_batch, const std::vector<Recompute>& choices);
 
  private:
   DerivedGraphs& derived_;

@@ -13,6 +13,7 @@ class Least {
       : times_(times),
         route_(pipeline),
         backward_(backward_tasks(pipeline.schedule)),
+        has_pairs_(pipeline.paired || backward_ == BackwardTasks::mixed),
         micro_batches_of_a_chunk_(pipeline.micro_batches / route_.routes()) {}
 
   const Route& route() const { return route_; }
@@ -56,7 +57,7 @@ class Least {
   }
 
  private:
-  bool paired() const { return backward_ == BackwardTasks::mixed && !times_.pair.empty(); }
+  bool paired() const { return has_pairs_ && !times_.pair.empty(); }
   std::size_t part(Place place) const { return static_cast<std::size_t>(route_.part_of(place)); }
   Seconds pair(int stage, int forward, int backward) const {
     const int chunks = route_.chunks();
@@ -66,6 +67,7 @@ class Least {
   const PipelineTimes& times_;
   Route route_;
   BackwardTasks backward_;
+  bool has_pairs_;
   int micro_batches_of_a_chunk_;
 };
 

@@ -76,6 +76,7 @@ class Streams {
         count_(count),
         turn_(p.stages),
         chunks_(p.chunks),
+        paired_(p.paired),
         passes_(std::int64_t{p.micro_batches} * p.chunks),
         order_(p.chunks) {
     const auto n = static_cast<std::size_t>(chunks_);
@@ -114,14 +115,20 @@ class Streams {
   }
   void run(std::int64_t n, int repeats) {
     order_.run(repeats, 1);
-    for (int i = 0; i < count_; ++i) {
+    if (paired_ && runs(stream(0), n) && runs(stream(1), n)) {
+      Task pair = task(stream(0), n);
+      const Task backward = task(stream(1), n);
+      pair.kind = Kind::pair;
+      pair.backward_chunk = backward.chunk;
+      pair.backward_micro_batch = backward.micro_batch;
+      order_.add(pair);
+    } else {
+      for (int i = 0; i < count_; ++i)
+        if (runs(stream(i), n)) order_.add(task(stream(i), n));
+    }
+    for (int i = 0; i < count_ && chunks_ > 1; ++i) {
       Stream& s = stream(i);
       if (!runs(s, n)) continue;
-      if (chunks_ == 1) {
-        order_.add({s.kind, 0, static_cast<int>(n - s.behind)});
-        continue;
-      }
-      order_.add({s.kind, s.kind == Kind::forward ? s.turn : chunks_ - 1 - s.turn, s.group * turn_ + s.in_turn});
       s.in_turn += repeats;
       if (s.in_turn < turn_) continue;
       s.in_turn = 0;
@@ -130,6 +137,10 @@ class Streams {
       ++s.group;
     }
   }
+  Task task(const Stream& s, std::int64_t n) const {
+    if (chunks_ == 1) return {s.kind, 0, static_cast<int>(n - s.behind)};
+    return {s.kind, s.kind == Kind::forward ? s.turn : chunks_ - 1 - s.turn, s.group * turn_ + s.in_turn};
+  }
   bool runs(const Stream& s, std::int64_t n) const { return n >= s.behind && n < s.behind + passes_; }
   Stream& stream(int i) { return streams_[static_cast<std::size_t>(i)]; }
 
@@ -137,6 +148,7 @@ class Streams {
   int count_;
   int turn_;  // passes of one chunk in a row
   int chunks_;
+  bool paired_;  // a forward and the backward behind it at once
   std::int64_t passes_;
   Order order_;
 };
@@ -221,6 +233,8 @@ void check(const Pipeline& p) {
   if (p.micro_batches < 1)
     throw std::invalid_argument("a pipeline needs at least one micro-batch, got " + text(p.micro_batches));
   check_chunks(p);
+  if (p.paired && p.schedule != Schedule::one_f_one_b && p.schedule != Schedule::interleaved)
+    throw std::invalid_argument(name + " has no pairs to ask for: 1f1b and interleaved have");
   if (p.schedule == Schedule::interleaved && p.micro_batches % p.stages != 0)
     throw std::invalid_argument(name + " needs micro-batches in multiples of its " + text(p.stages) + " stages, got " +
                                 text(p.micro_batches));
@@ -321,14 +335,14 @@ void check(const Pipeline& p, const PipelineTimes& times) {
 Order stage_order(const Pipeline& p, int stage) {
   check(p);
   check_stage(p, stage);
-  const int after = p.stages - 1 - stage;
+  const int after = p.stages - 1 - stage, one_more = p.paired ? 1 : 0;
   switch (p.schedule) {
     case Schedule::gpipe:
       return Streams(p, p.micro_batches).order();
     case Schedule::one_f_one_b:
-      return Streams(p, after).order();
+      return Streams(p, after + one_more).order();
     case Schedule::interleaved:
-      return Streams(p, 2 * after + std::int64_t{p.chunks - 1} * p.stages).order();
+      return Streams(p, 2 * after + std::int64_t{p.chunks - 1} * p.stages + one_more).order();
     case Schedule::zb_h1:
       return Streams(p, after, after + stage).order();
     case Schedule::zb_h2:

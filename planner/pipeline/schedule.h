@@ -14,13 +14,14 @@ struct Pipeline {
   int stages = 1;
   int chunks = 1;  // parts a stage: two in V shape (zb-v, dualpipe-v), two or more when interleaved, otherwise one
   int micro_batches = 1;
+  bool paired = false;  // 1f1b and interleaved: a forward and the backward after it are a pair, one forward more ahead
 
   int parts() const { return stages * chunks; }
 };
 
 /// Throws std::invalid_argument for a pipeline that is none: no stage or micro-batch, chunks that the schedule has not,
-/// interleaved micro-batches that are no multiple of the stages; fewer than two micro-batches a part for dualpipe and
-/// dualpipe-v, odd stages or micro-batches for dualpipe.
+/// interleaved micro-batches that are no multiple of the stages; pairs in a schedule that has none; fewer than two
+/// micro-batches a part for dualpipe and dualpipe-v, odd stages or micro-batches for dualpipe.
 void check(const Pipeline& pipeline);
 
 /// What a schedule makes of backward.
@@ -49,6 +50,7 @@ class Route {
   int routes() const { return shape_ == Shape::both_ways ? 2 : 1; }
   int parts() const { return parts_; }
   int stages() const { return stages_; }
+  bool shape_is_round() const { return shape_ == Shape::round_robin; }
   int chunks() const { return parts_ * routes() / stages_; }  // that a stage works on
 
   Place place(int route, int part) const;

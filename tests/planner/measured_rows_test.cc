@@ -206,10 +206,15 @@ TEST_CASE("recompute is pinned where a layout can say it") {
   CHECK(pinned("tp: 1") == std::nullopt);
 }
 
-TEST_CASE("a schedule that no layout has is kept as a word") {
-  const MeasuredLayout layout = read(kHead + training_row("layout: {schedule: zb-2p}")).rows.at(0).layout;
+TEST_CASE("schedules and overlaps are pinned as they are stated") {
+  const MeasuredLayout layout = read(kHead + training_row("layout: {schedule: zb-2p, tp_overlap: true, ep_overlap: "
+                                                          "false, dp_overlap: {grad_reduce: true}}"))
+                                    .rows.at(0)
+                                    .layout;
   CHECK(layout.schedule == "zb-2p");
-  CHECK_FALSE(layout.pins.schedule.has_value());
+  CHECK(layout.pins.schedule == Schedule::zb_2p);
+  CHECK(to_string(layout.pins.overlap_on) == "tp+grad_reduce");
+  CHECK(to_string(layout.pins.overlap_off) == "ep");
 }
 
 TEST_CASE("rows of the other kinds are checked and named") {

@@ -50,6 +50,16 @@ TEST_CASE("1F1B warms up with one forward less per stage, alternates and drains"
   CHECK(order_of({Schedule::one_f_one_b, 4, 1, 2}, 0) == "F0.0 F0.1 B0.0 B0.1");  // never gets to alternate
 }
 
+TEST_CASE("paired 1F1B is one forward more ahead and runs each with the backward behind it") {
+  Pipeline p{Schedule::one_f_one_b, 2, 1, 4};
+  p.paired = true;
+  CHECK(written(tasks_of(stage_order(p, 1))) == "F0.0 F0.1&B0.0 F0.2&B0.1 F0.3&B0.2 B0.3");
+  CHECK(written(tasks_of(stage_order(p, 0))) == "F0.0 F0.1 F0.2&B0.0 F0.3&B0.1 B0.2 B0.3");
+  Pipeline q{Schedule::interleaved, 1, 2, 2};
+  q.paired = true;
+  CHECK(written(tasks_of(stage_order(q, 0))) == "F0.0 F1.0 F0.1&B1.0 F1.1&B0.0 B1.1 B0.1");
+}
+
 TEST_CASE("interleaved 1F1B takes as many micro-batches as stages through each chunk in turn") {
   // Warm-up: stage 0 runs 2 (2-1-0) + (2-1) 2 = 4 forwards ahead, stage 1 runs 2.
   CHECK(order_of({Schedule::interleaved, 2, 2, 4}, 0) ==
@@ -318,6 +328,7 @@ TEST_CASE("a pipeline that is none is refused") {
   CHECK(refused({Schedule::interleaved, 2, 1, 4}) == "interleaved needs at least two chunks a stage, got 1");
   CHECK(refused({Schedule::interleaved, 4, 2, 6}) ==
         "interleaved needs micro-batches in multiples of its 4 stages, got 6");
+  CHECK(refused({Schedule::zb_h1, 4, 1, 6, true}) == "zb-h1 has no pairs to ask for: 1f1b and interleaved have");
   CHECK(refused({Schedule::dualpipe, 3, 1, 6}) == "dualpipe needs an even number of stages, got 3");
   CHECK(refused({Schedule::dualpipe, 4, 1, 9}) ==
         "dualpipe needs an even number of micro-batches, half from either end, got 9");

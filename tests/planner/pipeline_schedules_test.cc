@@ -34,7 +34,8 @@ TEST_CASE("uniform stages that send nothing idle for (p-1)(F+B), interleaved for
   // Narayanan 2021, section 2.2. Times are whole, so every sum is exact.
   std::mt19937 random(2);
   for (int n = 0; n < 2000; ++n) {
-    const Pipeline p = random_pipeline(random, kAllSchedules[static_cast<std::size_t>(n % 3)], 12, 6, 100);
+    Pipeline p = random_pipeline(random, kAllSchedules[static_cast<std::size_t>(n % 3)], 12, 6, 100);
+    p.paired = false;
     const double forward = p.chunks * (1 + draw(random, 50)), backward = p.chunks * (1 + draw(random, 50));
     const PipelineTimes times = uniform(p.stages, p.chunks, forward, backward);
     const Played played = play(p, times);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <random>
 #include <set>
 #include <tuple>
@@ -11,6 +12,8 @@
 
 #include "planner/cost/node_cost.h"
 #include "planner/declare.h"
+#include "planner/floor.h"
+#include "planner/pipeline_shape.h"
 #include "tests/support/measured_machine.h"
 #include "tests/support/round_machine.h"
 
@@ -51,6 +54,11 @@ Layout random_layout(std::mt19937& random, const Model& model, const Workload& w
   if (l.pipeline > 1 && most > 1 && random() % 2) {
     l.virtual_pipeline = 2 + static_cast<int>(random() % static_cast<unsigned>(most - 1));
     l.schedule = Schedule::interleaved;
+    if (l.virtual_pipeline == 2 && random() % 4 == 0) l.schedule = Schedule::dualpipe_v;
+    if (l.virtual_pipeline == 2 && random() % 8 == 0) l.schedule = Schedule::zb_v;
+  } else if (l.pipeline > 1 && random() % 2) {
+    l.schedule = pick(random, std::vector{Schedule::gpipe, Schedule::zb_h1, Schedule::zb_h2, Schedule::dualpipe});
+    if (random() % 8 == 0) l.schedule = pick(random, std::vector{Schedule::zb_1p, Schedule::zb_2p});
   } else if (random() % 3 == 0) {
     l.schedule = Schedule::gpipe;
   }
@@ -67,6 +75,10 @@ Layout random_layout(std::mt19937& random, const Model& model, const Workload& w
         pick(random, std::vector{ContextParallel::all_gather, ContextParallel::ulysses, ContextParallel::ring});
   if (w.global_batch % l.data == 0) l.micro_batch = divisor_of(random, w.global_batch / l.data);
   l.rank_order = random() % 4 ? RankOrder::tp_cp_dp_pp : RankOrder::tp_cp_pp_dp;
+  l.overlap = {static_cast<std::uint8_t>(random() & overlaps_of(l).bits)};
+  if (l.schedule != Schedule::one_f_one_b && l.schedule != Schedule::interleaved && l.schedule != Schedule::dualpipe &&
+      l.schedule != Schedule::dualpipe_v)
+    l.overlap.set(Overlap::ep, false);  // no pairs
   return l;
 }
 
@@ -163,17 +175,19 @@ TEST_CASE("no layout falls below the floor of its shape") {
     const Floor::Weights weights = Floor::weights(pricer, data);
     const Floor::Passes passes = Floor::passes(pricer, shape, l.recompute);
     const Seconds floored = floor.time(passes, weights);
-    const Seconds bound = pipeline.lower_bound(data);
+    const Seconds bound = pipeline.predict(data).step;
     const Bytes worst = pipeline.worst_reserved(data);
     CHECK(floored < bound);
-    CHECK(bound < pipeline.predict(data).step);
+    CHECK(pipeline.lower_bound(data) < bound);
     CHECK(floor.memory(passes, weights) <= worst);
     // What the search knows before it prices a micro-batch; and of all recomputations, zero stages and groups.
     const LeastPrice least = pricer.shape_pricer(shape_of(l)).least({l.recompute});
     const Floor::Passes before = Floor::passes(pricer, least, l.micro_batch, l.recompute);
     const Floor::Weights same = Floor::weights(pricer, pricer.data_of(least.weights, l));
-    CHECK(std::tie(same.once, same.after, same.resident, same.buffer) ==
-          std::tie(weights.once, weights.after, weights.resident, weights.buffer));
+    const auto all = [](const Floor::Weights& w) {
+      return std::tie(w.forward, w.backward, w.reduction, w.gather, w.optimizer, w.resident, w.buffer);
+    };
+    CHECK(all(same) == all(weights));
     CHECK(l.micro_batch * least.weights.stream == shape.stream);
     CHECK(floor.time(before, weights) < bound);
     CHECK(floor.memory(before, weights) <= worst);
@@ -186,7 +200,7 @@ TEST_CASE("no layout falls below the floor of its shape") {
     ++count;
   };
   with_random_layouts(150, 5, [&](Pricer& pricer, const Layout& l) { check(pricer, l, true); });
-  MESSAGE("floor / bound over ", count, " layouts: ", sum / count, " in the mean, ", tightest, " at most; memory ",
+  MESSAGE("floor / step over ", count, " layouts: ", sum / count, " in the mean, ", tightest, " at most; memory ",
           memory / count, " in the mean; before the micro-batch is priced ", early / count, " of it");
   std::mt19937 random(6);
   with_random_layouts(50, 6, [&](Pricer& pricer, Layout l) {  // any split, empty chunks among it
@@ -207,8 +221,8 @@ TEST_CASE("no layout falls below the floor of its shape") {
 namespace {
 
 auto all_of(const PassPrice& p) {
-  return std::tuple(p.forward_compute, p.forward_communication, p.backward_compute, p.backward_communication, p.error,
-                    p.need.saved, p.need.saved_reserved, p.need.transient, p.need.transient_reserved);
+  return std::tuple(p.in_forward, p.in_backward, p.error, p.need.for_weights, p.need.saved, p.need.saved_reserved,
+                    p.need.transient, p.need.transient_reserved);
 }
 /// One graph of a pricer's model at a shape, all of the shape, derived for it alone.
 struct Fresh {
@@ -223,21 +237,27 @@ struct Fresh {
     const CostContext context{
         graph, extents, mesh, pricer.machine(), pricer.workload().formats, graph.find_dim("key_sequence")};
     const BackwardPlan plan = plan_backward(graph, sharded, recompute);
-    std::vector<NodeId> order;
-    for (NodeId n = 0; n < static_cast<NodeId>(sharded.forward_nodes); ++n) order.push_back(n);
-    order.insert(order.end(), plan.order.begin(), plan.order.end());
-    for (std::size_t i = 0; i < order.size(); ++i) {
-      const Node& n = sharded.nodes[static_cast<std::size_t>(order[i])];
-      const bool forward = i < sharded.forward_nodes;
-      if (n.kind == Node::Kind::gather_parameter) {
-        (forward ? gathered_forward : gathered_backward) += sharded.value(n.inputs[0]).elements;
-        continue;
+    const std::vector<NodeCost> costs = node_costs(context, sharded);
+    const bool ring =
+        std::any_of(sharded.nodes.begin(), sharded.nodes.end(), [](const Node& n) { return n.ring != 0; });
+    std::vector<NodeId> order(sharded.forward_nodes);
+    std::iota(order.begin(), order.end(), 0);
+    const std::vector<std::int8_t> traffic = traffic_of_nodes(context, sharded);
+    const auto time = [&](const std::vector<NodeId>& nodes) {
+      return ring ? pass_time(pass_pieces(context, sharded, costs, traffic, nodes, {}))
+                  : pass_time(costs, traffic, nodes);
+    };
+    pass.in_forward = time(order);
+    pass.in_backward = time(plan.order);
+    const auto visit = [&](const std::vector<NodeId>& nodes, std::int64_t& gathered) {
+      for (NodeId id : nodes) {
+        const Node& n = sharded.nodes[static_cast<std::size_t>(id)];
+        if (n.kind == Node::Kind::gather_parameter) gathered += sharded.value(n.inputs[0]).elements;
+        pass.error += costs[static_cast<std::size_t>(id)].error;
       }
-      const NodeCost cost = node_cost(context, sharded, n);
-      (forward ? pass.forward_compute : pass.backward_compute) += cost.compute;
-      (forward ? pass.forward_communication : pass.backward_communication) += cost.communication;
-      pass.error += cost.error;
-    }
+    };
+    visit(order, gathered_forward);
+    visit(plan.order, gathered_backward);
     pass.need = activation_need(graph, sharded, plan, context.formats);
     for (const WeightState& w : sharded.weights) elements += w.used_elements;
   }
@@ -248,6 +268,8 @@ struct Fresh {
 TEST_CASE("a graph that is derived once has the prices of one that is derived for each shape and micro-batch") {
   with_random_layouts(10, 8, [&](Pricer& pricer, const Layout& l) {
     Shape shape = shape_of(l);
+    shape.overlap = {};
+    shape.pairs = false;
     ShapePricer once = pricer.shape_pricer(shape);
     once.least({l.recompute});  // sizes of all micro-batches
     for (int micro_batch : {48, 1, 2, 3})
@@ -384,7 +406,11 @@ TEST_CASE("faster links never slow a layout down") {
         faster.clear();
         faster.push_back({m, std::make_unique<Pricer>(pricer.model(), m, pricer.workload())});
       }
-      CHECK(faster.back().second->price(l).step.value <= pricer.price(l).step.value * (1 + 1e-12));
+      // Lists of what may run beside what have anomalies (Graham 1966): sooner there is not always sooner done.
+      const bool lists = is_greedy(l.schedule) || l.context_kind == ContextParallel::ring ||
+                         l.overlap.has(Overlap::tp) || l.overlap.has(Overlap::ep) ||
+                         l.overlap.has(Overlap::shared_experts);
+      CHECK(faster.back().second->price(l).step.value <= pricer.price(l).step.value * (lists ? 1.15 : 1 + 1e-12));
     });
     faster.clear();
   }
@@ -399,7 +425,7 @@ TEST_CASE("one GPU takes the plain sum of its kernels") {
   l.layers_per_chunk = {7};
   const ShapePrice& shape = pricer.shape(shape_of(l));
   const auto both = [](const GraphPrice& g) {
-    return (g.passes[0].forward_compute + g.passes[0].backward_compute).value;
+    return (g.passes[0].in_forward.compute + g.passes[0].in_backward.compute).value;
   };
   const double once = both(shape.embedding) + 7 * both(shape.layers[0]) + both(shape.head);
   const auto data = pricer.data_of(shape, l);
@@ -564,7 +590,14 @@ TEST_CASE("an impossible layout is rejected with its numbers") {
   SUBCASE("schedule") {
     l.pipeline = 4;
     l.schedule = Schedule::zb_h1;
-    CHECK(why(l) == "schedule: the times of weight gradients alone, which zb-h1 needs, are not priced");
+    CHECK(why(l) == "possible");
+    l.schedule = Schedule::dualpipe;
+    CHECK(why(l) == "possible");
+    l.pipeline = 3;
+    CHECK(why(l) == "schedule: dualpipe needs an even number of stages, got 3");
+    l.pipeline = 4;
+    l.data = 8;
+    CHECK(why(l) == "schedule: dualpipe needs at least two micro-batches for each of its 4 stages, got 6");
   }
   SUBCASE("interleaving") {
     l.pipeline = 8;

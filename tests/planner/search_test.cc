@@ -540,7 +540,7 @@ TEST_CASE("an estimate fills free keys with the fastest layout that fits") {
   CHECK(p.fits);
   CHECK(p.assumed == std::vector<std::string>{"sequence_parallel", "cp", "cp_kind", "vpp", "dp", "ep", "etp", "zero",
                                               "fsdp_group", "recompute", "micro_batch", "schedule", "rank_order",
-                                              "layers_per_stage"});
+                                              "overlap", "layers_per_stage"});
   PlanRequest same = r;  // the same space as a plan's
   same.pins.vpp = 1;
   same.pins.cp = 1;

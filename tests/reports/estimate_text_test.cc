@@ -25,7 +25,7 @@ TEST_CASE("an estimate shows the layout, what was filled in, time and memory") {
 training, 32 sequences of 1,024 tokens = 32,768 tokens a step, bf16
 layout: tp=8, pp=2, dp=4, sequence_parallel=true, zero=1, fsdp_group=4,
         recompute=none, micro_batch=1, schedule=1f1b, rank_order=tp-cp-dp-pp,
-        layers_per_stage=17+15
+        overlap=none, layers_per_stage=17+15
 filled in by the planner: dp, zero
 
 It fits.
@@ -104,7 +104,8 @@ TEST_CASE("a layout that cannot be run has its reason and nothing else") {
         R"(llama-3.1-8b (8.03 B parameters) on 64 x round-gpu
 training, 32 sequences of 1,024 tokens = 32,768 tokens a step, bf16
 layout: tp=8, pp=2, dp=4, sequence_parallel=true, zero=1, fsdp_group=4,
-        recompute=none, micro_batch=1, schedule=1f1b, rank_order=tp-cp-dp-pp
+        recompute=none, micro_batch=1, schedule=1f1b, rank_order=tp-cp-dp-pp,
+        overlap=none
 filled in by the planner: dp, zero
 
 It cannot be run.
@@ -114,10 +115,12 @@ ffn: tp 8 does not divide intermediate_size 100
 
 TEST_CASE("communication under compute and a price are shown where there are any") {
   PlanResult result = round_estimate();
-  result.plans[0].prediction->communication = {3};
+  result.plans[0].prediction->traffic[Traffic::expert] = {2.5};
+  result.plans[0].prediction->exposed[Traffic::expert] = {1};
+  result.plans[0].prediction->traffic[Traffic::pipeline] = {0.5};
   result.plans[0].prediction->cost_per_trillion_tokens = 250000;
   const std::string text = estimate_text(round_request(), result, {});
-  CHECK(contains(text, "  of 3.00 s communication, 2.00 s runs under compute\n"));
+  CHECK(contains(text, "communication: expert 2.50 s (1.00 s exposed), pipeline 500 ms (0 us exposed)\n"));
   CHECK(contains(text, "  cost per 10^12 tokens          250,000\n"));
 }
 

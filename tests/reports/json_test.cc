@@ -44,7 +44,7 @@ TEST_CASE("a layout has the keys of --layout and the counts that follow from the
   CHECK(json["plans"][0]["layout"] ==
         Json::parse(R"({"tp":8,"sequence_parallel":true,"cp":1,"cp_kind":"allgather","pp":2,
     "vpp":1,"schedule":"1f1b","layers_per_stage":[17,15],"ep":1,"etp":1,"dp":4,"zero":1,"fsdp_group":4,"recompute":"none",
-    "recompute_modules":[],"micro_batch":1,"micro_batches":8,"rank_order":"tp-cp-dp-pp"})"));
+    "recompute_modules":[],"micro_batch":1,"micro_batches":8,"rank_order":"tp-cp-dp-pp","overlap":[]})"));
 }
 
 TEST_CASE("chunks of an interleaved layout are summed by stage and also told apart") {

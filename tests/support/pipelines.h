@@ -32,7 +32,8 @@ inline PipelineTimes random_times(std::mt19937& random, const Pipeline& pipeline
   for (auto& t : times.backward) t = {time(random)};
   if (draw(random, 4) == 0) times.forward[draw(random, pipeline.parts())].value *= 10;  // one part is slow
   for (std::size_t g = 0; g < times.backward.size(); ++g) times.weight_gradient[g] = part(random) * times.backward[g];
-  if (backward_tasks(pipeline.schedule) != BackwardTasks::mixed || draw(random, 4) == 0) return times;
+  const bool pairs = pipeline.paired || backward_tasks(pipeline.schedule) == BackwardTasks::mixed;
+  if (!pairs || draw(random, 4) == 0) return times;
   // Between the longer of the two and both one after the other.
   const Route route(pipeline);
   for (int stage = 0; stage < route.stages(); ++stage)
@@ -52,6 +53,7 @@ inline Pipeline random_pipeline(std::mt19937& random, Schedule schedule, int mos
     p.chunks = 2 + draw(random, most_chunks - 1);
     p.micro_batches = p.stages * (1 + draw(random, std::max(1, most_micro_batches / p.stages)));
   }
+  if (schedule == Schedule::interleaved || schedule == Schedule::one_f_one_b) p.paired = draw(random, 3) == 0;
   if (schedule == Schedule::zb_v) p.chunks = 2;
   if (schedule == Schedule::dualpipe) p.stages = 2 * (1 + draw(random, most_stages / 2));
   if (schedule == Schedule::dualpipe || schedule == Schedule::dualpipe_v)
