@@ -1,5 +1,7 @@
 #pragma once
 
+#include <array>
+
 #include "hardware/kernel_spec.h"
 #include "hardware/machine.h"
 
@@ -14,6 +16,17 @@ struct KernelCost {
   Seconds time;
   CostSource source = CostSource::datasheet;
   double relative_error = 0;  // one sigma
+};
+
+/// Time by where it came from, in CostSource's order.
+struct SourceTimes {
+  std::array<Seconds, 4> times = {};
+
+  Seconds& operator[](CostSource source) { return times[static_cast<std::size_t>(source)]; }
+  Seconds total() const { return times[0] + times[1] + times[2] + times[3]; }
+  void add(double count, const SourceTimes& other) {
+    for (std::size_t i = 0; i < times.size(); ++i) times[i] += count * other.times[i];
+  }
 };
 
 /// How long a kernel takes on one device: from what was measured there (Machine::measured), where anything alike was;

@@ -139,6 +139,8 @@ class GraphPricer {
   /// The pieces of one pass of a micro-batch.
   PassPieces forward_pieces(int micro_batch);
   PassPieces backward_pieces(int micro_batch, const Recompute& choice);
+  /// Where the times of a forward and a backward come from, as if nothing ran beside anything.
+  SourceTimes source_times(int micro_batch, const Recompute& choice);
   /// Weights alone.
   GraphPrice weights();
   std::vector<LeastPass> least(const std::vector<Recompute>& choices);

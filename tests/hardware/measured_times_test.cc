@@ -199,6 +199,32 @@ TEST_CASE("of the H100's published tables, what is left out is known as well as 
   if (!measured) return;
   const OperatorImport import = import_operator_tables((*measured / "silicon" / "h100_sxm").string(), 8);
   const MeasuredTimes times(h100(), std::make_shared<const Measurements>(import.measured));
+  // A machine that takes twice as long is predicted to.
+  Measurements slow;
+  for (int i = 0; i < kKernelFamilies; ++i) {
+    const KernelTable& table = import.measured.table(static_cast<KernelFamily>(i));
+    KernelTable twice(table.family());
+    for (std::size_t row = 0; row < table.size(); ++row)
+      twice.add(table.slots(row), {2 * table.seconds()[row]}, table.kernel(row), table.framework(row));
+    slow.add(std::move(twice));
+  }
+  const MeasuredTimes slower(h100(), std::make_shared<const Measurements>(std::move(slow)));
+  std::mt19937 random(3);
+  const auto size = [&](double most) {
+    return static_cast<std::int64_t>(std::exp(static_cast<double>(random() % 1000) / 1000 * std::log(most)));
+  };
+  for (int i = 0; i < 300; ++i) {
+    AttentionSpec attention{.batch = size(16), .heads = 8 * size(4), .kv_heads = 8};
+    attention.query_length = attention.key_length = 64 * size(100);
+    CollectiveSpec collective{.kind = static_cast<CollectiveKind>(random() % 4), .held = {1024 * size(200000)}};
+    collective.group.add(2 << random() % 3, 1);
+    for (const KernelSpec& spec : {KernelSpec(GemmSpec{.m = size(10000), .n = 64 * size(128), .k = 64 * size(128)}),
+                                   KernelSpec(attention), KernelSpec(collective)}) {
+      CAPTURE(to_string(spec));
+      CHECK(slower.find(spec)->time.value == Approx(2 * times.find(spec)->time.value).epsilon(0.03));
+    }
+  }
+
   struct Target {
     KernelFamily family;
     const char *kind, *left_out;

@@ -151,6 +151,17 @@ TEST_CASE("the parts of a step add up to it") {
   });
 }
 
+TEST_CASE("shares by source add up to one, and are the datasheet's where nothing was measured") {
+  double measured = 0;
+  with_random_layouts(20, 4, [&](Pricer& pricer, const Layout& l) {
+    const std::array<double, 4> share = pricer.source_share(l);
+    CHECK(share[0] + share[1] + share[2] + share[3] == Approx(1));
+    if (!pricer.machine().measured) CHECK(share == std::array<double, 4>{0, 0, 0, 1});
+    if (pricer.machine().measured) measured += 1 - share[3];
+  });
+  CHECK(measured > 50);  // of 100 layouts: their kernels were, the network's collectives not
+}
+
 TEST_CASE("no layout is faster than its lower bound") {
   double tightest = 0, sum = 0;
   int count = 0;
