@@ -22,6 +22,17 @@ std::optional<DataType> data_type_named(std::string_view);
 /// nvfp4 one byte for 16.
 double bytes_per_element(DataType);
 
+/// How elements lie in memory: the data types, and formats that are unpacked before anything computes in them. The data
+/// types come first and in their order, so that a DataType is the same number here.
+enum class StoredType { fp32, tf32, fp16, bf16, fp8, mxfp8, nvfp4, mxfp4, int8, int4 };
+
+inline constexpr std::array kStoredTypeNames = {
+    std::string_view("fp32"), std::string_view("tf32"),  std::string_view("fp16"),  std::string_view("bf16"),
+    std::string_view("fp8"),  std::string_view("mxfp8"), std::string_view("nvfp4"), std::string_view("mxfp4"),
+    std::string_view("int8"), std::string_view("int4")};
+
+constexpr StoredType stored(DataType type) { return static_cast<StoredType>(type); }
+
 /// One value for each data type, `Value{}` where none was given. An array, since costs ask it millions of times.
 template <typename Value>
 class PerDataType {

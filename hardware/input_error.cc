@@ -1,5 +1,7 @@
 #include "hardware/input_error.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 namespace shardwright {
@@ -49,6 +51,19 @@ std::string_view nearest_spelling(std::string_view word, const std::vector<std::
 std::string did_you_mean(std::string_view word, const std::vector<std::string_view>& candidates) {
   const std::string_view nearest = nearest_spelling(word, candidates);
   return nearest.empty() ? "" : " (did you mean '" + std::string(nearest) + "'?)";
+}
+
+std::string shown_plainly(std::string_view text) {
+  std::string shown(text);
+  for (char& c : shown) {
+    if (c < 0x20 || c > 0x7E) c = '?';
+  }
+  return shown;
+}
+
+void fail_in_text(std::string_view what, std::string_view text, std::size_t at, std::string_view message) {
+  throw InputError(fmt::format("{}:1:{}: {}\n{}\n{}^", what, at + 1, shown_plainly(message), shown_plainly(text),
+                               std::string(at, ' ')));
 }
 
 }  // namespace shardwright

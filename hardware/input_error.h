@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -21,5 +22,12 @@ std::string_view nearest_spelling(std::string_view word, const std::vector<std::
 
 /// " (did you mean 'hidden_size'?)" or "".
 std::string did_you_mean(std::string_view word, const std::vector<std::string_view>& candidates);
+
+/// What could steer a terminal, or is no single column wide, as '?'.
+std::string shown_plainly(std::string_view text);
+
+/// Throws InputError about the character `at` (from 0) of a text that a user gave in one line: `--pin:1:4: message`,
+/// the line and a caret. `what` is the text's name.
+[[noreturn]] void fail_in_text(std::string_view what, std::string_view text, std::size_t at, std::string_view message);
 
 }  // namespace shardwright

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "hardware/catalog.h"
+#include "hardware/measured_machine.h"
 
 namespace shardwright {
 
@@ -134,7 +135,18 @@ Machine read_machine(const YamlCursor& top) {
 }
 
 Machine find_machine(const std::string& name_or_path) {
-  return read_machine(open_named("machine", name_or_path, machine_catalog()));
+  const std::string folder = measured_folder_of(name_or_path);
+  return read_machine(
+      open_named("machine", folder.empty() ? name_or_path : machine_file_in(folder), machine_catalog()));
+}
+
+std::string machine_text(const std::string& catalog_name) {
+  for (const CatalogFile& file : machine_catalog()) {
+    if (file.name == catalog_name) return std::string(file.text);
+  }
+  // Not there: the message is open_named's.
+  open_named("machine", catalog_name, machine_catalog());
+  throw InputError(fmt::format("{} is a file, not a machine of the catalog", catalog_name));
 }
 
 std::vector<std::string> machine_names() { return catalog_names(machine_catalog()); }

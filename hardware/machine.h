@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -37,6 +38,8 @@ struct EfficiencyCurves {
   double relative_error = 0;           // one-sigma error of a time from these curves
 };
 
+class MeasuredTimes;
+
 /// What one kind of machine is: a GPU and the network that many of them make.
 struct Machine {
   std::string name;                  // "h100-sxm-80gb"
@@ -51,6 +54,7 @@ struct Machine {
   std::vector<LinkLevel> links;              // innermost first, at least one
   std::optional<double> price_per_gpu_hour;  // the user's to set
   EfficiencyCurves efficiency;
+  std::shared_ptr<const MeasuredTimes> measured;  // kernels that were timed on it (measured_times.h); null: none
 
   Bytes usable_memory() const { return memory - unusable_memory; }
 };
@@ -61,8 +65,12 @@ bool supports(const Machine&, DataType);
 /// Reads and checks a machine. Throws InputError.
 Machine read_machine(const YamlCursor& top);
 
-/// MACHINE as users give it: a catalog name or a file's path. InputError names the nearest catalog name.
+/// MACHINE as users give it: a catalog name, a file's path, or a folder with measurements (measured_machine.h).
+/// InputError names the nearest catalog name.
 Machine find_machine(const std::string& name_or_path);
+
+/// The YAML text of a machine of the catalog. Throws InputError as find_machine does.
+std::string machine_text(const std::string& catalog_name);
 
 /// Names of the catalog, sorted.
 std::vector<std::string> machine_names();

@@ -5,6 +5,8 @@
 #include <cassert>
 #include <cmath>
 
+#include "hardware/measured_times.h"
+
 namespace shardwright {
 namespace {
 
@@ -71,10 +73,17 @@ double busy_attention_seconds(const AttentionSpec& spec, const Machine& machine)
   return spec.work().value / rate;
 }
 
+/// Keys that are read: all, or of sparse attention no more than its queries select.
+double keys_read(const AttentionSpec& spec) {
+  if (spec.selected == 0) return as_double(spec.key_length);
+  const double selected = as_double(spec.selected) * as_double(spec.query_length);
+  return spec.key_length == 0 ? selected : std::min(selected, as_double(spec.key_length));
+}
+
 /// Forward: queries, keys and values in, output out. Backward: those and the output's gradient in, three gradients out.
 double bytes_moved(const AttentionSpec& spec) {
   const double queries = as_double(spec.batch) * as_double(spec.heads) * as_double(spec.query_length);
-  const double keys = as_double(spec.batch) * as_double(spec.kv_heads) * as_double(spec.key_length);
+  const double keys = as_double(spec.batch) * as_double(spec.kv_heads) * keys_read(spec);
   const double once = queries * as_double(spec.head_dim + spec.value_dim) +
                       keys * as_double(spec.head_dim + (spec.values_in_keys ? 0 : spec.value_dim));
   return bytes_per_element(spec.type) * once * (spec.backward ? 2 : 1);
@@ -82,6 +91,82 @@ double bytes_moved(const AttentionSpec& spec) {
 
 bool is_empty(const AttentionSpec& spec) {
   return !(spec.visible_keys() > 0) || spec.batch == 0 || spec.heads == 0 || spec.query_length == 0;
+}
+
+/// Whichever is longer: the waves of tiles, or the operands' way through HBM (a third operand in the output's 16 bits
+/// where the inputs are narrower).
+KernelCost curve_time(const GemmSpec& spec, const Machine& machine) {
+  if (spec.m == 0 || spec.n == 0 || spec.k == 0 || spec.batch == 0) return cost_of(0, machine);
+  const EfficiencyCurves& curves = machine.efficiency;
+  const double whole_rate = whole_tile_rate(spec.type, machine);
+
+  double fastest = INFINITY;
+  double rate = whole_rate;
+  int halvings = 0;
+  for (const Tile& tile : kTiles) {
+    for (; halvings < tile.halvings; ++halvings) rate *= curves.gemm_half_tile_rate;
+    const double tile_m = rounded_up(as_double(curves.gemm_tile_m) / tile.m_divisor);
+    const double tile_n = rounded_up(as_double(curves.gemm_tile_n) / tile.n_divisor);
+    fastest = std::min(fastest, loop_seconds(spec, tile_m, tile_n, rate, machine));
+  }
+
+  return cost_of(std::max(fastest, memory_seconds(bytes_moved(spec), machine)), machine);
+}
+
+/// Whole tiles, as many as the multiprocessors like: the elements of the result at the rate of the best tile.
+Seconds curve_steady_time(const GemmSpec& spec, const Machine& machine) {
+  if (spec.m == 0 || spec.n == 0 || spec.k == 0 || spec.batch == 0) return {};
+  const EfficiencyCurves& curves = machine.efficiency;
+  double best_rate = whole_tile_rate(spec.type, machine), rate = best_rate;
+  for (int halving = 0; halving < kTiles.back().halvings; ++halving) {
+    rate *= curves.gemm_half_tile_rate;
+    best_rate = std::max(best_rate, rate);
+  }
+  const double results = as_double(spec.batch) * as_double(spec.m) * as_double(spec.n);
+  const double compute = results / machine.multiprocessors * 2 * (as_double(spec.k) + curves.gemm_k_half) / best_rate;
+  return {std::max(compute, memory_seconds(bytes_moved(spec), machine))};
+}
+
+/// Work over a rate that grows with the keys a query sees (each block of queries fills and drains its pipeline once)
+/// and with the heads' width (the exponential of a score costs the same for any width), or the traffic if that is
+/// longer. Blocks of 128 queries are the units of work: fewer of them than multiprocessors leave some idle.
+KernelCost curve_time(const AttentionSpec& spec, const Machine& machine) {
+  if (is_empty(spec)) return cost_of(0, machine);
+  constexpr double kBlock = 128;
+  const double blocks =
+      as_double(spec.batch) * as_double(spec.heads) * rounded_up(as_double(spec.query_length) / kBlock);
+  const double idle = std::max(1.0, machine.multiprocessors / blocks);
+  const double compute = busy_attention_seconds(spec, machine) * idle;
+  return cost_of(std::max(compute, memory_seconds(bytes_moved(spec), machine)), machine);
+}
+
+Seconds curve_steady_time(const AttentionSpec& spec, const Machine& machine) {
+  if (is_empty(spec)) return {};
+  return {std::max(busy_attention_seconds(spec, machine), memory_seconds(bytes_moved(spec), machine))};
+}
+
+KernelCost curve_time(const MemorySpec& spec, const Machine& machine) {
+  return cost_of(memory_seconds(as_double(spec.moved.value), machine), machine);
+}
+
+Seconds curve_steady_time(const MemorySpec& spec, const Machine& machine) {
+  return {memory_seconds(as_double(spec.moved.value), machine)};
+}
+
+template <typename Spec>
+KernelCost time_of(const Spec& spec, const Machine& machine) {
+  if (machine.measured) {
+    if (const auto cost = machine.measured->find(spec)) return *cost;
+  }
+  return curve_time(spec, machine);
+}
+
+template <typename Spec>
+Seconds steady_time_of(const Spec& spec, const Machine& machine) {
+  const Seconds curve = curve_steady_time(spec, machine);
+  if (!machine.measured) return curve;
+  const MeasuredTimes::Least least = machine.measured->steady_time(spec);
+  return least.curves_too ? std::min(least.time, curve) : least.time;
 }
 
 }  // namespace
@@ -101,66 +186,22 @@ std::string_view name_of(CostSource source) {
   return "";
 }
 
-/// Whichever is longer: the waves of tiles, or the operands' way through HBM (a third operand in the output's 16 bits
-/// where the inputs are narrower).
 KernelCost look_up(const GemmSpec& spec, const Machine& machine) {
   assert(supports(machine, spec.type) && "a type that this machine does not compute in");
-  if (spec.m == 0 || spec.n == 0 || spec.k == 0 || spec.batch == 0) return cost_of(0, machine);
-  const EfficiencyCurves& curves = machine.efficiency;
-  const double whole_rate = whole_tile_rate(spec.type, machine);
-
-  double fastest = INFINITY;
-  double rate = whole_rate;
-  int halvings = 0;
-  for (const Tile& tile : kTiles) {
-    for (; halvings < tile.halvings; ++halvings) rate *= curves.gemm_half_tile_rate;
-    const double tile_m = rounded_up(as_double(curves.gemm_tile_m) / tile.m_divisor);
-    const double tile_n = rounded_up(as_double(curves.gemm_tile_n) / tile.n_divisor);
-    fastest = std::min(fastest, loop_seconds(spec, tile_m, tile_n, rate, machine));
-  }
-
-  return cost_of(std::max(fastest, memory_seconds(bytes_moved(spec), machine)), machine);
+  return time_of(spec, machine);
 }
-
-/// Whole tiles, as many as the multiprocessors like: the elements of the result at the rate of the best tile.
-Seconds steady_time(const GemmSpec& spec, const Machine& machine) {
-  if (spec.m == 0 || spec.n == 0 || spec.k == 0 || spec.batch == 0) return {};
-  const EfficiencyCurves& curves = machine.efficiency;
-  double best_rate = whole_tile_rate(spec.type, machine), rate = best_rate;
-  for (int halving = 0; halving < kTiles.back().halvings; ++halving) {
-    rate *= curves.gemm_half_tile_rate;
-    best_rate = std::max(best_rate, rate);
-  }
-  const double results = as_double(spec.batch) * as_double(spec.m) * as_double(spec.n);
-  const double compute = results / machine.multiprocessors * 2 * (as_double(spec.k) + curves.gemm_k_half) / best_rate;
-  return {std::max(compute, memory_seconds(bytes_moved(spec), machine))};
-}
-
-/// Work over a rate that grows with the keys a query sees (each block of queries fills and drains its pipeline once)
-/// and with the heads' width (the exponential of a score costs the same for any width), or the traffic if that is
-/// longer. Blocks of 128 queries are the units of work: fewer of them than multiprocessors leave some idle.
 KernelCost look_up(const AttentionSpec& spec, const Machine& machine) {
   assert(supports(machine, spec.type) && "a type that this machine does not compute in");
-  if (is_empty(spec)) return cost_of(0, machine);
-  constexpr double kBlock = 128;
-  const double blocks =
-      as_double(spec.batch) * as_double(spec.heads) * rounded_up(as_double(spec.query_length) / kBlock);
-  const double idle = std::max(1.0, machine.multiprocessors / blocks);
-  const double compute = busy_attention_seconds(spec, machine) * idle;
-  return cost_of(std::max(compute, memory_seconds(bytes_moved(spec), machine)), machine);
+  return time_of(spec, machine);
 }
+KernelCost look_up(const MemorySpec& spec, const Machine& machine) { return time_of(spec, machine); }
 
-Seconds steady_time(const AttentionSpec& spec, const Machine& machine) {
-  if (is_empty(spec)) return {};
-  return {std::max(busy_attention_seconds(spec, machine), memory_seconds(bytes_moved(spec), machine))};
-}
+Seconds steady_time(const GemmSpec& spec, const Machine& machine) { return steady_time_of(spec, machine); }
+Seconds steady_time(const AttentionSpec& spec, const Machine& machine) { return steady_time_of(spec, machine); }
+Seconds steady_time(const MemorySpec& spec, const Machine& machine) { return steady_time_of(spec, machine); }
 
-KernelCost look_up(const MemorySpec& spec, const Machine& machine) {
-  return cost_of(memory_seconds(as_double(spec.moved.value), machine), machine);
-}
-
-Seconds steady_time(const MemorySpec& spec, const Machine& machine) {
-  return {memory_seconds(as_double(spec.moved.value), machine)};
+Seconds least_launch(const Machine& machine) {
+  return machine.measured ? Seconds{} : machine.efficiency.kernel_latency;
 }
 
 }  // namespace shardwright

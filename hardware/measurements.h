@@ -1,5 +1,7 @@
 #pragma once
 
+#include <array>
+
 #include "hardware/kernel_spec.h"
 #include "hardware/machine.h"
 
@@ -16,19 +18,34 @@ struct KernelCost {
   double relative_error = 0;  // one sigma
 };
 
-/// How long a kernel takes on one device. Answers from the machine's efficiency curves and datasheet, so the source is
-/// always `datasheet`; the forms stand in measurements.cc with their reasons. A GEMM of no elements, like any kernel,
-/// costs its launch. The type must be one that the machine supports (asserted). Collectives are not asked here but of
-/// planner/cost/collective_cost.h.
+/// Time by where it came from, in CostSource's order.
+struct SourceTimes {
+  std::array<Seconds, 4> times = {};
+
+  Seconds& operator[](CostSource source) { return times[static_cast<std::size_t>(source)]; }
+  Seconds total() const { return times[0] + times[1] + times[2] + times[3]; }
+  void add(double count, const SourceTimes& other) {
+    for (std::size_t i = 0; i < times.size(); ++i) times[i] += count * other.times[i];
+  }
+};
+
+/// How long a kernel takes on one device: from what was measured there (Machine::measured), where anything alike was;
+/// else from the machine's efficiency curves and datasheet, whose forms stand in measurements.cc with their reasons. A
+/// GEMM of no elements, like any kernel, costs its launch. The type must be one that the machine supports (asserted).
+/// Collectives are not asked here but of planner/cost/collective_cost.h.
 KernelCost look_up(const GemmSpec&, const Machine&);
 KernelCost look_up(const AttentionSpec&, const Machine&);
 KernelCost look_up(const MemorySpec&, const Machine&);
 
 /// A time that the parts of a kernel's work never beat together, their launches left out, however the work is parted
 /// along its batch, its rows or its sum: nothing is lost to tiles and waves that are not full or to idle
-/// multiprocessors.
+/// multiprocessors. Of measured kernels: at the best share of the datasheet's rates that any row of the table reached,
+/// under which no answer falls.
 Seconds steady_time(const GemmSpec&, const Machine&);
 Seconds steady_time(const AttentionSpec&, const Machine&);
 Seconds steady_time(const MemorySpec&, const Machine&);
+
+/// What each of the parts takes at the least beyond that: a launch, where kernels were not measured.
+Seconds least_launch(const Machine&);
 
 }  // namespace shardwright

@@ -7,18 +7,16 @@
 
 #include <algorithm>
 #include <cassert>
-#include <cerrno>
 #include <charconv>
 #include <cmath>
 #include <deque>
-#include <filesystem>
-#include <fstream>
 #include <istream>
 #include <iterator>
 #include <limits>
 #include <system_error>
 #include <unordered_map>
 
+#include "hardware/input_file.h"
 #include "hardware/json_events.h"
 
 namespace shardwright {
@@ -399,29 +397,6 @@ std::shared_ptr<const YamlText> whole_file(std::string text, std::string name, B
   return whole;
 }
 
-std::string read_file(const std::string& path) {
-  const auto refuse = [&](const std::string& reason) {
-    throw InputError(fmt::format("cannot read '{}': {}", path, reason));
-  };
-  // Asked before opening: opening a pipe would wait for its writer.
-  std::error_code error;
-  const std::filesystem::file_status status = std::filesystem::status(path, error);
-  if (error) refuse(error.message());
-  if (std::filesystem::is_directory(status)) refuse("it is a folder");
-  if (!std::filesystem::is_regular_file(status)) refuse("it is not a regular file");
-  const std::uintmax_t size = std::filesystem::file_size(path, error);
-  if (error) refuse(error.message());
-  if (size > kLargestFile) refuse(fmt::format("it has {} bytes, more than 8 MiB", size));
-
-  errno = 0;
-  std::ifstream in(path, std::ios::binary);
-  if (!in) refuse(std::generic_category().message(errno));
-  std::string text(static_cast<std::size_t>(size), '\0');
-  in.read(text.data(), static_cast<std::streamsize>(size));
-  text.resize(static_cast<std::size_t>(in.gcount()));
-  return text;
-}
-
 // ---- Numbers ----
 
 std::size_t count_digits(std::string_view text) {
@@ -480,8 +455,8 @@ std::string range_message(Number low, Number high, std::string_view got) {
 
 }  // namespace
 
-YamlCursor YamlCursor::open(const std::string& path) { return parse(read_file(path), path); }
-YamlCursor YamlCursor::open_json(const std::string& path) { return parse_json(read_file(path), path); }
+YamlCursor YamlCursor::open(const std::string& path) { return parse(read_file(path, kLargestFile), path); }
+YamlCursor YamlCursor::open_json(const std::string& path) { return parse_json(read_file(path, kLargestFile), path); }
 
 YamlCursor YamlCursor::parse(std::string text, std::string name) {
   std::shared_ptr<const YamlText> whole = whole_file(std::move(text), std::move(name), build_nodes);

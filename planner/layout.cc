@@ -40,13 +40,7 @@ struct Given {
   const std::string& text;
   const std::string& what;
 
-  [[noreturn]] void fail(std::size_t at, const std::string& message) const {
-    std::string shown = text;
-    for (char& c : shown) {
-      if (c < 0x20 || c > 0x7E) c = '?';
-    }
-    throw InputError(fmt::format("{}:1:{}: {}\n{}\n{}^", what, at + 1, message, shown, std::string(at, ' ')));
-  }
+  [[noreturn]] void fail(std::size_t at, const std::string& message) const { fail_in_text(what, text, at, message); }
 };
 
 struct Entry {

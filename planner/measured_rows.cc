@@ -192,6 +192,45 @@ MeasuredWorkload read_workload(const YamlCursor& map) {
   return workload;
 }
 
+MeasuredKernelWorkload read_kernel_workload(const YamlCursor& map) {
+  MeasuredKernelWorkload workload;
+  workload.op = text_of(map, "op");
+  workload.dtype = text_of(map, "dtype");
+  workload.kv_dtype = text_of(map, "kv_dtype");
+  workload.algorithm = text_of(map, "algorithm");
+  workload.mode = text_of(map, "mode");
+  workload.routing = text_of(map, "routing");
+  const std::pair<std::string_view, std::optional<std::int64_t>*> counts[] = {
+      {"m", &workload.m},
+      {"n", &workload.n},
+      {"k", &workload.k},
+      {"groups", &workload.groups},
+      {"m_per_group", &workload.m_per_group},
+      {"batch", &workload.batch},
+      {"heads", &workload.heads},
+      {"kv_heads", &workload.kv_heads},
+      {"head_dim", &workload.head_dim},
+      {"seq", &workload.seq},
+      {"kv_len", &workload.kv_len},
+      {"query_len", &workload.query_len},
+      {"topk_tokens", &workload.topk_tokens},
+      {"tokens", &workload.tokens},
+      {"hidden_size", &workload.hidden_size},
+      {"intermediate_size", &workload.intermediate_size},
+      {"n_routed_experts", &workload.n_routed_experts},
+      {"num_experts_per_tok", &workload.num_experts_per_tok},
+      {"calls", &workload.calls},
+      {"message_bytes", &workload.message_bytes},
+      {"bytes_per_pair", &workload.bytes_per_pair},
+      {"tokens_per_gpu", &workload.tokens_per_gpu},
+      {"top_groups", &workload.top_groups},
+      {"sms", &workload.sms},
+  };
+  for (const auto& [key, count] : counts) *count = count_of(map, key);
+  workload.causal = flag_of(map, "causal");
+  return workload;
+}
+
 MeasuredSoftware read_software(const YamlCursor& map) {
   MeasuredSoftware software;
   software.framework = text_of(map, "framework");
@@ -301,11 +340,15 @@ MeasuredRow read_row(const YamlCursor& row, const SourceNames& sources, const Mo
   read.hardware = read_hardware(row.at("hardware"));
   read.arch = text_of(row, "arch");
   read.model = model_of(row, models);
-  if (read.kind != MeasuredKind::training) return read;
-  if (const auto layout = row.find("layout")) read.layout = read_layout(*layout);
-  read.workload = read_workload(row.at("workload"));
   if (const auto software = row.find("software")) read.software = read_software(*software);
   read.measured = read_results(row.at("measured"));
+  if (read.kind == MeasuredKind::inference) return read;
+  if (const auto layout = row.find("layout")) read.layout = read_layout(*layout);
+  if (read.kind != MeasuredKind::training) {
+    read.kernel = read_kernel_workload(row.at("workload"));
+    return read;
+  }
+  read.workload = read_workload(row.at("workload"));
   check_degrees(row, read);
   check_pipeline_layout(row, read);
   return read;

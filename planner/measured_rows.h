@@ -60,6 +60,17 @@ struct MeasuredWorkload {
   std::vector<std::string> lora_targets;
 };
 
+/// The workload of a row about a kernel or a collective, under the schema's keys. Strings are empty where nothing is
+/// said.
+struct MeasuredKernelWorkload {
+  std::string op, dtype, kv_dtype, algorithm, mode, routing;
+  std::optional<std::int64_t> m, n, k, groups, m_per_group;
+  std::optional<std::int64_t> batch, heads, kv_heads, head_dim, seq, kv_len, query_len, topk_tokens;
+  std::optional<std::int64_t> tokens, hidden_size, intermediate_size, n_routed_experts, num_experts_per_tok, calls;
+  std::optional<std::int64_t> message_bytes, bytes_per_pair, tokens_per_gpu, top_groups, sms;
+  std::optional<bool> causal;
+};
+
 struct MeasuredSoftware {
   std::string framework, version, kernel, variant, submitter, measured_on;
   std::optional<bool> compile;
@@ -84,11 +95,11 @@ struct MeasuredRow {
   MeasuredHardware hardware;
   std::optional<Model> model;  // arch with its overrides applied
   std::string arch;
-  // Of training rows only; the others' are checked against the schema and not kept.
-  MeasuredLayout layout;
-  MeasuredWorkload workload;
   MeasuredSoftware software;
   MeasuredResults measured;
+  MeasuredLayout layout;          // of training rows; of kernel rows its ep and etp
+  MeasuredWorkload workload;      // of training rows
+  MeasuredKernelWorkload kernel;  // of kernel and collective rows
 };
 
 struct MeasuredFile {

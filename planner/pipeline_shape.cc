@@ -367,7 +367,6 @@ Prediction PipelineShape::predict(const Data& data) const {
   p.tokens_per_second_per_gpu = p.tokens_per_second / gpus;
   p.model_flops_per_gpu = {pricer_.model_flops_per_token_.value * p.tokens_per_second_per_gpu};
   p.mfu = p.model_flops_per_gpu.value / machine.peak[workload.formats.compute].value;
-  p.source_share[static_cast<std::size_t>(CostSource::datasheet)] = 1;
   p.gpu_hours_per_trillion_tokens = 1e12 / p.tokens_per_second_per_gpu / 3600;
   if (machine.price_per_gpu_hour)
     p.cost_per_trillion_tokens = p.gpu_hours_per_trillion_tokens * *machine.price_per_gpu_hour;

@@ -140,6 +140,9 @@ SearchAnswer search_all(const PlanRequest& request) {
       any_fits = true;
       all.summary.proven_best = all.summary.proven_best && a.summary.proven_best;
     }
+    for (auto* list : {&a.top, &a.pareto, &a.nearest})
+      for (PricedLayout& p : *list)
+        if (p.prediction) p.prediction->source_share = pricer.source_share(p.layout);
     for (auto [from, to] : {std::pair{&a.top, &all.top}, {&a.pareto, &all.pareto}, {&a.nearest, &all.nearest}})
       to->insert(to->end(), std::make_move_iterator(from->begin()), std::make_move_iterator(from->end()));
   }

@@ -47,7 +47,8 @@ struct Prediction {
   TrafficTimes traffic, exposed;  ///< of communication and of what of it is exposed, by parallelism
   std::vector<StageMemory> stages;
   int worst_stage = 0;                      ///< of reserved memory
-  std::array<double, 4> source_share = {};  ///< of the step time, by CostSource
+  std::array<double, 4> source_share = {};  ///< of what kernels and collectives take, by CostSource; plan and estimate
+                                            ///< say it
   double gpu_hours_per_trillion_tokens = 0;
   std::optional<double> cost_per_trillion_tokens;  ///< with the machine's price
 

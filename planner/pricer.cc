@@ -251,6 +251,28 @@ Prediction Pricer::price(const Layout& layout) {
   return PipelineShape(*this, known, layout).predict(data_of(known, layout));
 }
 
+std::array<double, 4> Pricer::source_share(const Layout& layout) {
+  std::array<double, 4> shares = {};
+  if (!machine_.measured) {
+    shares[static_cast<std::size_t>(CostSource::datasheet)] = 1;
+    return shares;
+  }
+  const Data data = data_of(shape(shape_of(layout), layout.recompute), layout);
+  ShapePricer pricer = shape_pricer(shape_of(layout));
+  const auto micro_batches = static_cast<double>(layout.micro_batches(workload_.global_batch));
+  SourceTimes sum;
+  for (std::size_t g = 0; g < pricer.graphs(); ++g) {
+    const double layers = g < 2 ? 1 : class_layers_until_[g - 2].back();
+    const DataCost& cost = g == 0 ? data.embedding : g == 1 ? data.head : data.layers[g - 2];
+    const Recompute again = g < 2 ? Recompute{} : layout.recompute;
+    sum.add(layers * micro_batches, pricer.of_graph(g).source_times(layout.micro_batch, again));
+    sum.add(layers * micro_batches, cost.sources_each);
+    sum.add(layers, cost.sources_once);
+  }
+  for (std::size_t i = 0; i < shares.size(); ++i) shares[i] = sum.times[i] / sum.total();
+  return shares;
+}
+
 Seconds Pricer::lower_bound(const Layout& layout) {
   const ShapePrice& known = shape(shape_of(layout), layout.recompute);
   return PipelineShape(*this, known, layout).lower_bound(data_of(known, layout));

@@ -78,6 +78,9 @@ class Pricer {
   /// Everything about a layout that is not impossible; `layers_per_chunk` is filled.
   Prediction price(const Layout& layout);
 
+  /// Shares of the time of all kernels and collectives of a step, by CostSource; of every stage, hidden ones, too.
+  std::array<double, 4> source_share(const Layout& layout);
+
   /// A time that price(layout).step never beats.
   Seconds lower_bound(const Layout& layout);
   /// Most reserved memory of any stage, as in price(layout).

@@ -7,6 +7,7 @@
 #include <memory>
 #include <variant>
 
+#include "hardware/measured_times.h"
 #include "planner/measured_rows.h"
 #include "planner/parallel.h"
 #include "planner/plan.h"
@@ -76,8 +77,11 @@ void use_formats_of(const MeasuredRow& row, TrainingFormats& formats) {
 
 class Machines {
  public:
-  Machines() : names_(machine_names()) {
-    for (const std::string& n : names_) known_[n] = std::make_unique<Machine>(find_machine(n));
+  explicit Machines(const std::optional<MeasuredMachine>& measured) {
+    for (const std::string& n : machine_names()) known_[n] = std::make_unique<Machine>(find_machine(n));
+    if (!measured || !known_.contains(measured->name)) return;
+    Machine& machine = *known_[measured->name];
+    machine.measured = std::make_shared<const MeasuredTimes>(machine, measured->measurements);
   }
   const Machine* find(const std::string& gpu) const {
     auto m = known_.find(gpu);
@@ -85,7 +89,6 @@ class Machines {
   }
 
  private:
-  std::vector<std::string> names_;
   std::map<std::string, std::unique_ptr<Machine>> known_;
 };
 
@@ -272,13 +275,14 @@ Outcome predict(const MeasuredRow& row, const Machines& machines) {
 
 }  // namespace
 
-Validation validate(const std::vector<std::string>& files, int threads) {
+Validation validate(const std::vector<std::string>& files, int threads,
+                    const std::optional<MeasuredMachine>& measured) {
   std::vector<MeasuredRow> rows;
   for (const std::string& file : files) {
     MeasuredFile read = read_measured_rows(YamlCursor::open(file));
     std::move(read.rows.begin(), read.rows.end(), std::back_inserter(rows));
   }
-  const Machines machines;
+  const Machines machines(measured);
   std::vector<Outcome> outcomes(rows.size());
   run_in_parallel(rows.size(), threads, [&](std::size_t i) { outcomes[i] = predict(rows[i], machines); });
 

@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "hardware/measured_machine.h"
+
 namespace shardwright {
 
 /// One published number and its prediction.
@@ -56,8 +58,9 @@ struct Validation {
   OutOfMemory out_of_memory;
 };
 
-/// Predicts the rows of `files` (schema shardwright.measured/1). Every row id is in `rows` or in `skipped`. Throws
-/// InputError.
-Validation validate(const std::vector<std::string>& files, int threads);
+/// Predicts the rows of `files` (schema shardwright.measured/1). Every row id is in `rows` or in `skipped`. Rows of the
+/// machine that was `measured` are asked with its measurements. Throws InputError.
+Validation validate(const std::vector<std::string>& files, int threads,
+                    const std::optional<MeasuredMachine>& measured = {});
 
 }  // namespace shardwright

@@ -323,4 +323,22 @@ std::string validation_json(const Validation& validation) {
   return text_of(json);
 }
 
+std::string score_json(const std::string& machine, const std::vector<LeaveOutError>& errors) {
+  Json json = top("score");
+  json["machine"] = machine;
+  json["errors"] = Json::array();
+  for (const LeaveOutError& e : errors) {
+    Json row;
+    row["family"] = name_of(e.family);
+    if (!e.kind.empty()) row["kind"] = e.kind;
+    row["left_out"] = e.left_out;
+    row["questions"] = e.questions;
+    row["median"] = e.median;
+    row["p90"] = e.p90;
+    row["within_sigma"] = e.within_sigma;
+    json["errors"].push_back(row);
+  }
+  return text_of(json);
+}
+
 }  // namespace shardwright

@@ -4,6 +4,7 @@
 #include <string_view>
 #include <vector>
 
+#include "hardware/leave_out.h"
 #include "hardware/machine.h"
 #include "models/model.h"
 #include "planner/plan.h"
@@ -21,5 +22,6 @@ std::string plan_result_json(const PlanResult& result);  ///< of `plan` and `est
 std::string models_json(const std::vector<Model>& models);
 std::string machines_json(const std::vector<Machine>& machines);
 std::string validation_json(const Validation& validation);
+std::string score_json(const std::string& machine, const std::vector<LeaveOutError>& errors);
 
 }  // namespace shardwright

@@ -21,6 +21,7 @@ Command models_command();
 Command machines_command();
 Command validate_command();
 Command import_command();
+Command score_command();
 Command completion_command();
 
 /// All of them, in the order of --help.

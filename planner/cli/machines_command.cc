@@ -25,7 +25,7 @@ Command machines_command() {
   return {"machines",
           "memory, rates and links of machines: the catalog, or one",
           {"machines", "machines h100-sxm-80gb --json -"},
-          {{"NAME", "one of the catalog, or a YAML file", false, false, Completes::words, machine_names()}},
+          {{"NAME", "one of the catalog, a file, or a folder", false, false, Completes::words, machine_names()}},
           {json_option()},
           run};
 }

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "hardware/input_error.h"
+#include "hardware/measured_times.h"
 #include "planner/cli/output.h"
 #include "reports/chrome_trace.h"
 
@@ -59,6 +60,20 @@ void read_routing(const Arguments& arguments, PlanRequest& request) {
   if (capacity) request.workload.capacity_factor = positive_number("--capacity-factor", *capacity, 1000);
 }
 
+/// Those of MACHINE, where it is a folder, and of --measurements; null where there are none.
+std::shared_ptr<const Measurements> read_all_measurements(const Arguments& arguments, const Machine& machine) {
+  const std::optional<MeasuredMachine> added = read_measured_machine(arguments);
+  if (added && added->name != machine.name) {
+    throw InputError(fmt::format("--measurements: '{}' has those of {}, not of {}",
+                                 shown(*arguments.find("--measurements")), added->name, machine.name));
+  }
+  const std::string folder = measured_folder_of(arguments.positionals[1]);
+  if (folder.empty()) return added ? added->measurements : nullptr;
+  Measurements all = read_measurements(folder);
+  if (added) all.add(*added->measurements);
+  return std::make_shared<const Measurements>(std::move(all));
+}
+
 }  // namespace
 
 double positive_number(const std::string& flag, const std::string& text, double high) {
@@ -89,7 +104,7 @@ std::int64_t whole_number(const std::string& flag, const std::string& text, std:
 
 std::vector<Positional> question_positionals() {
   return {{"MODEL", "a model of the catalog, or a YAML file", true, false, Completes::words, model_names()},
-          {"MACHINE", "a machine of the catalog, or a YAML file", true, false, Completes::words, machine_names()}};
+          {"MACHINE", "a machine of the catalog, a file, or a folder", true, false, Completes::words, machine_names()}};
 }
 
 std::vector<Option> question_options() {
@@ -104,7 +119,8 @@ std::vector<Option> question_options() {
            Completes::words,
            {kPrecisions.begin(), kPrecisions.end()}},
           {"--expert-load", "LOAD", "rows of the experts: balanced, zipf:1.2, or a file"},
-          {"--capacity-factor", "C", "experts take C times their mean of rows"}};
+          {"--capacity-factor", "C", "experts take C times their mean of rows"},
+          measurements_option()};
 }
 
 PlanRequest read_question(const Arguments& arguments) {
@@ -128,7 +144,21 @@ PlanRequest read_question(const Arguments& arguments) {
   read_precision(arguments, request);
   request.workload.formats = formats_for(request.precision);
   read_routing(arguments, request);
+  // The slowest last: measurements are several hundred thousand rows.
+  if (const auto measurements = read_all_measurements(arguments, request.machine))
+    request.machine.measured = std::make_shared<const MeasuredTimes>(request.machine, measurements);
   return request;
+}
+
+Option measurements_option() {
+  return {"--measurements", "DIR", "what was measured on the machine (see import)", Completes::files};
+}
+
+std::optional<MeasuredMachine> read_measured_machine(const Arguments& arguments) {
+  const std::optional<std::string> folder = arguments.find("--measurements");
+  if (!folder) return std::nullopt;
+  const Machine machine = read_machine(YamlCursor::open(machine_file_in(*folder)));
+  return MeasuredMachine{machine.name, std::make_shared<const Measurements>(read_measurements(*folder))};
 }
 
 Option trace_option() {

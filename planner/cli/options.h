@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "hardware/measured_machine.h"
 #include "planner/cli/command_line.h"
 #include "planner/plan.h"
 
@@ -24,6 +26,10 @@ std::vector<Option> question_options();
 /// Reads what question_positionals() and question_options() declare. Throws InputError; the model is one that can be
 /// planned, the machine computes in the precision.
 PlanRequest read_question(const Arguments& arguments);
+
+/// --measurements DIR, and what is there. Throws InputError.
+Option measurements_option();
+std::optional<MeasuredMachine> read_measured_machine(const Arguments& arguments);
 
 /// --trace FILE, and what it asks for: the first layout's step, where there is one that can be computed.
 Option trace_option();

@@ -101,6 +101,33 @@ void write_file(const std::string& path, const std::string& text) {
   replace_file(without_links(path), text, mode_of(exists ? &status : nullptr));
 }
 
+void write_folder(const std::string& path, const std::vector<FolderFile>& files) {
+  std::string place = path;
+  while (place.size() > 1 && place.back() == '/') place.pop_back();
+  if (place.empty()) fail("''", ENOENT);
+  std::string temporary = place + ".tmp-XXXXXX";
+  const SignalsHeld held;
+  if (::mkdtemp(temporary.data()) == nullptr) fail(place, errno);
+  int error = 0;
+  for (const FolderFile& file : files) {
+    const std::string name = temporary + "/" + file.name;
+    const int descriptor = ::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (descriptor < 0) {
+      error = errno;
+    } else {
+      error = write_all(descriptor, file.bytes);
+      if (::close(descriptor) != 0 && error == 0) error = errno;
+    }
+    if (error != 0) break;
+  }
+  if (error == 0 && ::chmod(temporary.c_str(), mode_of(nullptr) | ((mode_of(nullptr) & 0444) >> 2)) != 0) error = errno;
+  if (error == 0 && ::rename(temporary.c_str(), place.c_str()) != 0) error = errno;
+  if (error == 0) return;
+  for (const FolderFile& file : files) ::unlink((temporary + "/" + file.name).c_str());
+  ::rmdir(temporary.c_str());
+  fail(place, error);
+}
+
 void write_stdout(const std::string& text) {
   if (const int error = write_all(STDOUT_FILENO, text); error != 0) fail("to stdout", error);
 }

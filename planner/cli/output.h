@@ -2,6 +2,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "planner/cli/command_line.h"
 #include "reports/format.h"
@@ -17,6 +18,15 @@ class OutputError : public std::runtime_error {
 /// Writes `text` to `path` whole or not at all: a temporary file beside it is renamed at the end, and an interrupt
 /// waits until then. What is no regular file (a pipe, a device) is written as it is. Throws OutputError.
 void write_file(const std::string& path, const std::string& text);
+
+/// A file of a folder that is to be written.
+struct FolderFile {
+  std::string name, bytes;
+};
+
+/// Writes a new folder whole or not at all: one beside it is renamed at the end, and an interrupt waits until then.
+/// `path` must not be there, or be an empty folder. Throws OutputError.
+void write_folder(const std::string& path, const std::vector<FolderFile>& files);
 
 /// Writes to stdout. Throws OutputError when that cannot be done.
 void write_stdout(const std::string& text);

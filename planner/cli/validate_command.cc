@@ -9,7 +9,8 @@ namespace shardwright {
 namespace {
 
 int run(const Arguments& arguments) {
-  const Validation validation = validate(arguments.positionals, read_threads(arguments));
+  const Validation validation =
+      validate(arguments.positionals, read_threads(arguments), read_measured_machine(arguments));
   write_answer(arguments, validation_table(validation, arguments.has("--verbose"), stdout_style()),
                validation_json(validation));
   return kDone;
@@ -22,7 +23,7 @@ Command validate_command() {
           "predict published measurements and show the errors",
           {"validate training.yaml", "validate training.yaml --verbose --json errors.json"},
           {{"ROWS.yaml", "files of schema shardwright.measured/1", true, true, Completes::files}},
-          {{"--verbose", "", "name each row that was skipped"}, json_option(), threads_option()},
+          {{"--verbose", "", "name each row that was skipped"}, measurements_option(), json_option(), threads_option()},
           run};
 }
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "hardware/measured_times.h"
+
 namespace shardwright {
 namespace {
 
@@ -10,11 +12,24 @@ std::int64_t members(const RankGroup& group, std::int64_t size, const LinkLevel&
   return level.gpus == 0 ? size : group.members_within(level.gpus);
 }
 
+/// Collectives are measured inside a node; this machine's nodes may be smaller than those of the measured one.
+bool may_be_measured(const CollectiveSpec& spec, const Machine& machine) {
+  const std::int64_t n = spec.group.size();
+  return machine.measured && n > 1 && members(spec.group, n, machine.links.front()) == n;
+}
+
 }  // namespace
+
+std::optional<double> least_measured_slope(const CollectiveSpec& spec, const Machine& machine) {
+  return may_be_measured(spec, machine) ? machine.measured->least_slope(spec) : std::nullopt;
+}
 
 KernelCost collective_cost(const CollectiveSpec& spec, const Machine& machine) {
   const std::int64_t n = spec.group.size();
   if (n <= 1) return {{0}, CostSource::datasheet, 0};
+  if (may_be_measured(spec, machine)) {
+    if (const auto cost = machine.measured->find(spec)) return *cost;
+  }
   const auto held = static_cast<double>(spec.held.value);
   const auto ranks = static_cast<double>(n);
 

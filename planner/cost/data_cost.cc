@@ -53,10 +53,13 @@ DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine&
                    const TrainingFormats& formats, bool without_tied) {
   const DataGroups dense(layout, layout.tensor);
   const DataGroups routed(layout, std::int64_t{layout.expert} * layout.expert_tensor);
-  const auto seconds = [&](CollectiveKind kind, Bytes held, const RankGroup& group) {
-    return collective_cost({kind, held, group}, machine).time;
-  };
   DataCost cost;
+  const auto add = [&](Seconds DataCost::*part, CollectiveKind kind, Bytes held, const RankGroup& group) {
+    const KernelCost c = collective_cost({kind, held, group}, machine);
+    cost.*part += c.time;
+    const bool each = part == &DataCost::forward || part == &DataCost::backward;
+    (each ? cost.sources_each : cost.sources_once)[c.source] += c.time;
+  };
   std::int64_t elements = 0, gathered = 0, sharded = 0;
   for (const WeightBucket& bucket : price.buckets) {
     WeightBucket b = bucket;
@@ -72,20 +75,20 @@ DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine&
     sharded += part;
     const Bytes gradient = sized(b.elements, formats.gradient_reduce);
     if (layout.zero == 0) {
-      cost.reduction += seconds(CollectiveKind::all_reduce, gradient, joined(b.tensor_ranks, groups.all));
+      add(&DataCost::reduction, CollectiveKind::all_reduce, gradient, joined(b.tensor_ranks, groups.all));
       continue;
     }
-    (layout.zero >= 2 ? cost.backward : cost.reduction) +=
-        seconds(CollectiveKind::reduce_scatter, gradient, groups.shard);
+    add(layout.zero >= 2 ? &DataCost::backward : &DataCost::reduction, CollectiveKind::reduce_scatter, gradient,
+        groups.shard);
     const Bytes shard = sized(part, formats.gradient_reduce);
-    cost.reduction += seconds(CollectiveKind::all_reduce, shard, joined(b.tensor_ranks, groups.replica));
+    add(&DataCost::reduction, CollectiveKind::all_reduce, shard, joined(b.tensor_ranks, groups.replica));
     if (layout.zero < 3) {
-      cost.gather += seconds(CollectiveKind::all_gather, sized(b.elements, formats.parameter_gather), groups.shard);
+      add(&DataCost::gather, CollectiveKind::all_gather, sized(b.elements, formats.parameter_gather), groups.shard);
     } else {
-      cost.forward +=
-          seconds(CollectiveKind::all_gather, sized(b.gathered_forward, formats.parameter_gather), groups.shard);
-      cost.backward +=
-          seconds(CollectiveKind::all_gather, sized(b.gathered_backward, formats.parameter_gather), groups.shard);
+      add(&DataCost::forward, CollectiveKind::all_gather, sized(b.gathered_forward, formats.parameter_gather),
+          groups.shard);
+      add(&DataCost::backward, CollectiveKind::all_gather, sized(b.gathered_backward, formats.parameter_gather),
+          groups.shard);
       gathered += b.elements;
     }
   }
@@ -99,7 +102,11 @@ DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine&
   // Adam reads the gradient, reads and writes both moments and the main parameter, writes the parameter.
   const Bytes streamed =
       sized(sharded, formats.gradient) + 2 * cost.optimizer_state + sized(sharded, formats.parameter);
-  if (elements > 0) cost.optimizer = look_up(MemorySpec{streamed}, machine).time;
+  if (elements > 0) {
+    const KernelCost optimizer = look_up(MemorySpec{streamed}, machine);
+    cost.optimizer = optimizer.time;
+    cost.sources_once[optimizer.source] += optimizer.time;
+  }
   return cost;
 }
 

@@ -16,6 +16,7 @@ struct DataCost {
   Seconds forward, backward;  ///< of one micro-batch
   Seconds reduction, gather;  ///< once a step, before and after the optimizer
   Seconds optimizer;
+  SourceTimes sources_each, sources_once;     ///< of a micro-batch, of the step
   Bytes weights, gradients, optimizer_state;  ///< resident
   Bytes buffer;                               ///< gathered parameters and unsharded gradients while the graph runs
 };

@@ -272,6 +272,21 @@ NodeCost node_cost(const CostContext& context, const ShardedGraph& sharded, cons
   return cost;
 }
 
+SourceTimes source_times(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
+  SourceTimes times;
+  if (node.kind == Node::Kind::gather_parameter) return times;
+  if (node.kind == Node::Kind::compute || node.kind == Node::Kind::sum) {
+    const KernelCost kernel = std::visit([&](const auto& spec) { return look_up(spec, context.machine); },
+                                         node_question(context, sharded, node));
+    times[kernel.source] += times_asked(context, node) * kernel.time;
+  }
+  for (const Move& move : moves_of(context, sharded, node)) {
+    const KernelCost c = collective_cost(move.spec, context.machine);
+    times[c.source] += move.times * c.time;
+  }
+  return times;
+}
+
 std::vector<NodeCost> node_costs(const CostContext& context, const ShardedGraph& sharded) {
   std::vector<NodeCost> costs;
   costs.reserve(sharded.nodes.size());
@@ -283,7 +298,11 @@ std::vector<NodeCost> node_costs(const CostContext& context, const ShardedGraph&
   for (std::size_t i = 0; i < sharded.nodes.size(); ++i) {
     const Node& n = sharded.nodes[i];
     if (n.kind != Node::Kind::compute || context.graph.op(n.op).kind != OpKind::contraction) continue;
-    if (!std::holds_alternative<GemmSpec>(node_question(context, sharded, n))) continue;
+    const auto question = node_question(context, sharded, n);
+    const auto* gemm = std::get_if<GemmSpec>(&question);
+    if (!gemm) continue;
+    // Tables of narrow products time what a layer runs: its input's cast is in them.
+    if (context.machine.measured && look_up(*gemm, context.machine).source != CostSource::datasheet) continue;
     // A gradient's product reads the gradient first; what forward read was cast then.
     for (std::size_t k = 0; k < (n.gradient < 0 ? n.inputs.size() : 1); ++k) {
       const Value& v = sharded.value(n.inputs[k]);
@@ -304,7 +323,7 @@ LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, co
   if (node.kind == Node::Kind::compute || node.kind == Node::Kind::sum) {
     const auto question = node_question(context, sharded, node);
     const double times = times_asked(context, node);
-    least.each.compute = times * look_up(MemorySpec{}, context.machine).time;  // launches
+    least.each.compute = times * least_launch(context.machine);
     least.together.compute =
         times * std::visit([&](const auto& spec) { return steady_time(spec, context.machine); }, question);
     // With one row, as a part of it may have, a product is a pass over memory.
@@ -313,9 +332,14 @@ LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, co
       least.together.compute =
           std::min(least.together.compute, steady_time(streaming(context, sharded, node), context.machine));
   }
-  // The time of a collective is a latency and a share of its bytes.
   for (const Move& move : moves_of(context, sharded, node)) {
     CollectiveSpec spec = move.spec;
+    if (const auto slope = least_measured_slope(spec, context.machine)) {
+      least.each.communication -= Seconds{move.times * *slope * move.lost};
+      least.together.communication += Seconds{move.times * *slope * static_cast<double>(spec.held.value)};
+      continue;
+    }
+    // The time of a collective is a latency and a share of its bytes.
     const Seconds all = collective_cost(spec, context.machine).time;
     spec.held = {};
     const Seconds latency = collective_cost(spec, context.machine).time;

@@ -233,6 +233,22 @@ GraphPrice GraphPricer::price(int micro_batch, const std::vector<Recompute>& cho
   return result;
 }
 
+SourceTimes GraphPricer::source_times(int micro_batch, const Recompute& choice) {
+  cost_for(micro_batch);
+  SourceTimes sum;
+  for (const std::vector<NodeId>* order : {&std::as_const(forward_), &derived_.plan(choice).order}) {
+    for (NodeId n : *order) {
+      const auto i = static_cast<std::size_t>(n);
+      const SourceTimes of_node = shardwright::source_times(context_, sharded_, sharded_.nodes[i]);
+      sum.add(1, of_node);
+      // Casts are passes over memory.
+      const Seconds casts = costs_[i].compute + costs_[i].communication - of_node.total();
+      sum[look_up(MemorySpec{1_MiB}, context_.machine).source] += std::max(Seconds{}, casts);
+    }
+  }
+  return sum;
+}
+
 std::vector<LeastPass> GraphPricer::least(const std::vector<Recompute>& choices) {
   size_for(workload_.global_batch);
   std::vector<LeastPass::Time> costs;

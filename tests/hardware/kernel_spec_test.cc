@@ -53,3 +53,29 @@ TEST_CASE("collectives have the names of YAML and reports") {
   CHECK(name_of(CollectiveKind::all_to_all) == "all_to_all");
   CHECK(name_of(CollectiveKind::send_recv) == "send_recv");
 }
+
+TEST_CASE("queries at the end of their keys see all that lies before") {
+  // Queries at positions 60 to 100: 80 keys on average.
+  AttentionSpec spec{.query_length = 40, .key_length = 100, .queries_last = true};
+  CHECK(spec.visible_keys() == doctest::Approx(80));
+  spec.window = 70;  // ten queries see 65 on average, thirty see 70
+  CHECK(spec.visible_keys() == doctest::Approx(68.75));
+  spec.window = 50;
+  CHECK(spec.visible_keys() == 50);
+}
+
+TEST_CASE("sparse attention sees the keys that it selects") {
+  AttentionSpec spec{.query_length = 1, .key_length = 0, .causal = false, .selected = 2048};
+  CHECK(spec.visible_keys() == 2048);
+  spec.key_length = 1000;
+  CHECK(spec.visible_keys() == 1000);
+}
+
+TEST_CASE("a result needs no saying where it is as wide as its operands, or 16 bits") {
+  CHECK(default_result(DataType::fp32) == StoredType::fp32);
+  CHECK(default_result(DataType::fp16) == StoredType::fp16);
+  CHECK(default_result(DataType::fp8) == StoredType::bf16);
+  CHECK(default_result(DataType::nvfp4) == StoredType::bf16);
+  for (const DataType type : kDataTypes)
+    CHECK(kStoredTypeNames[static_cast<std::size_t>(stored(type))] == name_of(type));
+}

@@ -176,6 +176,20 @@ TEST_CASE("values that lie in the keys are read with them") {
   CHECK(seconds(spec, machine) == doctest::Approx(0.20256));
 }
 
+TEST_CASE("sparse attention reads the keys that it selects") {
+  Machine machine = round_machine();
+  machine.memory_bandwidth = {1000};
+  machine.efficiency.kernel_latency = {0};
+  AttentionSpec sparse{.query_length = 2, .key_length = 0, .causal = false, .selected = 50};
+  const AttentionSpec dense{.query_length = 2, .key_length = 100, .causal = false};
+  CHECK(seconds(sparse, machine) == seconds(dense, machine));
+  sparse.key_length = 100'000;
+  CHECK(seconds(sparse, machine) == seconds(dense, machine));
+  sparse.key_length = 100;
+  sparse.selected = 1000;  // more than there are
+  CHECK(seconds(sparse, machine) == seconds(dense, machine));
+}
+
 TEST_CASE("the catalog's curves stay near published kernel times") {
   // FlashAttention-2 and cuBLAS class numbers; the tables and their spread stand in hardware/README.md.
   const Machine h100 = find_machine("h100-sxm-80gb");

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include "tests/support/measured_machine.h"
 #include "tests/support/round_machine.h"
 
 namespace shardwright {
@@ -116,6 +117,29 @@ TEST_CASE("a link reaches its efficiency's share of its rate") {
 
 TEST_CASE("an empty collective still pays its steps and its launch") {
   CHECK(seconds(kAllReduce, 0, run_of(4)) == Approx(6 + 0.5));
+}
+
+TEST_CASE("a collective that was measured in a node costs that, where this machine's nodes hold the group") {
+  const auto measured = [](std::int64_t bytes) { return CollectiveSpec{kAllReduce, {bytes}, run_of(4)}; };
+  Measurements tables;
+  tables.add(table_of(KernelFamily::collective, {{measured(100), 7}, {measured(200), 9}}));
+  Machine machine = with_measurements(round_machine(), std::move(tables));
+  CHECK(collective_cost(measured(100), machine).time.value == 7);
+  CHECK(collective_cost(measured(100), machine).source == CostSource::measured);
+  CHECK(collective_cost(measured(150), machine).time.value == Approx(8));
+  CHECK(collective_cost(measured(150), machine).source == CostSource::interpolated);
+  CHECK(*least_measured_slope(measured(200), machine) == Approx(0.045));
+  for (const CollectiveSpec& other :
+       {CollectiveSpec{kAllReduce, {100}, run_of(8)}, CollectiveSpec{kAllReduce, {100}, run_of(4, 4)},
+        CollectiveSpec{kSendRecv, {100}, run_of(2)}}) {
+    CHECK(collective_cost(other, machine).source == CostSource::datasheet);
+    CHECK(collective_cost(other, machine).time == collective_cost(other, round_machine()).time);
+    CHECK_FALSE(least_measured_slope(other, machine).has_value());
+  }
+  machine.links.front().gpus = 2;
+  CHECK(collective_cost(measured(100), machine).source == CostSource::datasheet);
+  CHECK_FALSE(least_measured_slope(measured(100), machine).has_value());
+  CHECK_FALSE(least_measured_slope(measured(100), round_machine()).has_value());
 }
 
 }  // namespace shardwright

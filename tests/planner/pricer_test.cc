@@ -14,6 +14,7 @@
 #include "planner/declare.h"
 #include "planner/floor.h"
 #include "planner/pipeline_shape.h"
+#include "tests/support/measured_machine.h"
 #include "tests/support/round_machine.h"
 
 namespace shardwright {
@@ -103,9 +104,10 @@ std::vector<Model> small_models() {
 template <typename Check>
 void with_random_layouts(int wanted, unsigned seed, const Check& check) {
   std::mt19937 random(seed);
+  const std::vector<Machine> machines = {find_machine("h100-sxm-80gb"), find_machine("a100-sxm-40gb"), round_machine(),
+                                         badly_measured(find_machine("h100-sxm-80gb"), seed)};
   for (const Model& model : small_models())
-    for (const char* machine : {"h100-sxm-80gb", "a100-sxm-40gb", "round"}) {
-      const Machine m = std::string(machine) == "round" ? round_machine() : find_machine(machine);
+    for (const Machine& m : machines) {
       Workload w = workload(1024, 48);
       w.fused_attention = random() % 2;
       w.dropout = random() % 2;
@@ -147,6 +149,17 @@ TEST_CASE("the parts of a step add up to it") {
     CHECK(p.tokens_per_second == Approx(48. * 1024 / p.step.value));
     CHECK(p.tokens_per_second_per_gpu == Approx(p.tokens_per_second / static_cast<double>(l.gpus())));
   });
+}
+
+TEST_CASE("shares by source add up to one, and are the datasheet's where nothing was measured") {
+  double measured = 0;
+  with_random_layouts(20, 4, [&](Pricer& pricer, const Layout& l) {
+    const std::array<double, 4> share = pricer.source_share(l);
+    CHECK(share[0] + share[1] + share[2] + share[3] == Approx(1));
+    if (!pricer.machine().measured) CHECK(share == std::array<double, 4>{0, 0, 0, 1});
+    if (pricer.machine().measured) measured += 1 - share[3];
+  });
+  CHECK(measured > 50);  // of 100 layouts: their kernels were, the network's collectives not
 }
 
 TEST_CASE("no layout is faster than its lower bound") {

@@ -7,6 +7,7 @@
 #include <set>
 #include <tuple>
 
+#include "tests/support/measured_machine.h"
 #include "tests/support/message_of.h"
 
 namespace shardwright {
@@ -385,6 +386,18 @@ TEST_CASE("brute force agrees: a mixture of experts folded over tensor and data 
   CHECK(s.rejected.at("experts") > 0);
   CHECK(s.rejected.at("memory") > 0);
   CHECK(s.pruned > 0);
+}
+
+TEST_CASE("brute force agrees: a machine that was measured, badly") {
+  for (const char* model : {"llama-3.1-8b", "mixtral-8x7b"}) {
+    PlanRequest r = request_for(shallow(model, 3), "h100-sxm-80gb", 16, 1024, 8);
+    r.machine = badly_measured(r.machine, 7);
+    r.machine.memory = 24_GiB;
+    r.pins.recompute = Recompute{};
+    const SearchSummary s = agree(r);
+    tell("measured", s);
+    CHECK(s.pruned > 0);
+  }
 }
 
 TEST_CASE("brute force agrees: every recomputation of latent attention and experts") {

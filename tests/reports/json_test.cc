@@ -198,5 +198,15 @@ TEST_CASE("a rate over no rows has no key") {
   CHECK(json["summary"] == Json::object());
 }
 
+TEST_CASE("scores have a row for each family and kind") {
+  const Json json = Json::parse(score_json("h100", {{KernelFamily::gemm, "", "n, k", 3, 0.25, 0.5, 0.75},
+                                                    {KernelFamily::gemm, "bf16", "n, k", 2, 0.25, 0.5, 1}}));
+  CHECK(json["schema"] == "shardwright.score/1");
+  CHECK(json["machine"] == "h100");
+  CHECK(json["errors"] == Json::parse(R"([
+    {"family":"gemm","left_out":"n, k","questions":3,"median":0.25,"p90":0.5,"within_sigma":0.75},
+    {"family":"gemm","kind":"bf16","left_out":"n, k","questions":2,"median":0.25,"p90":0.5,"within_sigma":1.0}])"));
+}
+
 }  // namespace
 }  // namespace shardwright

@@ -2,6 +2,7 @@
 
 #include "reports/machines_table.h"
 #include "reports/models_table.h"
+#include "reports/score_table.h"
 #include "reports/validation_table.h"
 #include "tests/reports/answers.h"
 
@@ -133,6 +134,30 @@ numbers.
 Ranking: no family with layouts to tell apart.
 Out of memory: predicted for none that ran out, and for none that did not.
 )");
+}
+
+TEST_CASE("scores are a table for each family") {
+  const std::vector<LeaveOutError> errors = {
+      {KernelFamily::gemm, "", "n, k", 32'190, 0.0227, 0.0854, 0.634},
+      {KernelFamily::gemm, "bf16", "n, k", 1, 0.1, 0.2, 1},
+      {KernelFamily::collective, "NCCL", "a size", 462, 0.019, 0.093, 0.66},
+      {KernelFamily::collective, "NCCL", "a type", 462, 0.02, 0.08, 0.68},
+  };
+  CHECK(score_table("h100", errors) == R"(h100: what was measured, asked as if it had not been. |predicted / measured -
+1|, and how often it is within one sigma of the answer (68 % where sigma is
+right).
+
+gemm, all of n, k left out
+           n  median    90th  in sigma
+all   32,190   2.3 %   8.5 %      63 %
+bf16       1  10.0 %  20.0 %     100 %
+
+collective
+                        n  median   90th  in sigma
+NCCL, without a size  462   1.9 %  9.3 %      66 %
+NCCL, without a type  462   2.0 %  8.0 %      68 %
+)");
+  CHECK(score_table("h100", {}) == "Too little of h100 was measured to leave anything out.\n");
 }
 
 }  // namespace

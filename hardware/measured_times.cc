@@ -1,0 +1,149 @@
+#include "hardware/measured_times.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+namespace shardwright {
+namespace {
+
+/// Entries that one of the memories takes before it starts afresh: 2 million questions in all, of 200 bytes.
+constexpr std::size_t kMostRemembered = 1 << 16;
+
+/// No measurement is exact: the median between two frameworks' tables of the same bf16 GEMMs of an H100.
+constexpr double kMeasuredError = 0.02;
+
+bool is_backward(const KernelSpec& spec) {
+  const auto* attention = std::get_if<AttentionSpec>(&spec);
+  return attention != nullptr && attention->backward;
+}
+
+bool is_pointed(KernelFamily family) {
+  return family == KernelFamily::gemm || family == KernelFamily::attention || family == KernelFamily::moe_layer;
+}
+
+AttentionSpec forward_of(AttentionSpec spec) {
+  spec.backward = false;
+  return spec;
+}
+
+}  // namespace
+
+std::size_t MeasuredTimes::SlotsHash::operator()(const KernelSlots& slots) const {
+  std::uint64_t hash = 0;
+  for (const std::int64_t slot : slots) {
+    hash = (hash ^ static_cast<std::uint64_t>(slot)) * 0x9E3779B97F4A7C15u;
+    hash ^= hash >> 32;
+  }
+  return static_cast<std::size_t>(hash);
+}
+
+MeasuredTimes::MeasuredTimes(const Machine& machine, std::shared_ptr<const Measurements> measurements)
+    : machine_(machine), measurements_(std::move(measurements)) {
+  machine_.measured = nullptr;
+}
+
+const KernelIndex& MeasuredTimes::index(KernelFamily family) const {
+  Lazy<KernelIndex>& lazy = indices_[static_cast<std::size_t>(family)];
+  std::call_once(lazy.once, [&] { lazy.index = std::make_unique<KernelIndex>(table(family), machine_); });
+  return *lazy.index;
+}
+
+const CurveTimes& MeasuredTimes::curves(KernelFamily family) const {
+  Lazy<CurveTimes>& lazy = curves_[static_cast<std::size_t>(family)];
+  std::call_once(lazy.once, [&] { lazy.index = std::make_unique<CurveTimes>(table(family)); });
+  return *lazy.index;
+}
+
+const CollectiveTimes& MeasuredTimes::collectives() const {
+  std::call_once(collectives_.once, [&] {
+    collectives_.index =
+        std::make_unique<CollectiveTimes>(table(KernelFamily::collective), machine_.links.front().gpus);
+  });
+  return *collectives_.index;
+}
+
+std::optional<KernelCost> MeasuredTimes::find(const KernelSpec& spec) const {
+  const KernelFamily family = family_of(spec);
+  if (table(family).size() == 0) return std::nullopt;
+  if (const auto* collective = std::get_if<CollectiveSpec>(&spec)) return collectives().read(*collective);
+  const KernelSlots slots = to_slots(spec);
+  Memory& memory = memories_[static_cast<std::size_t>(family)][SlotsHash()(slots) % kMemories];
+  {
+    const std::lock_guard lock(memory.mutex);
+    if (const auto known = memory.known.find(slots); known != memory.known.end()) return known->second;
+  }
+  const std::optional<KernelCost> cost = find_anew(spec);
+  const std::lock_guard lock(memory.mutex);
+  if (memory.known.size() >= kMostRemembered) memory.known.clear();
+  memory.known.emplace(slots, cost);
+  return cost;
+}
+
+std::optional<KernelCost> MeasuredTimes::find_anew(const KernelSpec& spec) const {
+  const KernelFamily family = family_of(spec);
+  const KernelTable::Range rows = table(family).find(spec);
+  if (rows.size() > 0) return KernelCost{least_time(table(family), rows), CostSource::measured, kMeasuredError};
+  if (!is_pointed(family)) return curves(family).read(spec);
+  const auto cost = index(family).read(spec);
+  if (is_backward(spec) && !cost) return backward(std::get<AttentionSpec>(spec));
+  const auto* gemm = std::get_if<GemmSpec>(&spec);
+  if (gemm != nullptr && gemm->batch > 1 && cost && cost->source == CostSource::extrapolated) return batched(*gemm);
+  return cost;
+}
+
+/// How long `spec` takes by what `like` takes; never less than `least`.
+template <typename Spec>
+std::optional<KernelCost> MeasuredTimes::by_ratio(const Spec& spec, const Spec& like, Seconds least) const {
+  const auto known = find(like);
+  if (!known) return std::nullopt;
+  const double ratio = look_up(spec, machine_).time / look_up(like, machine_).time;
+  return KernelCost{std::max(ratio * known->time, least), CostSource::extrapolated,
+                    std::hypot(known->relative_error, machine_.efficiency.relative_error)};
+}
+
+std::optional<KernelCost> MeasuredTimes::backward(const AttentionSpec& spec) const {
+  return by_ratio(spec, forward_of(spec), least_backward(spec));
+}
+
+std::optional<KernelCost> MeasuredTimes::batched(const GemmSpec& spec) const {
+  GemmSpec one = spec;
+  one.m *= spec.batch;
+  one.batch = 1;
+  return by_ratio(spec, one, index(KernelFamily::gemm).least(spec).value_or(Seconds{}));
+}
+
+/// Backward's products at the rate of forward's at the best: its kernels reach less (arXiv 2407.08608, figures 5 and
+/// 6).
+Seconds MeasuredTimes::least_backward(const AttentionSpec& spec) const {
+  const AttentionSpec forward = forward_of(spec);
+  const auto least = index(KernelFamily::attention).least(forward);
+  return least ? spec.work().value / forward.work().value * *least : Seconds{};
+}
+
+MeasuredTimes::Least MeasuredTimes::steady_time(const KernelSpec& spec) const {
+  const KernelFamily family = family_of(spec);
+  if (table(family).size() == 0) return {{INFINITY}, true};
+  if (const auto* memory = std::get_if<MemorySpec>(&spec)) {
+    const SizeCurve* curve = curves(family).curve_of(to_slots(spec));
+    const auto bytes = static_cast<double>(memory->moved.value);
+    return {{curve->least_slope(bytes) * bytes}, false};
+  }
+  if (!has_points(spec)) return {{0}, false};
+  Least least{index(family).least(spec).value_or(Seconds{INFINITY}), !index(family).reads(spec)};
+  if (least.curves_too && is_backward(spec)) {
+    const auto& attention = std::get<AttentionSpec>(spec);
+    const KernelSpec forward = forward_of(attention);
+    // Answered from forward: measured, read off, or not at all.
+    if (index(family).least(forward)) least.time = std::min(least.time, least_backward(attention));
+    least.curves_too = !index(family).reads(forward);
+  }
+  return least;
+}
+
+std::optional<double> MeasuredTimes::least_slope(const CollectiveSpec& spec) const {
+  if (table(KernelFamily::collective).size() == 0) return std::nullopt;
+  return collectives().least_slope(spec);
+}
+
+}  // namespace shardwright

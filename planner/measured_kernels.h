@@ -1,0 +1,34 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "hardware/kernel_spec.h"
+#include "planner/measured_rows.h"
+
+namespace shardwright {
+
+/// A kernel that a row measured, and the key of its time among the row's numbers (which may hold rates instead).
+struct MeasuredKernel {
+  KernelSpec spec;
+  std::string_view seconds_key;  // "time_seconds", "dispatch_seconds", "combine_seconds"
+};
+
+/// Why a row names no kernel: what its source does not state, or that it is no single kernel.
+struct NoKernel {
+  std::string reason;
+};
+
+/// The questions that a kernel or collective row answers: one, or two where dispatch and combine are one row. What the
+/// schema's words leave open is read like this:
+/// - Collectives without an algorithm are NCCL's. Groups are neighbouring ranks, as many in each node as
+///   `gpus_per_node` says; nodes are as far apart as the catalog's machine has GPUs in one.
+/// - `mla_prefill` and `mla_decode` are DeepSeek-V3's heads, decode absorbed into the latent.
+/// - Decode sees all keys (not causal), `moe_ffn` has gated experts.
+/// - Rows of FlashAttention-3's charts have that paper's sizes: 16k tokens in all, heads of 2048 together
+///   (arXiv 2407.08608, section 4.1).
+std::variant<std::vector<MeasuredKernel>, NoKernel> kernels_of(const MeasuredRow& row);
+
+}  // namespace shardwright
