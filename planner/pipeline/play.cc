@@ -149,16 +149,15 @@ class Player {
   /// What one chunk hands to the next one, forward or back, in the order of micro-batches. What was done and not yet
   /// waited for has its ends kept in a ring; not what nobody waits for, or the same chunk, which is free later anyway.
   struct Link {
-    double delay = 0;
-    std::int64_t made = 0, taken = 0;  // micro-batches
     double* ends = nullptr;            // the ring
+    double delay = -kNever;            // if it is not kept, of no effect
+    std::int64_t made = 0, taken = 0;  // micro-batches
     int from = 0;                      // stage
     bool is_kept = false;
   };
   /// One way through a chunk.
   struct Pass {
     Link *in = nullptr, *out = nullptr;
-    std::int64_t micro_batch = 0;
   };
   /// A task, compiled.
   struct Step {
@@ -169,10 +168,9 @@ class Player {
   struct Cursor {
     double time = 0;            // when the stage is free
     double begin = 0;           // of its first task
-    std::int64_t later = 0;     // micro-batches, by the repetitions
     int step = 0;               // of steps_, the next one
     int first = 0, behind = 0;  // of its run; all the same at the end
-    int run_repetition = 0, run_repeats = 0, run_shift = 0;
+    int run_repetition = 0, run_repeats = 0;
     int run = 0;                    // among the order's runs
     int block = 0, repetition = 0;  // in the order, and of the block
     bool has_begun = false;
@@ -180,32 +178,25 @@ class Player {
 
   void connect(const Route& route, const PipelineTimes& times, int micro_batches);
   void compile(const Route& route, const PipelineTimes& times);
-  Pass pass(int stage, int chunk, bool forward, int micro_batch);
+  void check_turns(int stage) const;
+  Pass pass(int stage, int chunk, bool forward);
   int out(int stage, int chunk, bool forward) const { return 2 * (stage * chunks_ + chunk) + (forward ? 0 : 1); }
 
   /// Plays on a stage until the end of its run, or until it has to wait. Whether it did anything.
   bool advance(int stage);
-  /// When what a pass needs is there, kNever while it is not done.
-  double arrival(const Pass& pass, std::int64_t later) const {
-    if (pass.in == nullptr) return 0;
-    const std::int64_t micro_batch = pass.micro_batch + later;
-    if (micro_batch >= pass.in->made) return kNever;
-    if (!pass.in->is_kept) return 0;
-    if (micro_batch != pass.in->taken) out_of_turn();
-    return end_of(*pass.in, micro_batch) + pass.in->delay;
+  bool may_go_on(int stage) const {
+    const Cursor& c = cursors_[at(stage)];
+    return c.step != c.behind && is_ready(steps_[at(c.step)].pass);
   }
-  void finish(const Pass& pass, std::int64_t later, double end) {
-    if (pass.in != nullptr) ++pass.in->taken;
-    if (pass.out == nullptr) return;
+  static bool is_ready(const Pass& pass) { return pass.in->taken < pass.in->made; }
+  double arrival(const Pass& pass) const { return end_of(*pass.in, pass.in->taken) + pass.in->delay; }
+  void finish(const Pass& pass, double end) {
+    ++pass.in->taken;
     Link& link = *pass.out;
-    if (pass.micro_batch + later != link.made) out_of_turn();
-    if (link.is_kept) {
-      if (static_cast<std::size_t>(link.made - link.taken) == capacity_) grow();
-      end_of(link, link.made) = end;
-    }
+    if (static_cast<std::size_t>(link.made - link.taken) == capacity_ && link.is_kept) grow();
+    end_of(link, link.made) = end;
     ++link.made;
   }
-  [[noreturn]] static void out_of_turn() { throw std::logic_error("the orders take a micro-batch out of turn"); }
   void next_run(int stage);
   void enter_run(int stage);
   bool is_done(int stage) const { return cursors_[at(stage)].block == static_cast<int>(order(stage).blocks().size()); }
@@ -224,10 +215,10 @@ class Player {
 
   const std::vector<Order>& orders_;
   int stages_, chunks_;
-  std::vector<Link> links_;
-  std::vector<int> in_;  // by out(): the link from which the same pass takes
+  std::vector<Link> links_;  // by out(), and then one that always has something, and one for what nobody takes
+  std::vector<int> in_;      // by out(): the link from which the same pass takes
   std::vector<double> ends_;
-  std::size_t capacity_ = 8;
+  std::size_t capacity_ = 16;
   std::vector<Step> steps_;
   std::vector<int> first_step_;  // by stage
   std::vector<Cursor> cursors_;
@@ -240,18 +231,21 @@ Player::Player(const Route& route, const std::vector<Order>& orders, const Pipel
     : orders_(orders), stages_(route.stages()), chunks_(route.chunks()) {
   connect(route, times, micro_batches);
   compile(route, times);
+  for (int s = 0; s < stages_; ++s) check_turns(s);
   cursors_.resize(at(stages_));
   for (int s = 0; s < stages_; ++s) enter_run(s);
 }
 
 void Player::connect(const Route& route, const PipelineTimes& times, int micro_batches) {
-  links_.resize(at(2 * stages_ * chunks_));
-  in_.assign(links_.size(), kNone);
+  const int passes = 2 * stages_ * chunks_;
+  links_.resize(at(passes + 2));
+  in_.assign(at(passes), passes);
+  links_[at(passes)].made = std::numeric_limits<std::int64_t>::max();
   ends_.resize(links_.size() * capacity_);
   for (std::size_t l = 0; l < links_.size(); ++l) links_[l].ends = &ends_[l * capacity_];
   const auto join = [&](int from, Place sender, int to, Place taker) {
-    links_[at(from)].delay = sender.stage == taker.stage ? 0.0 : times.send.value;
     links_[at(from)].is_kept = sender != taker;
+    if (sender != taker) links_[at(from)].delay = sender.stage == taker.stage ? 0.0 : times.send.value;
     in_[at(to)] = from;
   };
   for (int r = 0; r < route.routes(); ++r)
@@ -272,26 +266,63 @@ void Player::connect(const Route& route, const PipelineTimes& times, int micro_b
     }
 }
 
-Player::Pass Player::pass(int stage, int chunk, bool forward, int micro_batch) {
-  const int link = out(stage, chunk, forward), in = in_[at(link)];
-  return {in == kNone ? nullptr : &links_[at(in)], &links_[at(link)], micro_batch};
+Player::Pass Player::pass(int stage, int chunk, bool forward) {
+  const int link = out(stage, chunk, forward);
+  return {&links_[at(in_[at(link)])], &links_[at(link)]};
 }
 
 void Player::compile(const Route& route, const PipelineTimes& times) {
   std::size_t tasks = 0;
   for (const Order& order : orders_) tasks += order.tasks().size();
   steps_.reserve(tasks);
+  const Pass none{&links_.end()[-2], &links_.end()[-1]};
   for (int stage = 0; stage < stages_; ++stage) {
     first_step_.push_back(static_cast<int>(steps_.size()));
     for (const Task& task : order(stage).tasks()) {
       Step& step = steps_.emplace_back();
       step.time = time_of(route, times, stage, task).value;
-      if (task.kind == Kind::weight_gradient) continue;
-      const bool forward = task.kind == Kind::forward || task.kind == Kind::pair;
-      step.pass = pass(stage, task.chunk, forward, task.micro_batch);
       step.is_pair = task.kind == Kind::pair;
-      if (step.is_pair) step.backward = pass(stage, task.backward_chunk, false, task.backward_micro_batch);
+      const bool forward = task.kind == Kind::forward || step.is_pair;
+      step.pass = task.kind == Kind::weight_gradient ? none : pass(stage, task.chunk, forward);
+      step.backward = step.is_pair ? pass(stage, task.backward_chunk, false) : none;
     }
+  }
+}
+
+/// Throws if a chunk does not take its micro-batches in turn, so that a play need not look which ones they are.
+void Player::check_turns(int stage) const {
+  const Order& o = order(stage);
+  // By pass, the next micro-batch; before a run and before a block.
+  std::vector<std::int64_t> next(at(2 * chunks_)), before_run(next.size()), before_block(next.size());
+  for (std::size_t i = 0; i < next.size(); ++i) next[i] = links_[at(out(stage, 0, true)) + i].made;
+  const auto for_passes = [&](int first, int behind, auto visit) {
+    for (int i = first; i < behind; ++i) {
+      const Task& task = o.tasks()[at(i)];
+      if (task.kind == Kind::weight_gradient) continue;
+      const bool is_pair = task.kind == Kind::pair;
+      visit(at(2 * task.chunk + (is_pair || task.kind == Kind::forward ? 0 : 1)), task.micro_batch);
+      if (is_pair) visit(at(2 * task.backward_chunk + 1), task.backward_micro_batch);
+    }
+  };
+  const auto require = [](bool in_turn) {
+    if (!in_turn) throw std::logic_error("the orders take a micro-batch out of turn");
+  };
+  const auto repeat = [&](int first, int behind, int repeats, int shift, const std::vector<std::int64_t>& before) {
+    if (repeats == 1) return;
+    for_passes(first, behind, [&](std::size_t p, int) { require(next[p] - before[p] == shift); });
+    for_passes(first, behind, [&](std::size_t p, int) { next[p] = before[p] + std::int64_t{repeats} * shift; });
+  };
+  for (const Order::Block& block : o.blocks()) {
+    if (block.first == block.behind) continue;
+    before_block = next;
+    for (int r = block.first; r < block.behind; ++r) {
+      const Order::Run& run = o.runs()[at(r)];
+      for_passes(run.first, run.behind, [&](std::size_t p, int) { before_run[p] = next[p]; });
+      for_passes(run.first, run.behind, [&](std::size_t p, int micro_batch) { require(micro_batch == next[p]++); });
+      repeat(run.first, run.behind, run.repeats, run.shift, before_run);
+    }
+    repeat(o.runs()[at(block.first)].first, o.runs()[at(block.behind - 1)].behind, block.repeats, block.shift,
+           before_block);
   }
 }
 
@@ -316,12 +347,15 @@ bool Player::advance(int stage) {
   bool moved = false;
   while (step != c.behind) {
     const Step& s = steps_[at(step)];
-    double start = std::max(time, arrival(s.pass, c.later));
-    if (s.is_pair) start = std::max(start, arrival(s.backward, c.later));
-    if (start == kNever) break;
+    if (!is_ready(s.pass)) break;
+    double start = std::max(time, arrival(s.pass));
+    if (s.is_pair) {
+      if (!is_ready(s.backward)) break;
+      start = std::max(start, arrival(s.backward));
+    }
     time = start + s.time;
-    finish(s.pass, c.later, time);
-    if (s.is_pair) finish(s.backward, c.later, time);
+    finish(s.pass, time);
+    if (s.is_pair) finish(s.backward, time);
     if (!moved && !c.has_begun) {
       c.has_begun = true;
       c.begin = start;
@@ -333,7 +367,6 @@ bool Player::advance(int stage) {
       step = c.step;
       break;
     }
-    c.later += c.run_shift;
     step = c.first;
   }
   c.step = step;
@@ -345,13 +378,10 @@ void Player::next_run(int stage) {
   Cursor& c = cursors_[at(stage)];
   const Order& o = order(stage);
   const Order::Block& block = o.blocks()[at(c.block)];
-  c.later -= std::int64_t{c.run_repeats - 1} * c.run_shift;
   if (++c.run == block.behind) {
     c.run = block.first;
-    c.later += block.shift;
     if (++c.repetition == block.repeats) {
       c.repetition = 0;
-      c.later = 0;
       c.run = block.behind;
       ++c.block;
     }
@@ -370,7 +400,6 @@ void Player::enter_run(int stage) {
   c.step = c.first = first_step_[at(stage)] + run.first;
   c.behind = first_step_[at(stage)] + run.behind;
   c.run_repeats = run.repeats;
-  c.run_shift = run.shift;
 }
 
 void Player::describe(State& state) const {
@@ -385,7 +414,7 @@ void Player::describe(State& state) const {
     state.time.push_back(c.time);
     state.sender.push_back(kNone);
   }
-  for (int l = 0; l < static_cast<int>(links_.size()); ++l) {
+  for (int l = 0; l < 2 * stages_ * chunks_; ++l) {
     const Link& link = links_[at(l)];
     state.passed.push_back(link.made);
     state.passed.push_back(link.taken);
@@ -418,7 +447,7 @@ bool Player::waits(int stage, int other) const {
   for (int i = first; i < behind; ++i) {
     const Step& step = steps_[at(first_step_[at(stage)] + i)];
     for (const Link* in : {step.pass.in, step.backward.in})
-      if (in != nullptr && in->from == other) return true;
+      if (in->is_kept && in->from == other) return true;
   }
   return false;
 }
@@ -434,11 +463,10 @@ void Player::leap(const Shift& shift) {
     Cursor& c = cursors_[at(s)];
     const int repetitions = most * shift.repetitions[at(s)];
     c.repetition += repetitions;
-    c.later += std::int64_t{repetitions} * order(s).blocks()[at(c.block)].shift;
     c.time += most * shift.time[at(s)];
   }
   std::vector<double> under_way;
-  for (int l = 0; l < static_cast<int>(links_.size()); ++l) {
+  for (int l = 0; l < 2 * stages_ * chunks_; ++l) {
     Link& link = links_[at(l)];
     under_way.clear();
     for (std::int64_t k = link.taken; link.is_kept && k < link.made; ++k)
@@ -456,7 +484,13 @@ Played Player::play() {
   int block = 0, repetition = 0;
   for (bool progress = true; progress;) {
     progress = false;
-    for (int s = 0; s < stages_; ++s) progress = advance(s) || progress;
+    for (int s = 0; s < stages_; ++s)
+      if (may_go_on(s)) progress = advance(s) || progress;
+    // Also the way of the backwards, where whole stages would wait for one sweep each; not where stages of a short
+    // period would stop in other places each time.
+    const bool drains = first.block + 1 >= static_cast<int>(order(0).blocks().size());
+    for (int s = stages_ - 2; s >= 0 && (chunks_ > 1 || drains); --s)
+      if (may_go_on(s)) progress = advance(s) || progress;
     if (first.block == block && first.repetition == repetition) continue;
     block = first.block;
     if (first.repetition > 0) observe();
@@ -467,7 +501,8 @@ Played Player::play() {
     const Cursor& c = cursors_[at(s)];
     if (!is_done(s)) {
       Task task = order(s).tasks()[at(c.step - first_step_[at(s)])];
-      task.micro_batch += static_cast<int>(c.later);
+      const Order::Block& in = order(s).blocks()[at(c.block)];
+      task.micro_batch += c.repetition * in.shift + c.run_repetition * order(s).runs()[at(c.run)].shift;
       throw std::logic_error("the orders deadlock: nothing can start the " + described(s, task));
     }
     played.stage_begin.push_back({c.begin});
