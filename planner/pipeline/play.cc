@@ -53,11 +53,14 @@ std::optional<Shift> shift_between(const State& before, const State& now) {
   if (now.position != before.position || now.sender != before.sender) return std::nullopt;
   Shift shift;
   const std::size_t stages = now.repetition.size();
+  shift.repetitions.reserve(stages);
+  shift.time.reserve(stages);
   for (std::size_t s = 0; s < stages; ++s) {
     shift.repetitions.push_back(now.repetition[s] - before.repetition[s]);
     shift.time.push_back(now.time[s] - before.time[s]);
     if (shift.repetitions[s] <= 0) return std::nullopt;
   }
+  shift.passed.reserve(now.passed.size());
   for (std::size_t i = 0; i < now.passed.size(); ++i) shift.passed.push_back(now.passed[i] - before.passed[i]);
   for (std::size_t i = stages; i < now.time.size(); ++i) {
     const double of_sender = shift.time[at(now.sender[i])];
@@ -178,7 +181,7 @@ class Player {
 
   void connect(const Route& route, const PipelineTimes& times, int micro_batches);
   void compile(const Route& route, const PipelineTimes& times);
-  void check_turns(int stage) const;
+  void check_turns() const;
   Pass pass(int stage, int chunk, bool forward);
   int out(int stage, int chunk, bool forward) const { return 2 * (stage * chunks_ + chunk) + (forward ? 0 : 1); }
 
@@ -231,7 +234,7 @@ Player::Player(const Route& route, const std::vector<Order>& orders, const Pipel
     : orders_(orders), stages_(route.stages()), chunks_(route.chunks()) {
   connect(route, times, micro_batches);
   compile(route, times);
-  for (int s = 0; s < stages_; ++s) check_turns(s);
+  check_turns();
   cursors_.resize(at(stages_));
   for (int s = 0; s < stages_; ++s) enter_run(s);
 }
@@ -248,9 +251,10 @@ void Player::connect(const Route& route, const PipelineTimes& times, int micro_b
     if (sender != taker) links_[at(from)].delay = sender.stage == taker.stage ? 0.0 : times.send.value;
     in_[at(to)] = from;
   };
-  for (int r = 0; r < route.routes(); ++r)
+  for (int r = 0; r < route.routes(); ++r) {
+    Place next = route.place(r, 0);
     for (int part = 0; part < route.parts(); ++part) {
-      const Place here = route.place(r, part);
+      const Place here = next;
       const int forward = out(here.stage, here.chunk, true), backward = out(here.stage, here.chunk, false);
       for (const int link : {forward, backward}) {
         links_[at(link)].from = here.stage;
@@ -260,10 +264,11 @@ void Player::connect(const Route& route, const PipelineTimes& times, int micro_b
         join(forward, here, backward, here);
         continue;
       }
-      const Place next = route.place(r, part + 1);
+      next = route.place(r, part + 1);
       join(forward, here, out(next.stage, next.chunk, true), next);
       join(out(next.stage, next.chunk, false), next, backward, here);
     }
+  }
 }
 
 Player::Pass Player::pass(int stage, int chunk, bool forward) {
@@ -275,6 +280,8 @@ void Player::compile(const Route& route, const PipelineTimes& times) {
   std::size_t tasks = 0;
   for (const Order& order : orders_) tasks += order.tasks().size();
   steps_.reserve(tasks);
+  first_step_.reserve(at(stages_));
+  times_.reserve(at(stages_));
   const Pass none{&links_.end()[-2], &links_.end()[-1]};
   for (int stage = 0; stage < stages_; ++stage) {
     first_step_.push_back(static_cast<int>(steps_.size()));
@@ -290,18 +297,19 @@ void Player::compile(const Route& route, const PipelineTimes& times) {
 }
 
 /// Throws if a chunk does not take its micro-batches in turn, so that a play need not look which ones they are.
-void Player::check_turns(int stage) const {
-  const Order& o = order(stage);
-  // By pass, the next micro-batch; before a run and before a block.
-  std::vector<std::int64_t> next(at(2 * chunks_)), before_run(next.size()), before_block(next.size());
-  for (std::size_t i = 0; i < next.size(); ++i) next[i] = links_[at(out(stage, 0, true)) + i].made;
+void Player::check_turns() const {
+  // By out(), the next micro-batch; before a run and before a block.
+  std::vector<std::int64_t> next, before_run(links_.size()), before_block(links_.size());
+  next.reserve(links_.size());
+  for (const Link& link : links_) next.push_back(link.made);
+  int stage = 0;
   const auto for_passes = [&](int first, int behind, auto visit) {
     for (int i = first; i < behind; ++i) {
-      const Task& task = o.tasks()[at(i)];
+      const Task& task = order(stage).tasks()[at(i)];
       if (task.kind == Kind::weight_gradient) continue;
       const bool is_pair = task.kind == Kind::pair;
-      visit(at(2 * task.chunk + (is_pair || task.kind == Kind::forward ? 0 : 1)), task.micro_batch);
-      if (is_pair) visit(at(2 * task.backward_chunk + 1), task.backward_micro_batch);
+      visit(at(out(stage, task.chunk, is_pair || task.kind == Kind::forward)), task.micro_batch);
+      if (is_pair) visit(at(out(stage, task.backward_chunk, false)), task.backward_micro_batch);
     }
   };
   const auto require = [](bool in_turn) {
@@ -312,18 +320,20 @@ void Player::check_turns(int stage) const {
     for_passes(first, behind, [&](std::size_t p, int) { require(next[p] - before[p] == shift); });
     for_passes(first, behind, [&](std::size_t p, int) { next[p] = before[p] + std::int64_t{repeats} * shift; });
   };
-  for (const Order::Block& block : o.blocks()) {
-    if (block.first == block.behind) continue;
-    before_block = next;
-    for (int r = block.first; r < block.behind; ++r) {
-      const Order::Run& run = o.runs()[at(r)];
-      for_passes(run.first, run.behind, [&](std::size_t p, int) { before_run[p] = next[p]; });
-      for_passes(run.first, run.behind, [&](std::size_t p, int micro_batch) { require(micro_batch == next[p]++); });
-      repeat(run.first, run.behind, run.repeats, run.shift, before_run);
+  for (; stage < stages_; ++stage)
+    for (const Order::Block& block : order(stage).blocks()) {
+      const std::vector<Order::Run>& runs = order(stage).runs();
+      if (block.first == block.behind) continue;
+      const int first = runs[at(block.first)].first, behind = runs[at(block.behind - 1)].behind;
+      for_passes(first, behind, [&](std::size_t p, int) { before_block[p] = next[p]; });
+      for (int r = block.first; r < block.behind; ++r) {
+        const Order::Run& run = runs[at(r)];
+        for_passes(run.first, run.behind, [&](std::size_t p, int) { before_run[p] = next[p]; });
+        for_passes(run.first, run.behind, [&](std::size_t p, int micro_batch) { require(micro_batch == next[p]++); });
+        repeat(run.first, run.behind, run.repeats, run.shift, before_run);
+      }
+      repeat(first, behind, block.repeats, block.shift, before_block);
     }
-    repeat(o.runs()[at(block.first)].first, o.runs()[at(block.behind - 1)].behind, block.repeats, block.shift,
-           before_block);
-  }
 }
 
 void Player::grow() {
@@ -408,6 +418,12 @@ void Player::describe(State& state) const {
   state.repetition.clear();
   state.time.clear();
   state.sender.clear();
+  const std::size_t stages = cursors_.size(), links = links_.size();
+  state.position.reserve(3 * stages + links);
+  state.passed.reserve(2 * links);
+  state.repetition.reserve(stages);
+  state.time.reserve(stages + links);  // and more, if more is under way
+  state.sender.reserve(stages + links);
   for (const Cursor& c : cursors_) {
     state.position.insert(state.position.end(), {c.run, c.run_repetition, c.step});
     state.repetition.push_back(c.repetition);
@@ -497,6 +513,9 @@ Played Player::play() {
     repetition = first.repetition;
   }
   Played played;
+  played.stage_begin.reserve(at(stages_));
+  played.stage_end.reserve(at(stages_));
+  played.stage_busy.reserve(at(stages_));
   for (int s = 0; s < stages_; ++s) {
     const Cursor& c = cursors_[at(s)];
     if (!is_done(s)) {
