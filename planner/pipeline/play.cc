@@ -169,13 +169,15 @@ class Player {
     bool is_pair = false;
   };
   struct Cursor {
-    double time = 0;            // when the stage is free
-    double begin = 0;           // of its first task
-    int step = 0;               // of steps_, the next one
-    int first = 0, behind = 0;  // of its run; all the same at the end
+    double time = 0;                                 // when the stage is free
+    double begin = 0;                                // of its first task
+    const Step* step = nullptr;                      // the next one
+    const Step *first = nullptr, *behind = nullptr;  // of its run; all the same at the end
     int run_repetition = 0, run_repeats = 0;
     int run = 0;                    // among the order's runs
     int block = 0, repetition = 0;  // in the order, and of the block
+    int block_repeats = 0;
+    bool is_only_run = false;  // of its block
     bool has_begun = false;
   };
 
@@ -189,7 +191,7 @@ class Player {
   bool advance(int stage);
   bool may_go_on(int stage) const {
     const Cursor& c = cursors_[at(stage)];
-    return c.step != c.behind && is_ready(steps_[at(c.step)].pass);
+    return c.step != c.behind && is_ready(c.step->pass);
   }
   static bool is_ready(const Pass& pass) { return pass.in->taken < pass.in->made; }
   double arrival(const Pass& pass) const { return end_of(*pass.in, pass.in->taken) + pass.in->delay; }
@@ -352,11 +354,11 @@ void Player::grow() {
 
 bool Player::advance(int stage) {
   Cursor& c = cursors_[at(stage)];
-  int step = c.step;
+  const Step* step = c.step;
   double time = c.time;
   bool moved = false;
   while (step != c.behind) {
-    const Step& s = steps_[at(step)];
+    const Step& s = *step;
     if (!is_ready(s.pass)) break;
     double start = std::max(time, arrival(s.pass));
     if (s.is_pair) {
@@ -373,6 +375,12 @@ bool Player::advance(int stage) {
     moved = true;
     if (++step != c.behind) continue;
     if (++c.run_repetition == c.run_repeats) {
+      if (c.is_only_run && c.repetition + 1 < c.block_repeats) {
+        ++c.repetition;
+        c.run_repetition = 0;
+        step = c.first;
+        break;
+      }
       next_run(stage);
       step = c.step;
       break;
@@ -407,9 +415,12 @@ void Player::enter_run(int stage) {
     return;
   }
   const Order::Run& run = order(stage).runs()[at(c.run)];
-  c.step = c.first = first_step_[at(stage)] + run.first;
-  c.behind = first_step_[at(stage)] + run.behind;
+  c.step = c.first = steps_.data() + first_step_[at(stage)] + run.first;
+  c.behind = steps_.data() + first_step_[at(stage)] + run.behind;
   c.run_repeats = run.repeats;
+  const Order::Block& block = order(stage).blocks()[at(c.block)];
+  c.block_repeats = block.repeats;
+  c.is_only_run = block.first + 1 == block.behind;
 }
 
 void Player::describe(State& state) const {
@@ -425,7 +436,7 @@ void Player::describe(State& state) const {
   state.time.reserve(stages + links);  // and more, if more is under way
   state.sender.reserve(stages + links);
   for (const Cursor& c : cursors_) {
-    state.position.insert(state.position.end(), {c.run, c.run_repetition, c.step});
+    state.position.insert(state.position.end(), {c.run, c.run_repetition, c.step - c.first});
     state.repetition.push_back(c.repetition);
     state.time.push_back(c.time);
     state.sender.push_back(kNone);
@@ -519,7 +530,7 @@ Played Player::play() {
   for (int s = 0; s < stages_; ++s) {
     const Cursor& c = cursors_[at(s)];
     if (!is_done(s)) {
-      Task task = order(s).tasks()[at(c.step - first_step_[at(s)])];
+      Task task = order(s).tasks()[at(static_cast<int>(c.step - steps_.data()) - first_step_[at(s)])];
       const Order::Block& in = order(s).blocks()[at(c.block)];
       task.micro_batch += c.repetition * in.shift + c.run_repetition * order(s).runs()[at(c.run)].shift;
       throw std::logic_error("the orders deadlock: nothing can start the " + described(s, task));
