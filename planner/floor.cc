@@ -12,7 +12,7 @@ Floor::Floor(const Pricer& pricer, const Layout& layout, Bytes stream, bool bala
     : micro_batches_(static_cast<double>(layout.micro_batches(pricer.workload_.global_batch))),
       stages_(layout.pipeline),
       balanced_(balanced),
-      taken_(communication_multiprocessors(pricer.machine_)),
+      hidden_(visible({1}, {1}, communication_multiprocessors(pricer.machine_)).value),
       stream_(stream) {
   const BackwardTasks backward = backward_tasks(layout.schedule);
   round_ = Route(pipeline_of(layout, pricer.workload_.global_batch)).shape_is_round();
@@ -106,7 +106,8 @@ Seconds Floor::time(const Passes& passes, const Weights& weights) const {
   const double p = stages_, m = micro_batches_;
   // More work hides more, but never more than itself: what holds for the least work holds for all.
   const auto seconds = [this](double moves, double work, bool beside) {
-    return beside ? visible({moves}, {work}, taken_).value : moves;
+    const double hides = beside ? std::min(moves, work) : 0;
+    return moves - hides + hidden_ * hides;
   };
   double work = 0, each = 0, last = weights.optimizer.value;
   for (std::size_t g = 0; g < passes.forward.size(); ++g) {

@@ -66,7 +66,7 @@ class Floor {
   int stages_;
   bool balanced_;
   bool round_ = true, paired_ = false;  // stage by stage and round again; a forward and a backward at once
-  double taken_;                        // of the multiprocessors, by what runs beside compute
+  double hidden_;                       // what a second of moves still takes where it is hidden: see visible()
   Bytes stream_;
   Seconds send_;
 };

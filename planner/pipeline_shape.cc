@@ -245,6 +245,7 @@ const InFlight& PipelineShape::in_flight_counts(int stage) const {
     return known;
   }
   std::vector<PassKeeps> keeps;
+  keeps.reserve(at(route_.chunks()));
   for (int c = 0; c < route_.chunks(); ++c) {
     const Kept kept = kept_of(part(stage, c));
     keeps.push_back({static_cast<double>(kept.until_backward.reserved.value),

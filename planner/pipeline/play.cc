@@ -53,11 +53,14 @@ std::optional<Shift> shift_between(const State& before, const State& now) {
   if (now.position != before.position || now.sender != before.sender) return std::nullopt;
   Shift shift;
   const std::size_t stages = now.repetition.size();
+  shift.repetitions.reserve(stages);
+  shift.time.reserve(stages);
   for (std::size_t s = 0; s < stages; ++s) {
     shift.repetitions.push_back(now.repetition[s] - before.repetition[s]);
     shift.time.push_back(now.time[s] - before.time[s]);
     if (shift.repetitions[s] <= 0) return std::nullopt;
   }
+  shift.passed.reserve(now.passed.size());
   for (std::size_t i = 0; i < now.passed.size(); ++i) shift.passed.push_back(now.passed[i] - before.passed[i]);
   for (std::size_t i = stages; i < now.time.size(); ++i) {
     const double of_sender = shift.time[at(now.sender[i])];
@@ -149,16 +152,15 @@ class Player {
   /// What one chunk hands to the next one, forward or back, in the order of micro-batches. What was done and not yet
   /// waited for has its ends kept in a ring; not what nobody waits for, or the same chunk, which is free later anyway.
   struct Link {
-    double delay = 0;
-    std::int64_t made = 0, taken = 0;  // micro-batches
     double* ends = nullptr;            // the ring
+    double delay = -kNever;            // if it is not kept, of no effect
+    std::int64_t made = 0, taken = 0;  // micro-batches
     int from = 0;                      // stage
     bool is_kept = false;
   };
   /// One way through a chunk.
   struct Pass {
     Link *in = nullptr, *out = nullptr;
-    std::int64_t micro_batch = 0;
   };
   /// A task, compiled.
   struct Step {
@@ -167,45 +169,39 @@ class Player {
     bool is_pair = false;
   };
   struct Cursor {
-    double time = 0;            // when the stage is free
-    double begin = 0;           // of its first task
-    std::int64_t later = 0;     // micro-batches, by the repetitions
-    int step = 0;               // of steps_, the next one
-    int first = 0, behind = 0;  // of its run; all the same at the end
-    int run_repetition = 0, run_repeats = 0, run_shift = 0;
+    double time = 0;                                 // when the stage is free
+    double begin = 0;                                // of its first task
+    const Step* step = nullptr;                      // the next one
+    const Step *first = nullptr, *behind = nullptr;  // of its run; all the same at the end
+    int run_repetition = 0, run_repeats = 0;
     int run = 0;                    // among the order's runs
     int block = 0, repetition = 0;  // in the order, and of the block
+    int block_repeats = 0;
+    bool is_only_run = false;  // of its block
     bool has_begun = false;
   };
 
   void connect(const Route& route, const PipelineTimes& times, int micro_batches);
   void compile(const Route& route, const PipelineTimes& times);
-  Pass pass(int stage, int chunk, bool forward, int micro_batch);
+  void check_turns() const;
+  Pass pass(int stage, int chunk, bool forward);
   int out(int stage, int chunk, bool forward) const { return 2 * (stage * chunks_ + chunk) + (forward ? 0 : 1); }
 
   /// Plays on a stage until the end of its run, or until it has to wait. Whether it did anything.
   bool advance(int stage);
-  /// When what a pass needs is there, kNever while it is not done.
-  double arrival(const Pass& pass, std::int64_t later) const {
-    if (pass.in == nullptr) return 0;
-    const std::int64_t micro_batch = pass.micro_batch + later;
-    if (micro_batch >= pass.in->made) return kNever;
-    if (!pass.in->is_kept) return 0;
-    if (micro_batch != pass.in->taken) out_of_turn();
-    return end_of(*pass.in, micro_batch) + pass.in->delay;
+  bool may_go_on(int stage) const {
+    const Cursor& c = cursors_[at(stage)];
+    return c.step != c.behind && is_ready(c.step->pass);
   }
-  void finish(const Pass& pass, std::int64_t later, double end) {
-    if (pass.in != nullptr) ++pass.in->taken;
-    if (pass.out == nullptr) return;
+  static bool is_ready(const Pass& pass) { return pass.in->taken < pass.in->made; }
+  double arrival(const Pass& pass) const { return end_of(*pass.in, pass.in->taken) + pass.in->delay; }
+  void finish(const Pass& pass, double end) {
+    ++pass.in->taken;
     Link& link = *pass.out;
-    if (pass.micro_batch + later != link.made) out_of_turn();
-    if (link.is_kept) {
-      if (static_cast<std::size_t>(link.made - link.taken) == capacity_) grow();
-      end_of(link, link.made) = end;
-    }
+    if (static_cast<std::size_t>(link.made - link.taken) == capacity_ && link.is_kept) grow();
+    end_of(link, link.made) = end;
     ++link.made;
   }
-  [[noreturn]] static void out_of_turn() { throw std::logic_error("the orders take a micro-batch out of turn"); }
   void next_run(int stage);
   void enter_run(int stage);
   bool is_done(int stage) const { return cursors_[at(stage)].block == static_cast<int>(order(stage).blocks().size()); }
@@ -224,10 +220,10 @@ class Player {
 
   const std::vector<Order>& orders_;
   int stages_, chunks_;
-  std::vector<Link> links_;
-  std::vector<int> in_;  // by out(): the link from which the same pass takes
+  std::vector<Link> links_;  // by out(), and then one that always has something, and one for what nobody takes
+  std::vector<int> in_;      // by out(): the link from which the same pass takes
   std::vector<double> ends_;
-  std::size_t capacity_ = 8;
+  std::size_t capacity_ = 16;
   std::vector<Step> steps_;
   std::vector<int> first_step_;  // by stage
   std::vector<Cursor> cursors_;
@@ -240,23 +236,27 @@ Player::Player(const Route& route, const std::vector<Order>& orders, const Pipel
     : orders_(orders), stages_(route.stages()), chunks_(route.chunks()) {
   connect(route, times, micro_batches);
   compile(route, times);
+  check_turns();
   cursors_.resize(at(stages_));
   for (int s = 0; s < stages_; ++s) enter_run(s);
 }
 
 void Player::connect(const Route& route, const PipelineTimes& times, int micro_batches) {
-  links_.resize(at(2 * stages_ * chunks_));
-  in_.assign(links_.size(), kNone);
+  const int passes = 2 * stages_ * chunks_;
+  links_.resize(at(passes + 2));
+  in_.assign(at(passes), passes);
+  links_[at(passes)].made = std::numeric_limits<std::int64_t>::max();
   ends_.resize(links_.size() * capacity_);
   for (std::size_t l = 0; l < links_.size(); ++l) links_[l].ends = &ends_[l * capacity_];
   const auto join = [&](int from, Place sender, int to, Place taker) {
-    links_[at(from)].delay = sender.stage == taker.stage ? 0.0 : times.send.value;
     links_[at(from)].is_kept = sender != taker;
+    if (sender != taker) links_[at(from)].delay = sender.stage == taker.stage ? 0.0 : times.send.value;
     in_[at(to)] = from;
   };
-  for (int r = 0; r < route.routes(); ++r)
+  for (int r = 0; r < route.routes(); ++r) {
+    Place next = route.place(r, 0);
     for (int part = 0; part < route.parts(); ++part) {
-      const Place here = route.place(r, part);
+      const Place here = next;
       const int forward = out(here.stage, here.chunk, true), backward = out(here.stage, here.chunk, false);
       for (const int link : {forward, backward}) {
         links_[at(link)].from = here.stage;
@@ -266,33 +266,76 @@ void Player::connect(const Route& route, const PipelineTimes& times, int micro_b
         join(forward, here, backward, here);
         continue;
       }
-      const Place next = route.place(r, part + 1);
+      next = route.place(r, part + 1);
       join(forward, here, out(next.stage, next.chunk, true), next);
       join(out(next.stage, next.chunk, false), next, backward, here);
     }
+  }
 }
 
-Player::Pass Player::pass(int stage, int chunk, bool forward, int micro_batch) {
-  const int link = out(stage, chunk, forward), in = in_[at(link)];
-  return {in == kNone ? nullptr : &links_[at(in)], &links_[at(link)], micro_batch};
+Player::Pass Player::pass(int stage, int chunk, bool forward) {
+  const int link = out(stage, chunk, forward);
+  return {&links_[at(in_[at(link)])], &links_[at(link)]};
 }
 
 void Player::compile(const Route& route, const PipelineTimes& times) {
   std::size_t tasks = 0;
   for (const Order& order : orders_) tasks += order.tasks().size();
   steps_.reserve(tasks);
+  first_step_.reserve(at(stages_));
+  times_.reserve(at(stages_));
+  const Pass none{&links_.end()[-2], &links_.end()[-1]};
   for (int stage = 0; stage < stages_; ++stage) {
     first_step_.push_back(static_cast<int>(steps_.size()));
     for (const Task& task : order(stage).tasks()) {
       Step& step = steps_.emplace_back();
       step.time = time_of(route, times, stage, task).value;
-      if (task.kind == Kind::weight_gradient) continue;
-      const bool forward = task.kind == Kind::forward || task.kind == Kind::pair;
-      step.pass = pass(stage, task.chunk, forward, task.micro_batch);
       step.is_pair = task.kind == Kind::pair;
-      if (step.is_pair) step.backward = pass(stage, task.backward_chunk, false, task.backward_micro_batch);
+      const bool forward = task.kind == Kind::forward || step.is_pair;
+      step.pass = task.kind == Kind::weight_gradient ? none : pass(stage, task.chunk, forward);
+      step.backward = step.is_pair ? pass(stage, task.backward_chunk, false) : none;
     }
   }
+}
+
+/// Throws if a chunk does not take its micro-batches in turn, so that a play need not look which ones they are.
+void Player::check_turns() const {
+  // By out(), the next micro-batch; before a run and before a block.
+  std::vector<std::int64_t> next, before_run(links_.size()), before_block(links_.size());
+  next.reserve(links_.size());
+  for (const Link& link : links_) next.push_back(link.made);
+  int stage = 0;
+  const auto for_passes = [&](int first, int behind, auto visit) {
+    for (int i = first; i < behind; ++i) {
+      const Task& task = order(stage).tasks()[at(i)];
+      if (task.kind == Kind::weight_gradient) continue;
+      const bool is_pair = task.kind == Kind::pair;
+      visit(at(out(stage, task.chunk, is_pair || task.kind == Kind::forward)), task.micro_batch);
+      if (is_pair) visit(at(out(stage, task.backward_chunk, false)), task.backward_micro_batch);
+    }
+  };
+  const auto require = [](bool in_turn) {
+    if (!in_turn) throw std::logic_error("the orders take a micro-batch out of turn");
+  };
+  const auto repeat = [&](int first, int behind, int repeats, int shift, const std::vector<std::int64_t>& before) {
+    if (repeats == 1) return;
+    for_passes(first, behind, [&](std::size_t p, int) { require(next[p] - before[p] == shift); });
+    for_passes(first, behind, [&](std::size_t p, int) { next[p] = before[p] + std::int64_t{repeats} * shift; });
+  };
+  for (; stage < stages_; ++stage)
+    for (const Order::Block& block : order(stage).blocks()) {
+      const std::vector<Order::Run>& runs = order(stage).runs();
+      if (block.first == block.behind) continue;
+      const int first = runs[at(block.first)].first, behind = runs[at(block.behind - 1)].behind;
+      for_passes(first, behind, [&](std::size_t p, int) { before_block[p] = next[p]; });
+      for (int r = block.first; r < block.behind; ++r) {
+        const Order::Run& run = runs[at(r)];
+        for_passes(run.first, run.behind, [&](std::size_t p, int) { before_run[p] = next[p]; });
+        for_passes(run.first, run.behind, [&](std::size_t p, int micro_batch) { require(micro_batch == next[p]++); });
+        repeat(run.first, run.behind, run.repeats, run.shift, before_run);
+      }
+      repeat(first, behind, block.repeats, block.shift, before_block);
+    }
 }
 
 void Player::grow() {
@@ -311,17 +354,20 @@ void Player::grow() {
 
 bool Player::advance(int stage) {
   Cursor& c = cursors_[at(stage)];
-  int step = c.step;
+  const Step* step = c.step;
   double time = c.time;
   bool moved = false;
   while (step != c.behind) {
-    const Step& s = steps_[at(step)];
-    double start = std::max(time, arrival(s.pass, c.later));
-    if (s.is_pair) start = std::max(start, arrival(s.backward, c.later));
-    if (start == kNever) break;
+    const Step& s = *step;
+    if (!is_ready(s.pass)) break;
+    double start = std::max(time, arrival(s.pass));
+    if (s.is_pair) {
+      if (!is_ready(s.backward)) break;
+      start = std::max(start, arrival(s.backward));
+    }
     time = start + s.time;
-    finish(s.pass, c.later, time);
-    if (s.is_pair) finish(s.backward, c.later, time);
+    finish(s.pass, time);
+    if (s.is_pair) finish(s.backward, time);
     if (!moved && !c.has_begun) {
       c.has_begun = true;
       c.begin = start;
@@ -329,11 +375,16 @@ bool Player::advance(int stage) {
     moved = true;
     if (++step != c.behind) continue;
     if (++c.run_repetition == c.run_repeats) {
+      if (c.is_only_run && c.repetition + 1 < c.block_repeats) {
+        ++c.repetition;
+        c.run_repetition = 0;
+        step = c.first;
+        break;
+      }
       next_run(stage);
       step = c.step;
       break;
     }
-    c.later += c.run_shift;
     step = c.first;
   }
   c.step = step;
@@ -345,13 +396,10 @@ void Player::next_run(int stage) {
   Cursor& c = cursors_[at(stage)];
   const Order& o = order(stage);
   const Order::Block& block = o.blocks()[at(c.block)];
-  c.later -= std::int64_t{c.run_repeats - 1} * c.run_shift;
   if (++c.run == block.behind) {
     c.run = block.first;
-    c.later += block.shift;
     if (++c.repetition == block.repeats) {
       c.repetition = 0;
-      c.later = 0;
       c.run = block.behind;
       ++c.block;
     }
@@ -367,10 +415,12 @@ void Player::enter_run(int stage) {
     return;
   }
   const Order::Run& run = order(stage).runs()[at(c.run)];
-  c.step = c.first = first_step_[at(stage)] + run.first;
-  c.behind = first_step_[at(stage)] + run.behind;
+  c.step = c.first = steps_.data() + first_step_[at(stage)] + run.first;
+  c.behind = steps_.data() + first_step_[at(stage)] + run.behind;
   c.run_repeats = run.repeats;
-  c.run_shift = run.shift;
+  const Order::Block& block = order(stage).blocks()[at(c.block)];
+  c.block_repeats = block.repeats;
+  c.is_only_run = block.first + 1 == block.behind;
 }
 
 void Player::describe(State& state) const {
@@ -379,13 +429,19 @@ void Player::describe(State& state) const {
   state.repetition.clear();
   state.time.clear();
   state.sender.clear();
+  const std::size_t stages = cursors_.size(), links = links_.size();
+  state.position.reserve(3 * stages + links);
+  state.passed.reserve(2 * links);
+  state.repetition.reserve(stages);
+  state.time.reserve(stages + links);  // and more, if more is under way
+  state.sender.reserve(stages + links);
   for (const Cursor& c : cursors_) {
-    state.position.insert(state.position.end(), {c.run, c.run_repetition, c.step});
+    state.position.insert(state.position.end(), {c.run, c.run_repetition, c.step - c.first});
     state.repetition.push_back(c.repetition);
     state.time.push_back(c.time);
     state.sender.push_back(kNone);
   }
-  for (int l = 0; l < static_cast<int>(links_.size()); ++l) {
+  for (int l = 0; l < 2 * stages_ * chunks_; ++l) {
     const Link& link = links_[at(l)];
     state.passed.push_back(link.made);
     state.passed.push_back(link.taken);
@@ -418,7 +474,7 @@ bool Player::waits(int stage, int other) const {
   for (int i = first; i < behind; ++i) {
     const Step& step = steps_[at(first_step_[at(stage)] + i)];
     for (const Link* in : {step.pass.in, step.backward.in})
-      if (in != nullptr && in->from == other) return true;
+      if (in->is_kept && in->from == other) return true;
   }
   return false;
 }
@@ -434,11 +490,10 @@ void Player::leap(const Shift& shift) {
     Cursor& c = cursors_[at(s)];
     const int repetitions = most * shift.repetitions[at(s)];
     c.repetition += repetitions;
-    c.later += std::int64_t{repetitions} * order(s).blocks()[at(c.block)].shift;
     c.time += most * shift.time[at(s)];
   }
   std::vector<double> under_way;
-  for (int l = 0; l < static_cast<int>(links_.size()); ++l) {
+  for (int l = 0; l < 2 * stages_ * chunks_; ++l) {
     Link& link = links_[at(l)];
     under_way.clear();
     for (std::int64_t k = link.taken; link.is_kept && k < link.made; ++k)
@@ -456,18 +511,28 @@ Played Player::play() {
   int block = 0, repetition = 0;
   for (bool progress = true; progress;) {
     progress = false;
-    for (int s = 0; s < stages_; ++s) progress = advance(s) || progress;
+    for (int s = 0; s < stages_; ++s)
+      if (may_go_on(s)) progress = advance(s) || progress;
+    // Also the way of the backwards, where whole stages would wait for one sweep each; not where stages of a short
+    // period would stop in other places each time.
+    const bool drains = first.block + 1 >= static_cast<int>(order(0).blocks().size());
+    for (int s = stages_ - 2; s >= 0 && (chunks_ > 1 || drains); --s)
+      if (may_go_on(s)) progress = advance(s) || progress;
     if (first.block == block && first.repetition == repetition) continue;
     block = first.block;
     if (first.repetition > 0) observe();
     repetition = first.repetition;
   }
   Played played;
+  played.stage_begin.reserve(at(stages_));
+  played.stage_end.reserve(at(stages_));
+  played.stage_busy.reserve(at(stages_));
   for (int s = 0; s < stages_; ++s) {
     const Cursor& c = cursors_[at(s)];
     if (!is_done(s)) {
-      Task task = order(s).tasks()[at(c.step - first_step_[at(s)])];
-      task.micro_batch += static_cast<int>(c.later);
+      Task task = order(s).tasks()[at(static_cast<int>(c.step - steps_.data()) - first_step_[at(s)])];
+      const Order::Block& in = order(s).blocks()[at(c.block)];
+      task.micro_batch += c.repetition * in.shift + c.run_repetition * order(s).runs()[at(c.run)].shift;
       throw std::logic_error("the orders deadlock: nothing can start the " + described(s, task));
     }
     played.stage_begin.push_back({c.begin});

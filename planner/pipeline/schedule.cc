@@ -371,6 +371,7 @@ std::vector<Order> stage_orders(const Pipeline& p, const PipelineTimes& times, c
     return greedy_orders(p, times,
                          keeps.empty() ? std::vector<PassKeeps>(static_cast<std::size_t>(p.parts()), {1, 1}) : keeps);
   std::vector<Order> orders;
+  orders.reserve(static_cast<std::size_t>(p.stages));
   for (int stage = 0; stage < p.stages; ++stage) orders.push_back(stage_order(p, stage));
   return orders;
 }

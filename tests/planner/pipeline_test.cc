@@ -357,6 +357,17 @@ TEST_CASE("orders that cannot be played are a mistake of ours and say where they
   CHECK(mistake({{forward, forward}, {forward}}) ==
         "the orders have a task twice: forward of micro-batch 0, chunk 0 on stage 0");
   CHECK(short_mistake({forward, forward}, {forward}) == "the orders take a micro-batch out of turn");
+  // In loops, too: twice one micro-batch, each time two later.
+  for (const bool in_run : {true, false}) {
+    Order skips(1);
+    skips.block(in_run ? 1 : 2, in_run ? 0 : 2);
+    skips.run(in_run ? 2 : 1, in_run ? 2 : 0);
+    skips.add(forward);
+    skips.add(backward);
+    const Pipeline alone{Schedule::one_f_one_b, 1, 1, 4};
+    CHECK(message_of<std::logic_error>([&] { play(Route(alone), {skips}, uniform(1, 1, 1, 1), 4); }) ==
+          "the orders take a micro-batch out of turn");
+  }
   CHECK(mistake({{forward}, {{Kind::backward, 1, 0}}}) ==
         "the orders have a task that the pipeline has not: backward of micro-batch 0, chunk 1 on stage 1");
   CHECK(mistake({{{Kind::weight_gradient, 0, 0}}, {}}) ==
