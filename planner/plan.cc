@@ -229,7 +229,21 @@ std::vector<MemoryItem> memory_items(const PlanRequest& request, const Layout& l
 std::vector<TraceSpan> trace_of(const PlanRequest& request, const Layout& layout) {
   Pricer pricer(request.model, request.machine, request.workload);
   const ShapePrice& shape = pricer.shape(shape_of(layout), layout.recompute);
-  return PipelineShape(pricer, shape, layout).trace(pricer.data_of(shape, layout));
+  std::vector<TraceSpan> spans = PipelineShape(pricer, shape, layout).trace(pricer.data_of(shape, layout));
+  // One layer of each class, with what runs beside what in it.
+  ShapePricer graphs = pricer.shape_pricer(shape_of(layout));
+  for (std::size_t g = 2; g < graphs.graphs(); ++g) {
+    GraphPricer& graph = graphs.of_graph(g);
+    const std::string layer =
+        graphs.graphs() == 3 ? "one layer" : fmt::format("one layer of class {}", g - 2);  // behind embedding and head
+    for (const auto& [name, pieces] :
+         {std::pair{", forward", graph.forward_pieces(layout.micro_batch)},
+          std::pair{", backward", graph.backward_pieces(layout.micro_batch, layout.recompute)}}) {
+      const std::vector<TraceSpan> pass = graph.trace(pieces, layer + name);
+      spans.insert(spans.end(), pass.begin(), pass.end());
+    }
+  }
+  return spans;
 }
 
 }  // namespace shardwright

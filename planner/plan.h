@@ -122,7 +122,8 @@ PlanResult estimate(const PlanRequest& request);
 /// The tensors behind the memory of `stage` of a layout that can be computed, largest first.
 std::vector<MemoryItem> memory_items(const PlanRequest& request, const Layout& layout, int stage);
 
-/// Every task of one step of a layout that can be computed, stage by stage, as the schedule plays them.
+/// Every task of one step of a layout that can be computed, stage by stage, as the schedule plays them; then one layer
+/// of each class by itself, with what runs on each stream.
 std::vector<TraceSpan> trace_of(const PlanRequest& request, const Layout& layout);
 
 /// "stage 3 needs 82.1 GiB of 78.9 GiB".

@@ -183,6 +183,25 @@ PassPieces GraphPricer::backward_pieces(int micro_batch, const Recompute& choice
   return pass_pieces(context_, sharded_, costs_, traffic_, derived_.plan(choice).order, overlap_);
 }
 
+std::vector<TraceSpan> GraphPricer::trace(const PassPieces& pass, const std::string& device) const {
+  const Timeline timeline = play_streams(pass.pieces);
+  std::vector<TraceSpan> spans;
+  for (std::size_t i = 0; i < pass.pieces.size(); ++i) {
+    const Piece& piece = pass.pieces[i];
+    const Span& span = timeline.spans[i];
+    if (span.end == span.start) continue;
+    const Node& n = sharded_.nodes[static_cast<std::size_t>(pass.nodes[i])];
+    std::string name = n.op >= 0 ? graph_.op(n.op).name : "stream";
+    if (n.phase == Phase::input_gradient) name += ", gradient";
+    if (n.phase == Phase::weight_gradient) name += ", weight gradient";
+    const bool computes = piece.streams == bit(Stream::compute);
+    const char* stream = computes ? "compute" : piece.streams & bit(Stream::network) ? "network" : "links of the node";
+    const std::string kind = computes ? "compute" : std::string(name_of(static_cast<Traffic>(piece.kind)));
+    spans.push_back({device, stream, name, kind, span.start, span.end});
+  }
+  return spans;
+}
+
 PassTime GraphPricer::time_of(const std::vector<NodeId>& order) const {
   if (one_by_one_) return pass_time(costs_, traffic_, order);
   return pass_time(pass_pieces(context_, sharded_, costs_, traffic_, order, overlap_));

@@ -12,6 +12,7 @@
 #include "planner/layout.h"
 #include "planner/memory.h"
 #include "planner/recompute.h"
+#include "planner/trace.h"
 #include "planner/workload.h"
 
 namespace shardwright {
@@ -141,6 +142,8 @@ class GraphPricer {
   PassPieces backward_pieces(int micro_batch, const Recompute& choice);
   /// Where the times of a forward and a backward come from, as if nothing ran beside anything.
   SourceTimes source_times(int micro_batch, const Recompute& choice);
+  /// What a pass of this graph runs on each stream of `device`, named by operator.
+  std::vector<TraceSpan> trace(const PassPieces& pass, const std::string& device) const;
   /// Weights alone.
   GraphPrice weights();
   std::vector<LeastPass> least(const std::vector<Recompute>& choices);
