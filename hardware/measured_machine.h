@@ -27,9 +27,9 @@ class Measurements {
   std::vector<KernelTable> tables_;
 };
 
-/// Measurements and the name of the machine that they were made on.
+/// Measurements and the machine that they were made on.
 struct MeasuredMachine {
-  std::string name;
+  Machine machine;
   std::shared_ptr<const Measurements> measurements;
 };
 

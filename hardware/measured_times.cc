@@ -4,6 +4,8 @@
 #include <cmath>
 #include <utility>
 
+#include "hardware/carried_over.h"
+
 namespace shardwright {
 namespace {
 
@@ -38,9 +40,11 @@ std::size_t MeasuredTimes::SlotsHash::operator()(const KernelSlots& slots) const
   return static_cast<std::size_t>(hash);
 }
 
-MeasuredTimes::MeasuredTimes(const Machine& machine, std::shared_ptr<const Measurements> measurements)
+MeasuredTimes::MeasuredTimes(const Machine& machine, std::shared_ptr<const Measurements> measurements,
+                             std::shared_ptr<const Measurements> carried)
     : machine_(machine), measurements_(std::move(measurements)) {
   machine_.measured = nullptr;
+  if (carried) carried_ = std::make_unique<const MeasuredTimes>(machine_, std::move(carried));
 }
 
 const KernelIndex& MeasuredTimes::index(KernelFamily family) const {
@@ -65,8 +69,9 @@ const CollectiveTimes& MeasuredTimes::collectives() const {
 
 std::optional<KernelCost> MeasuredTimes::find(const KernelSpec& spec) const {
   const KernelFamily family = family_of(spec);
-  if (table(family).size() == 0) return std::nullopt;
-  if (const auto* collective = std::get_if<CollectiveSpec>(&spec)) return collectives().read(*collective);
+  if (const auto* collective = std::get_if<CollectiveSpec>(&spec); collective && table(family).size() > 0)
+    return collectives().read(*collective);
+  if (table(family).size() == 0 && !carried_) return std::nullopt;
   const KernelSlots slots = to_slots(spec);
   Memory& memory = memories_[static_cast<std::size_t>(family)][SlotsHash()(slots) % kMemories];
   {
@@ -81,7 +86,18 @@ std::optional<KernelCost> MeasuredTimes::find(const KernelSpec& spec) const {
 }
 
 std::optional<KernelCost> MeasuredTimes::find_anew(const KernelSpec& spec) const {
+  const auto own = find_own(spec);
+  if (!carried_ || (own && own->source <= CostSource::interpolated)) return own;
+  auto carried = carried_->find_own(spec);
+  if (!carried) return own;
+  carried->source = CostSource::extrapolated;
+  carried->relative_error = std::hypot(carried->relative_error, kCarriedOverError);
+  return carried;
+}
+
+std::optional<KernelCost> MeasuredTimes::find_own(const KernelSpec& spec) const {
   const KernelFamily family = family_of(spec);
+  if (table(family).size() == 0) return std::nullopt;
   const KernelTable::Range rows = table(family).find(spec);
   if (rows.size() > 0) return KernelCost{least_time(table(family), rows), CostSource::measured, kMeasuredError};
   if (!is_pointed(family)) return curves(family).read(spec);
@@ -95,7 +111,7 @@ std::optional<KernelCost> MeasuredTimes::find_anew(const KernelSpec& spec) const
 /// How long `spec` takes by what `like` takes; never less than `least`.
 template <typename Spec>
 std::optional<KernelCost> MeasuredTimes::by_ratio(const Spec& spec, const Spec& like, Seconds least) const {
-  const auto known = find(like);
+  const auto known = find_own(like);
   if (!known) return std::nullopt;
   const double ratio = look_up(spec, machine_).time / look_up(like, machine_).time;
   return KernelCost{std::max(ratio * known->time, least), CostSource::extrapolated,
@@ -122,6 +138,13 @@ Seconds MeasuredTimes::least_backward(const AttentionSpec& spec) const {
 }
 
 MeasuredTimes::Least MeasuredTimes::steady_time(const KernelSpec& spec) const {
+  const Least least = own_steady_time(spec);
+  if (!carried_) return least;
+  const Least carried = carried_->own_steady_time(spec);
+  return {std::min(least.time, carried.time), least.curves_too && carried.curves_too};
+}
+
+MeasuredTimes::Least MeasuredTimes::own_steady_time(const KernelSpec& spec) const {
   const KernelFamily family = family_of(spec);
   if (table(family).size() == 0) return {{INFINITY}, true};
   if (const auto* memory = std::get_if<MemorySpec>(&spec)) {

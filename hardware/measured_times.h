@@ -19,12 +19,15 @@ namespace shardwright {
 ///   interpolated  read off between questions alike (kernel_index.h, curve_times.h)
 ///   extrapolated  the same beyond them; and what no table near has: backward attention is forward's time, a batch of
 ///                 GEMMs that of one with all of their rows, each by the datasheet's ratio of the two
+///                 And what was measured on another machine of the same chip, where this one's own tables have nothing
+///                 nearer (carried_over.h)
 ///   nothing       nothing alike was measured: ask the datasheet
 /// Indices are made when a family is first asked. What was asked is remembered. Any number of threads may ask.
 class MeasuredTimes {
  public:
-  /// `machine` is copied, without its own measurements.
-  MeasuredTimes(const Machine& machine, std::shared_ptr<const Measurements> measurements);
+  /// `machine` is copied, without its own measurements. `carried`: those of another machine, carried over to this one.
+  MeasuredTimes(const Machine& machine, std::shared_ptr<const Measurements> measurements,
+                std::shared_ptr<const Measurements> carried = nullptr);
   MeasuredTimes(const MeasuredTimes&) = delete;
 
   std::optional<KernelCost> find(const KernelSpec& spec) const;
@@ -64,6 +67,8 @@ class MeasuredTimes {
   const KernelTable& table(KernelFamily family) const { return measurements_->table(family); }
   const CurveTimes& curves(KernelFamily family) const;
   std::optional<KernelCost> find_anew(const KernelSpec& spec) const;
+  std::optional<KernelCost> find_own(const KernelSpec& spec) const;
+  Least own_steady_time(const KernelSpec& spec) const;
   std::optional<KernelCost> backward(const AttentionSpec& spec) const;
   std::optional<KernelCost> batched(const GemmSpec& spec) const;
   template <typename Spec>
@@ -72,6 +77,7 @@ class MeasuredTimes {
 
   Machine machine_;
   std::shared_ptr<const Measurements> measurements_;
+  std::unique_ptr<const MeasuredTimes> carried_;
   mutable std::array<Lazy<KernelIndex>, kKernelFamilies> indices_;
   mutable std::array<Lazy<CurveTimes>, kKernelFamilies> curves_;
   mutable Lazy<CollectiveTimes> collectives_;

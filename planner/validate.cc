@@ -79,8 +79,8 @@ class Machines {
  public:
   explicit Machines(const std::optional<MeasuredMachine>& measured) {
     for (const std::string& n : machine_names()) known_[n] = std::make_unique<Machine>(find_machine(n));
-    if (!measured || !known_.contains(measured->name)) return;
-    Machine& machine = *known_[measured->name];
+    if (!measured || !known_.contains(measured->machine.name)) return;
+    Machine& machine = *known_[measured->machine.name];
     machine.measured = std::make_shared<const MeasuredTimes>(machine, measured->measurements);
   }
   const Machine* find(const std::string& gpu) const {

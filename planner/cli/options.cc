@@ -8,6 +8,7 @@
 #include <optional>
 #include <string_view>
 
+#include "hardware/carried_over.h"
 #include "hardware/input_error.h"
 #include "hardware/measured_times.h"
 #include "planner/cli/output.h"
@@ -61,17 +62,22 @@ void read_routing(const Arguments& arguments, PlanRequest& request) {
 }
 
 /// Those of MACHINE, where it is a folder, and of --measurements; null where there are none.
-std::shared_ptr<const Measurements> read_all_measurements(const Arguments& arguments, const Machine& machine) {
+std::shared_ptr<const MeasuredTimes> read_all_measurements(const Arguments& arguments, const Machine& machine) {
   const std::optional<MeasuredMachine> added = read_measured_machine(arguments);
-  if (added && added->name != machine.name) {
-    throw InputError(fmt::format("--measurements: '{}' has those of {}, not of {}",
-                                 shown(*arguments.find("--measurements")), added->name, machine.name));
-  }
   const std::string folder = measured_folder_of(arguments.positionals[1]);
-  if (folder.empty()) return added ? added->measurements : nullptr;
-  Measurements all = read_measurements(folder);
-  if (added) all.add(*added->measurements);
-  return std::make_shared<const Measurements>(std::move(all));
+  if (!added && folder.empty()) return nullptr;
+  const bool its_own = added && added->machine.name == machine.name;
+  if (added && !its_own && !same_chip(added->machine, machine)) {
+    throw InputError(fmt::format("--measurements: '{}' has those of {}, another chip than {}",
+                                 shown(*arguments.find("--measurements")), added->machine.name, machine.name));
+  }
+  Measurements own;
+  if (!folder.empty()) own = read_measurements(folder);
+  if (its_own) own.add(*added->measurements);
+  std::shared_ptr<const Measurements> carried;
+  if (added && !its_own)
+    carried = std::make_shared<const Measurements>(carried_over(*added->measurements, added->machine, machine));
+  return std::make_shared<const MeasuredTimes>(machine, std::make_shared<const Measurements>(std::move(own)), carried);
 }
 
 }  // namespace
@@ -145,8 +151,7 @@ PlanRequest read_question(const Arguments& arguments) {
   request.workload.formats = formats_for(request.precision);
   read_routing(arguments, request);
   // The slowest last: measurements are several hundred thousand rows.
-  if (const auto measurements = read_all_measurements(arguments, request.machine))
-    request.machine.measured = std::make_shared<const MeasuredTimes>(request.machine, measurements);
+  request.machine.measured = read_all_measurements(arguments, request.machine);
   return request;
 }
 
@@ -158,7 +163,7 @@ std::optional<MeasuredMachine> read_measured_machine(const Arguments& arguments)
   const std::optional<std::string> folder = arguments.find("--measurements");
   if (!folder) return std::nullopt;
   const Machine machine = read_machine(YamlCursor::open(machine_file_in(*folder)));
-  return MeasuredMachine{machine.name, std::make_shared<const Measurements>(read_measurements(*folder))};
+  return MeasuredMachine{machine, std::make_shared<const Measurements>(read_measurements(*folder))};
 }
 
 Option trace_option() {

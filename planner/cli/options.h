@@ -27,7 +27,7 @@ std::vector<Option> question_options();
 /// planned, the machine computes in the precision.
 PlanRequest read_question(const Arguments& arguments);
 
-/// --measurements DIR, and what is there. Throws InputError.
+/// --measurements DIR, and what is there: of MACHINE, or of another of its chip (carried_over.h). Throws InputError.
 Option measurements_option();
 std::optional<MeasuredMachine> read_measured_machine(const Arguments& arguments);
 

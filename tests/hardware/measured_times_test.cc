@@ -6,6 +6,7 @@
 #include <random>
 #include <thread>
 
+#include "hardware/carried_over.h"
 #include "hardware/leave_out.h"
 #include "hardware/operator_tables.h"
 #include "tests/support/measured.h"
@@ -139,9 +140,48 @@ TEST_CASE("backward attention is forward's time by the datasheet's ratio, until 
   CHECK(look_up(back, with_measurements(plain, one_table(table))).time.value == 7);
 }
 
+TEST_CASE("what was measured on another machine of the chip is carried over: of it what memory explains") {
+  const Machine h100s = h100(), h200 = find_machine("h200-sxm-141gb"), h800 = find_machine("h800-sxm-80gb");
+  CHECK(same_chip(h100s, h200));
+  CHECK(same_chip(h100s, h800));
+  CHECK_FALSE(same_chip(h100s, find_machine("a100-sxm-80gb")));
+  // Weights of 8192 x 8192 and one row: 2 x (8192 + 8192 + 8192^2) bytes. At 0.85 of 3.35 TB/s behind 2.5 us all of the
+  // time is memory's, and shrinks by 3.35 / 4.8; twice as long beyond the launch, a quarter is.
+  const GemmSpec thin{.m = 1, .n = 8192, .k = 8192}, fat{.m = 8192, .n = 8192, .k = 8192};
+  const double memory = 2 * (8192. + 8192. + 8192. * 8192.) / 3.35e12 / 0.85, ratio = 3.35 / 4.8;
+  const auto carried = [&](double seconds, const Machine& to) {
+    const auto tables = carried_over(one_table(table_of(KernelFamily::gemm, {{thin, seconds}})), h100s, to);
+    return tables.table(KernelFamily::gemm).seconds()[0];
+  };
+  CHECK(h200.memory_bandwidth.value == 4.8e12);
+  CHECK(carried(2.5e-6 + memory, h200) == Approx(2.5e-6 + memory * ratio));
+  CHECK(carried(2.5e-6 + 2 * memory, h200) == Approx(2.5e-6 + 2 * memory * (1 + 0.25 * (ratio - 1))));
+  CHECK(carried(1e-6, h200) == 1e-6);
+  CHECK(carried(1e-3, h800) == 1e-3);
+
+  const auto of_h100 = carried_over(plain_gemms(), h100s, h800);
+  Machine machine = h800;
+  machine.measured = std::make_shared<const MeasuredTimes>(
+      machine, std::make_shared<const Measurements>(one_table(table_of(KernelFamily::gemm, {{fat, 7}}))),
+      std::make_shared<const Measurements>(of_h100));
+  CHECK(look_up(fat, machine).time.value == 7);  // its own
+  CHECK(look_up(fat, machine).source == CostSource::measured);
+  const GemmSpec between{.m = 4096, .n = 1500, .k = 700};
+  const KernelCost cost = look_up(between, machine), there = look_up(between, with_measurements(h100s, plain_gemms()));
+  CHECK(cost.time == there.time);
+  CHECK(cost.source == CostSource::extrapolated);
+  CHECK(cost.relative_error == Approx(std::hypot(there.relative_error, 0.05)));
+  CHECK(steady_time(between, machine) < cost.time);
+  CHECK(look_up(MemorySpec{{1000}}, machine).source == CostSource::datasheet);
+}
+
 TEST_CASE("no answer falls below the steady time of what it is a part of") {
-  for (const char* name : {"h100-sxm-80gb", "a100-sxm-40gb"}) {
-    const Machine machine = badly_measured(find_machine(name), 1);
+  const Machine h100s = badly_measured(h100(), 1);
+  Machine carried = find_machine("h200-sxm-141gb");  // with a few rows of its own
+  carried.measured = std::make_shared<const MeasuredTimes>(
+      carried, std::make_shared<const Measurements>(one_table(table_of(KernelFamily::gemm, {{GemmSpec{}, 1e-6}}))),
+      std::make_shared<const Measurements>(carried_over(h100s.measured->measurements(), h100s, carried)));
+  for (const Machine& machine : {h100s, badly_measured(find_machine("a100-sxm-40gb"), 1), carried}) {
     std::mt19937 random(2);
     const auto size = [&](unsigned most) { return std::int64_t{1} + static_cast<std::int64_t>(random() % most); };
     for (int i = 0; i < 500; ++i) {
