@@ -319,6 +319,9 @@ Prediction PipelineShape::predict(const Data& data) const {
     if (p.stages.back().reserved > p.stages[at(p.worst_stage)].reserved) p.worst_stage = s;
   }
 
+  for (int s = 0; s < t.stages; ++s)
+    p.idle.push_back(std::max(Seconds{}, p.step - played.stage_busy[at(s)] - tail(data, all_moves, s).total()));
+
   // The slowest stage's time, part by part.
   Seconds error;
   const double passes = static_cast<double>(pipeline_.micro_batches) / route_.routes();  // through each part

@@ -46,7 +46,8 @@ struct Prediction {
   Seconds compute, communication, exposed_communication, bubble, optimizer;  ///< add up to `step` with the exposed part
   TrafficTimes traffic, exposed;  ///< of communication and of what of it is exposed, by parallelism
   std::vector<StageMemory> stages;
-  int worst_stage = 0;                      ///< of reserved memory
+  std::vector<Seconds> idle;  ///< of the step, by stage: `bubble` is the slowest stage's, others wait for that, too
+  int worst_stage = 0;        ///< of reserved memory
   std::array<double, 4> source_share = {};  ///< of what kernels and collectives take, by CostSource; plan and estimate
                                             ///< say it
   double gpu_hours_per_trillion_tokens = 0;

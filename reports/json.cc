@@ -134,6 +134,7 @@ Json prediction_json(const Prediction& p) {
     json["memory_worst_stage"] = p.worst_stage;
     for (const StageMemory& stage : p.stages) json["memory_per_stage"].push_back(stage_json(stage));
   }
+  for (Seconds idle : p.idle) json["idle_seconds_per_stage"].push_back(idle.value);
   put(json, "gpu_hours_per_trillion_tokens", p.gpu_hours_per_trillion_tokens);
   if (p.cost_per_trillion_tokens) json["cost"]["per_trillion_tokens"] = *p.cost_per_trillion_tokens;
   return json;
