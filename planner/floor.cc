@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "planner/cost/collective_cost.h"
 #include "planner/pipeline_shape.h"
 
 namespace shardwright {
@@ -19,11 +18,7 @@ Floor::Floor(const Pricer& pricer, const Layout& layout, Bytes stream, bool bala
   paired_ = has_pairs(layout);
   if (layout.virtual_pipeline == 1 && backward == BackwardTasks::whole && !paired_)
     drained_ = 1 / (1 - std::pow(1 - 1 / micro_batches_, stages_));
-  if (stages_ > 1) {
-    RankGroup pair;
-    pair.add(2, between_stages(layout));
-    send_ = collective_cost({CollectiveKind::send_recv, stream, pair}, pricer.machine_).time;
-  }
+  send_ = send_time(layout, stream, pricer.machine_);
 }
 
 Floor::Passes Floor::passes(const Pricer& pricer, const ShapePrice& shape, const Recompute& recompute) {

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cassert>
 
-#include "planner/cost/collective_cost.h"
-
 namespace shardwright {
 namespace {
 
@@ -49,25 +47,31 @@ PipelineShape::PipelineShape(const Pricer& pricer, const ShapePrice& shape, cons
     for (int g = 0, first = 0; g < parts; ++g) {
       const int behind = first + layout.layers_per_chunk[at(g)];
       part_layers_[at(g * classes_ + c)] = until[at(behind)] - until[at(first)];
-      add(g, layer_pass(c), part_layers(g)[c]);
+      add(g, pass_of(c), part_layers(g)[c]);
       first = behind;
     }
   }
-  add(0, embedding_pass(), 1);
-  add(parts - 1, head_pass(), 1);
-  if (pipeline_.stages > 1) {
-    RankGroup pair;
-    pair.add(2, between_stages(layout));
-    base_.send = collective_cost({CollectiveKind::send_recv, shape.stream, pair}, pricer.machine_).time;
-  }
+  add(0, pass_of(classes_), 1);
+  add(parts - 1, pass_of(classes_ + 1), 1);
+  base_.send = send_time(layout, shape.stream, pricer.machine_);
 }
 
 template <typename F>
-void PipelineShape::for_each_graph(int part, const Data& data, const F& visit) const {
+void PipelineShape::for_each_graph(int part, const F& visit) const {
   for (int c = 0; c < classes_; ++c)
-    if (const int n = part_layers(part)[c]; n > 0) visit(layer_pass(c), data.layers[at(c)], n);
-  if (part == 0) visit(embedding_pass(), data.embedding, 1);
-  if (part + 1 == pipeline_.parts()) visit(head_pass(), data.head, 1);
+    if (const int n = part_layers(part)[c]; n > 0) visit(c, n);
+  if (part == 0) visit(classes_, 1);
+  if (part + 1 == pipeline_.parts()) visit(classes_ + 1, 1);
+}
+
+const PassPrice& PipelineShape::pass_of(int graph) const {
+  if (graph < classes_) return shape_.layers[at(graph)].passes[recompute_];
+  return (graph == classes_ ? shape_.embedding : shape_.head).passes[0];  // without recomputation
+}
+
+const DataCost& PipelineShape::cost_of(const Data& data, int graph) const {
+  if (graph < classes_) return data.layers[at(graph)];
+  return graph == classes_ ? data.embedding : data.head;
 }
 
 PipelineShape::Added PipelineShape::added(const PassPrice& pass, const DataCost& cost, const Data& data) const {
@@ -84,30 +88,23 @@ PipelineShape::Added PipelineShape::added(const PassPrice& pass, const DataCost&
   return a;
 }
 
-/// By layer class, then of the embedding and the head.
 PipelineShape::AllAdded PipelineShape::all_added(const Data& data) const {
   AllAdded all;
-  for (int c = 0; c < classes_; ++c) all.push_back(added(layer_pass(c), data.layers[at(c)], data));
-  all.push_back(added(embedding_pass(), data.embedding, data));
-  all.push_back(added(head_pass(), data.head, data));
+  for (int graph = 0; graph < classes_ + 2; ++graph) all.push_back(added(pass_of(graph), cost_of(data, graph), data));
   return all;
 }
 
-PipelineTimes PipelineShape::times(const Data& data) const {
+PipelineTimes PipelineShape::times(const AllAdded& all) const {
   PipelineTimes t = base_;
-  const AllAdded all = all_added(data);
   for (int g = 0; g < pipeline_.parts(); ++g) {
     Seconds first_forward, first_backward;
-    const auto add = [&](const Added& a, int count) {
+    for_each_graph(g, [&](int graph, int count) {
+      const Added& a = all[at(graph)];
       t.forward[at(g)] += count * a.forward;
       t.backward[at(g)] += count * a.backward;
       first_forward = std::max(first_forward, a.first_forward);
       first_backward = std::max(first_backward, a.first_backward);
-    };
-    for (int c = 0; c < classes_; ++c)
-      if (part_layers(g)[c] > 0) add(all[at(c)], part_layers(g)[c]);
-    if (g == 0) add(all[at(classes_)], 1);
-    if (g + 1 == pipeline_.parts()) add(all[at(classes_) + 1], 1);
+    });
     t.forward[at(g)] += first_forward;
     t.backward[at(g)] += first_backward;
     if (sends_beside_) continue;
@@ -116,8 +113,7 @@ PipelineTimes PipelineShape::times(const Data& data) const {
   }
   if (!sends_beside_) t.send = {};
   const int chunks = route_.chunks();
-  const bool pairs = pipeline_.paired || backward_tasks(pipeline_.schedule) == BackwardTasks::mixed;
-  for (int s = 0; pairs && s < pipeline_.stages; ++s)
+  for (int s = 0; has_pairs(pipeline_) && s < pipeline_.stages; ++s)
     for (int f = 0; f < chunks; ++f)
       for (int b = 0; b < chunks; ++b) {
         const int forward = part(s, f), backward = part(s, b);
@@ -135,7 +131,7 @@ Seconds PipelineShape::saved_by_pair(int forward_part, int backward_part) const 
   Seconds saved;
   const auto match = [&](int f, int b) {
     const int n = std::min(forward[at(f)], backward[at(b)]);
-    const Seconds alone = layer_pass(f).forward() + layer_pass(b).backward();
+    const Seconds alone = pass_of(f).forward() + pass_of(b).backward();
     saved += n * std::max(Seconds{}, alone - pair[at(f * classes_ + b)]);
     forward[at(f)] -= n;
     backward[at(b)] -= n;
@@ -151,19 +147,16 @@ PipelineShape::Tail PipelineShape::tail(const Data& data, const AllAdded& all, i
   Tail t;
   Seconds first_reduction, first_gather;
   bool has_end = false;  // of a tied table
-  const auto add = [&](const Added& a, const DataCost& d, int count) {
-    t.reduction += count * a.reduction;
-    t.gather += count * a.gather;
-    t.optimizer += count * d.optimizer;
-    first_reduction = std::max(first_reduction, a.first_reduction);
-    first_gather = std::max(first_gather, a.first_gather);
-  };
   for (int chunk = 0; chunk < route_.chunks(); ++chunk) {
     const int g = part(stage, chunk);
-    for (int c = 0; c < classes_; ++c)
-      if (part_layers(g)[c] > 0) add(all[at(c)], data.layers[at(c)], part_layers(g)[c]);
-    if (g == 0) add(all[at(classes_)], data.embedding, 1);
-    if (g + 1 == pipeline_.parts()) add(all[at(classes_) + 1], data.head, 1);
+    for_each_graph(g, [&](int graph, int count) {
+      const Added& a = all[at(graph)];
+      t.reduction += count * a.reduction;
+      t.gather += count * a.gather;
+      t.optimizer += count * cost_of(data, graph).optimizer;
+      first_reduction = std::max(first_reduction, a.first_reduction);
+      first_gather = std::max(first_gather, a.first_gather);
+    });
     has_end = has_end || g == 0 || g + 1 == pipeline_.parts();
   }
   t.reduction += first_reduction;
@@ -173,8 +166,8 @@ PipelineShape::Tail PipelineShape::tail(const Data& data, const AllAdded& all, i
 }
 
 Seconds PipelineShape::lower_bound(const Data& data) const {
-  const PipelineTimes t = times(data);
   const AllAdded all_moves = all_added(data);
+  const PipelineTimes t = times(all_moves);
   const auto tail = [&](int stage) { return this->tail(data, all_moves, stage).total(); };
   const Seconds bound = pipeline_lower_bound(pipeline_, t);
   if (backward_tasks(pipeline_.schedule) != BackwardTasks::whole || pipeline_.paired) {
@@ -200,7 +193,9 @@ Bytes PipelineShape::unchanging(const Data& data, int stage, MemoryParts* parts)
   MemoryParts p;
   Bytes transient_reserved;
   for (int c = 0; c < route_.chunks(); ++c)
-    for_each_graph(part(stage, c), data, [&](const PassPrice& pass, const DataCost& d, std::int64_t count) {
+    for_each_graph(part(stage, c), [&](int graph, std::int64_t count) {
+      const PassPrice& pass = pass_of(graph);
+      const DataCost& d = cost_of(data, graph);
       p.weights += count * d.weights;
       p.gradients += count * d.gradients;
       p.optimizer += count * d.optimizer_state;
@@ -215,26 +210,26 @@ Bytes PipelineShape::unchanging(const Data& data, int stage, MemoryParts* parts)
 
 PipelineShape::Kept PipelineShape::kept_of(int part) const {
   Kept kept;
-  const auto add = [&](const ActivationNeed& need, std::int64_t count) {
+  for_each_graph(part, [&](int graph, std::int64_t count) {
+    const ActivationNeed& need = pass_of(graph).need;
     kept.until_backward.add(count, need.saved, need.saved_reserved);
     if (backward_tasks(pipeline_.schedule) != BackwardTasks::whole)
       kept.until_weight.add(count, need.for_weights, need.for_weights_reserved);
-  };
-  for (int c = 0; c < classes_; ++c) add(layer_pass(c).need, part_layers(part)[c]);
-  if (part == 0) add(embedding_pass().need, 1);
-  if (part + 1 == pipeline_.parts()) add(head_pass().need, 1);
+  });
   return kept;
 }
 
-const std::vector<Order>& PipelineShape::orders(const PipelineTimes& times) const {
+PassKeeps PipelineShape::keeps_of(int part) const {
+  const Kept kept = kept_of(part);
+  return {static_cast<double>(kept.until_backward.reserved.value),
+          static_cast<double>(kept.until_weight.reserved.value)};
+}
+
+const std::vector<Order>& PipelineShape::orders() const {
   if (!orders_.empty()) return orders_;
   std::vector<PassKeeps> keeps;
-  for (int g = 0; is_greedy(pipeline_.schedule) && g < pipeline_.parts(); ++g) {
-    const Kept kept = kept_of(g);
-    keeps.push_back({static_cast<double>(kept.until_backward.reserved.value),
-                     static_cast<double>(kept.until_weight.reserved.value)});
-  }
-  return orders_ = stage_orders(pipeline_, times, keeps);
+  for (int g = 0; is_greedy(pipeline_.schedule) && g < pipeline_.parts(); ++g) keeps.push_back(keeps_of(g));
+  return orders_ = stage_orders(pipeline_, base_, keeps);
 }
 
 const InFlight& PipelineShape::in_flight_counts(int stage) const {
@@ -246,13 +241,8 @@ const InFlight& PipelineShape::in_flight_counts(int stage) const {
   }
   std::vector<PassKeeps> keeps;
   keeps.reserve(at(route_.chunks()));
-  for (int c = 0; c < route_.chunks(); ++c) {
-    const Kept kept = kept_of(part(stage, c));
-    keeps.push_back({static_cast<double>(kept.until_backward.reserved.value),
-                     static_cast<double>(kept.until_weight.reserved.value)});
-  }
-  // What a greedy order looks at are the times without what keeps weights in step.
-  known = is_greedy(pipeline_.schedule) ? in_flight(orders(base_)[at(stage)], keeps)
+  for (int c = 0; c < route_.chunks(); ++c) keeps.push_back(keeps_of(part(stage, c)));
+  known = is_greedy(pipeline_.schedule) ? in_flight(orders()[at(stage)], keeps)
                                         : in_flight(stage_order(pipeline_, stage), keeps);
   return known;
 }
@@ -301,32 +291,31 @@ bool PipelineShape::fits(const Data& data) const {
 Prediction PipelineShape::predict(const Data& data) const {
   const Machine& machine = pricer_.machine_;
   const Workload& workload = pricer_.workload_;
-  const PipelineTimes t = times(data);
   const AllAdded all_moves = all_added(data);
-  const Played played = play(route_, orders(is_greedy(pipeline_.schedule) ? base_ : t), t, pipeline_.micro_batches);
+  const PipelineTimes t = times(all_moves);
+  const Played played = play(route_, orders(), t, pipeline_.micro_batches);
 
   Prediction p;
   int slowest = 0;
-  Seconds busiest{-1};
+  std::vector<Seconds> busy;
   for (int s = 0; s < t.stages; ++s) {
     const Seconds after = tail(data, all_moves, s).total();
     p.step = std::max(p.step, played.stage_end[at(s)] + after);
-    if (played.stage_busy[at(s)] + after > busiest) {
-      busiest = played.stage_busy[at(s)] + after;
-      slowest = s;
-    }
+    busy.push_back(played.stage_busy[at(s)] + after);
+    if (busy[at(s)] > busy[at(slowest)]) slowest = s;
     p.stages.push_back(memory(data, s));
     if (p.stages.back().reserved > p.stages[at(p.worst_stage)].reserved) p.worst_stage = s;
   }
-
-  for (int s = 0; s < t.stages; ++s)
-    p.idle.push_back(std::max(Seconds{}, p.step - played.stage_busy[at(s)] - tail(data, all_moves, s).total()));
+  for (Seconds b : busy) p.idle.push_back(std::max(Seconds{}, p.step - b));
+  const Seconds busiest = busy[at(slowest)];
 
   // The slowest stage's time, part by part.
   Seconds error;
   const double passes = static_cast<double>(pipeline_.micro_batches) / route_.routes();  // through each part
   for (int c = 0; c < route_.chunks(); ++c)
-    for_each_graph(part(slowest, c), data, [&](const PassPrice& pass, const DataCost& d, int count) {
+    for_each_graph(part(slowest, c), [&](int graph, int count) {
+      const PassPrice& pass = pass_of(graph);
+      const DataCost& d = cost_of(data, graph);
       const double times_run = count * passes;
       for (const PassTime* time : {&pass.in_forward, &pass.in_backward}) {
         p.compute += times_run * time->compute;
@@ -378,10 +367,10 @@ Prediction PipelineShape::predict(const Data& data) const {
 }
 
 std::vector<TraceSpan> PipelineShape::trace(const Data& data) const {
-  const PipelineTimes t = times(data);
   const AllAdded all_moves = all_added(data);
+  const PipelineTimes t = times(all_moves);
   std::vector<std::vector<Task>> tasks;
-  for (const Order& order : orders(is_greedy(pipeline_.schedule) ? base_ : t)) tasks.push_back(tasks_of(order));
+  for (const Order& order : orders()) tasks.push_back(tasks_of(order));
   std::vector<TraceSpan> spans;
   std::vector<Seconds> ends(at(t.stages));
   for (const PlayedTask& played : play_in_detail(route_, tasks, t, pipeline_.micro_batches)) {

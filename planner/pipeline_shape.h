@@ -22,7 +22,6 @@ class PipelineShape {
   /// `layout`: its zero and shard_group are not looked at.
   PipelineShape(const Pricer& pricer, const ShapePrice& shape, const Layout& layout);
 
-  PipelineTimes times(const Data& data) const;
   Seconds lower_bound(const Data& data) const;
   StageMemory memory(const Data& data, int stage) const;
   Bytes worst_reserved(const Data& data) const;
@@ -56,9 +55,11 @@ class PipelineShape {
   struct Kept {
     Sizes until_backward, until_weight;
   };
-  /// Calls `visit(pass, data, count)` for the graphs of a part.
+  /// Graphs by number: layer classes, then the embedding and the head. Calls `visit(graph, count)` for those of a part.
   template <typename F>
-  void for_each_graph(int part, const Data& data, const F& visit) const;
+  void for_each_graph(int part, const F& visit) const;
+  const PassPrice& pass_of(int graph) const;
+  const DataCost& cost_of(const Data& data, int graph) const;
 
   /// What keeping weights in step adds to a graph.
   struct Added {
@@ -67,22 +68,20 @@ class PipelineShape {
   };
   using AllAdded = boost::container::static_vector<Added, kMostLayerClasses + 2>;
   Added added(const PassPrice& pass, const DataCost& cost, const Data& data) const;
-  AllAdded all_added(const Data& data) const;
+  AllAdded all_added(const Data& data) const;  ///< by graph
+  PipelineTimes times(const AllAdded& all) const;
   Tail tail(const Data& data, const AllAdded& all, int stage) const;
   Bytes unchanging(const Data& data, int stage, MemoryParts* parts) const;
   Kept kept_of(int part) const;
   const Sizes& kept(int stage) const;
-  const std::vector<Order>& orders(const PipelineTimes& times) const;
+  PassKeeps keeps_of(int part) const;
+  /// Greedy ones look at the times without what keeps weights in step.
+  const std::vector<Order>& orders() const;
   Seconds saved_by_pair(int forward_part, int backward_part) const;
   int part(int stage, int chunk) const { return route_.part_of({stage, chunk}); }
 
   /// Layers by class.
   const int* part_layers(int part) const { return &part_layers_[static_cast<std::size_t>(part * classes_)]; }
-  const PassPrice& layer_pass(int layer_class) const {
-    return shape_.layers[static_cast<std::size_t>(layer_class)].passes[recompute_];
-  }
-  const PassPrice& embedding_pass() const { return shape_.embedding.passes[0]; }  // without recomputation
-  const PassPrice& head_pass() const { return shape_.head.passes[0]; }
 
   const Pricer& pricer_;
   const ShapePrice& shape_;

@@ -70,6 +70,13 @@ std::int64_t between_stages(const Layout& l) {
   return l.rank_order == RankOrder::tp_cp_pp_dp ? dense : dense * l.data;
 }
 
+Seconds send_time(const Layout& layout, Bytes stream, const Machine& machine) {
+  if (layout.pipeline == 1) return {};
+  RankGroup pair;
+  pair.add(2, between_stages(layout));
+  return collective_cost({CollectiveKind::send_recv, stream, pair}, machine).time;
+}
+
 std::optional<Rejection> impossible_shape(const Model& model, const Machine& machine, const Workload& workload,
                                           const Layout& l) {
   if (!supports(machine, workload.formats.compute))

@@ -256,35 +256,38 @@ double times_asked(const CostContext& context, const Node& node) {
   return static_cast<double>(context.mesh.size_of(node.ring));
 }
 
+namespace {
+
+/// Calls `visit(kernel, times, computes)` for what a node asks of the device and for each collective it takes.
+template <typename F>
+void for_each_kernel(const CostContext& context, const ShardedGraph& sharded, const Node& node, const F& visit) {
+  if (node.kind == Node::Kind::compute || node.kind == Node::Kind::sum)
+    visit(std::visit([&](const auto& spec) { return look_up(spec, context.machine); },
+                     node_question(context, sharded, node)),
+          times_asked(context, node), true);
+  for (const Move& move : moves_of(context, sharded, node))
+    visit(collective_cost(move.spec, context.machine), move.times, false);
+}
+
+}  // namespace
+
 NodeCost node_cost(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   NodeCost cost;
-  if (node.kind == Node::Kind::compute || node.kind == Node::Kind::sum) {
-    const KernelCost kernel = std::visit([&](const auto& spec) { return look_up(spec, context.machine); },
-                                         node_question(context, sharded, node));
-    cost.compute = times_asked(context, node) * kernel.time;
-    cost.error = cost.compute * kernel.relative_error;
-  }
-  for (const Move& move : moves_of(context, sharded, node)) {
-    const KernelCost c = collective_cost(move.spec, context.machine);
-    cost.communication += move.times * c.time;
-    cost.error += move.times * c.relative_error * c.time;
-  }
+  for_each_kernel(context, sharded, node, [&](const KernelCost& kernel, double times, bool computes) {
+    const Seconds time = times * kernel.time;
+    (computes ? cost.compute : cost.communication) += time;
+    cost.error += time * kernel.relative_error;
+  });
   return cost;
 }
 
 SourceTimes source_times(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
-  SourceTimes times;
-  if (node.kind == Node::Kind::gather_parameter) return times;
-  if (node.kind == Node::Kind::compute || node.kind == Node::Kind::sum) {
-    const KernelCost kernel = std::visit([&](const auto& spec) { return look_up(spec, context.machine); },
-                                         node_question(context, sharded, node));
-    times[kernel.source] += times_asked(context, node) * kernel.time;
-  }
-  for (const Move& move : moves_of(context, sharded, node)) {
-    const KernelCost c = collective_cost(move.spec, context.machine);
-    times[c.source] += move.times * c.time;
-  }
-  return times;
+  SourceTimes times_by_source;
+  if (node.kind == Node::Kind::gather_parameter) return times_by_source;
+  for_each_kernel(context, sharded, node, [&](const KernelCost& kernel, double times, bool) {
+    times_by_source[kernel.source] += times * kernel.time;
+  });
+  return times_by_source;
 }
 
 std::vector<NodeCost> node_costs(const CostContext& context, const ShardedGraph& sharded) {

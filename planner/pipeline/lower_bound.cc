@@ -13,7 +13,7 @@ class Least {
       : times_(times),
         route_(pipeline),
         backward_(backward_tasks(pipeline.schedule)),
-        has_pairs_(pipeline.paired || backward_ == BackwardTasks::mixed),
+        has_pairs_(has_pairs(pipeline)),
         micro_batches_of_a_chunk_(pipeline.micro_batches / route_.routes()) {}
 
   const Route& route() const { return route_; }

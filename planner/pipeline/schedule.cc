@@ -269,6 +269,10 @@ BackwardTasks backward_tasks(Schedule schedule) {
   throw std::invalid_argument("a schedule that has no tasks");
 }
 
+bool has_pairs(const Pipeline& pipeline) {
+  return pipeline.paired || backward_tasks(pipeline.schedule) == BackwardTasks::mixed;
+}
+
 bool is_greedy(Schedule schedule) {
   return schedule == Schedule::zb_1p || schedule == Schedule::zb_2p || schedule == Schedule::zb_v;
 }

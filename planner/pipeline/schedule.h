@@ -32,6 +32,9 @@ enum class BackwardTasks {
 };
 BackwardTasks backward_tasks(Schedule schedule);
 
+/// Whether some forwards and backwards run at once.
+bool has_pairs(const Pipeline& pipeline);
+
 /// Whether the orders depend on the times and on what is kept.
 bool is_greedy(Schedule schedule);
 

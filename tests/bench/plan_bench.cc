@@ -15,29 +15,23 @@
 namespace shardwright {
 namespace {
 
-/// DeepSeek-V3 on 2048 H800: what experts add to the space.
-PlanRequest job_of_experts() {
+PlanRequest job(const char* model, const char* machine, std::int64_t gpus, std::int64_t sequence_length,
+                std::int64_t global_batch, DataType precision) {
   PlanRequest r;
-  r.model = find_model("deepseek-v3");
-  r.machine = find_machine("h800-sxm-80gb");
-  r.gpus = 2048;
-  r.workload.sequence_length = 4096;
-  r.workload.global_batch = 15360;
-  r.precision = DataType::fp8;
-  r.workload.formats = formats_for(DataType::fp8);
+  r.model = find_model(model);
+  r.machine = find_machine(machine);
+  r.gpus = gpus;
+  r.workload.sequence_length = sequence_length;
+  r.workload.global_batch = global_batch;
+  r.precision = precision;
+  r.workload.formats = formats_for(precision);
   return r;
 }
 
-PlanRequest main_job() {
-  PlanRequest r;
-  r.model = find_model("llama-3.1-405b");
-  r.machine = find_machine("h100-sxm-80gb");
-  r.gpus = 1024;
-  r.workload.sequence_length = 8192;
-  r.workload.global_batch = 512;
-  r.workload.formats = formats_for(DataType::bf16);
-  return r;
-}
+/// DeepSeek-V3 on 2048 H800: what experts add to the space.
+PlanRequest job_of_experts() { return job("deepseek-v3", "h800-sxm-80gb", 2048, 4096, 15360, DataType::fp8); }
+
+PlanRequest main_job() { return job("llama-3.1-405b", "h100-sxm-80gb", 1024, 8192, 512, DataType::bf16); }
 
 /// The whole of `plan`, nothing remembered from one to the next. items: layouts considered.
 void plan_job(benchmark::State& state, PlanRequest request) {

@@ -32,8 +32,7 @@ inline PipelineTimes random_times(std::mt19937& random, const Pipeline& pipeline
   for (auto& t : times.backward) t = {time(random)};
   if (draw(random, 4) == 0) times.forward[draw(random, pipeline.parts())].value *= 10;  // one part is slow
   for (std::size_t g = 0; g < times.backward.size(); ++g) times.weight_gradient[g] = part(random) * times.backward[g];
-  const bool pairs = pipeline.paired || backward_tasks(pipeline.schedule) == BackwardTasks::mixed;
-  if (!pairs || draw(random, 4) == 0) return times;
+  if (!has_pairs(pipeline) || draw(random, 4) == 0) return times;
   // Between the longer of the two and both one after the other.
   const Route route(pipeline);
   for (int stage = 0; stage < route.stages(); ++stage)
