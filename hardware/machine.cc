@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "hardware/catalog.h"
 #include "hardware/measured_machine.h"
 
@@ -111,6 +113,17 @@ std::vector<LinkLevel> read_links(const YamlCursor& list, const Machine& machine
 }
 
 }  // namespace
+
+Machine evenly_filled(Machine machine, std::int64_t gpus) {
+  std::int64_t inside = 1;
+  for (LinkLevel& level : machine.links) {
+    if (level.gpus == 0) break;
+    std::int64_t units_inside = std::min(level.gpus, gpus) / inside;
+    while (gpus % (units_inside * inside) != 0) --units_inside;
+    level.gpus = inside *= units_inside;
+  }
+  return machine;
+}
 
 bool supports(const Machine& machine, DataType type) { return machine.peak[type].value > 0; }
 

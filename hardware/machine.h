@@ -62,6 +62,10 @@ struct Machine {
 /// Whether the device computes in this type at all.
 bool supports(const Machine&, DataType);
 
+/// The machine as a job on `gpus` of its GPUs meets it: ranks fill the units of each level evenly, as many to a unit as
+/// divide the job (64 of an NVL72 rack's 72 for a job of 256), so that groups of ranks do not straddle units.
+Machine evenly_filled(Machine machine, std::int64_t gpus);
+
 /// Reads and checks a machine. Throws InputError.
 Machine read_machine(const YamlCursor& top);
 

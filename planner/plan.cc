@@ -130,7 +130,7 @@ SearchAnswer search_all(const PlanRequest& request) {
   all.summary.proven_best = true;
   bool any_fits = false;
   for (const PlanRequest& one : by_precision(request)) {
-    Pricer pricer(one.model, one.machine, one.workload);
+    Pricer pricer(one.model, evenly_filled(one.machine, one.gpus), one.workload);
     SearchAnswer a = search(one, pricer);
     all.summary.considered += a.summary.considered;
     all.summary.priced += a.summary.priced;
@@ -223,11 +223,12 @@ PlanResult estimate(const PlanRequest& request) {
 }
 
 std::vector<MemoryItem> memory_items(const PlanRequest& request, const Layout& layout, int stage) {
-  return Pricer(request.model, request.machine, request.workload).memory_items(layout, stage);
+  return Pricer(request.model, evenly_filled(request.machine, request.gpus), request.workload)
+      .memory_items(layout, stage);
 }
 
 std::vector<TraceSpan> trace_of(const PlanRequest& request, const Layout& layout) {
-  Pricer pricer(request.model, request.machine, request.workload);
+  Pricer pricer(request.model, evenly_filled(request.machine, request.gpus), request.workload);
   const ShapePrice& shape = pricer.shape(shape_of(layout), layout.recompute);
   std::vector<TraceSpan> spans = PipelineShape(pricer, shape, layout).trace(pricer.data_of(shape, layout));
   // One layer of each class, with what runs beside what in it.

@@ -294,6 +294,22 @@ TEST_CASE("links are those of each form of machine") {
   }
 }
 
+TEST_CASE("a job fills the units of every level evenly") {
+  const auto units = [](const char* machine, std::int64_t gpus) {
+    std::vector<std::int64_t> held;
+    for (const LinkLevel& level : evenly_filled(find_machine(machine), gpus).links) held.push_back(level.gpus);
+    return held;
+  };
+  CHECK(units("gb200-nvl72", 64) == std::vector<std::int64_t>{64, 64, 0});    // of a rack's 72
+  CHECK(units("gb200-nvl72", 256) == std::vector<std::int64_t>{64, 256, 0});  // four racks
+  CHECK(units("gb200-nvl72", 144) == std::vector<std::int64_t>{72, 144, 0});
+  CHECK(units("gb200-nvl72", 1024) == std::vector<std::int64_t>{64, 512, 0});
+  CHECK(units("h100-sxm-80gb", 4) == std::vector<std::int64_t>{4, 4, 0});
+  CHECK(units("h100-sxm-80gb", 12) == std::vector<std::int64_t>{6, 12, 0});
+  CHECK(units("h100-sxm-80gb", 384) == std::vector<std::int64_t>{8, 192, 0});
+  CHECK(units("h100-sxm-80gb", 7919) == std::vector<std::int64_t>{1, 1, 0});  // a prime
+}
+
 TEST_CASE("an unknown machine is answered with the nearest") {
   CHECK(message_of([] { find_machine("h10-sxm"); }) ==
         "unknown machine 'h10-sxm': neither a file nor in the catalog (did you mean 'h100-sxm-80gb'?)");
