@@ -182,6 +182,8 @@ Json row_json(const ValidationRow& row) {
   put(json, "predicted_low", row.predicted_low);
   put(json, "predicted_high", row.predicted_high);
   put(json, "relative_error", row.relative_error);
+  put(json, "time_error", row.time_error);
+  if (!row.span.empty()) json["span"] = row.span;
   if (row.kind == "training" || row.kind == "inference") json["layout_fits"] = row.layout_fits;
   json["layout_assumed"] = row.layout_assumed;
   return json;
@@ -312,7 +314,9 @@ std::string validation_json(const Validation& validation) {
   json["summary"] = Json::object();
   json["summary_by_source"] = Json::object();
   for (const ErrorSummary& summary : validation.summary) {
-    Json& place = summary.source.empty() ? json["summary"] : json["summary_by_source"][summary.source];
+    Json& place = !summary.span.empty()     ? json["summary_by_span"][summary.span]
+                  : !summary.source.empty() ? json["summary_by_source"][summary.source]
+                                            : json["summary"];
     place[summary.kind][summary.metric] = error_json(summary);
   }
   if (validation.ranking) {
