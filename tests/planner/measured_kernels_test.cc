@@ -106,13 +106,14 @@ TEST_CASE("rows about experts' exchange name dispatch, combine or both") {
   CHECK(collective("gpus: 8", "op: moe_dispatch, dtype: fp8, top_groups: 4, sms: 20, n_routed_experts: 64, " + sizes) ==
         "moe_exchange op=dispatch mode=low_latency tokens=4 hidden_size=16 num_experts_per_tok=2 n_routed_experts=64 "
         "top_groups=4 sms=20 group=8 type=fp8");
-  CHECK(collective("gpus: 8", "op: moe_combine, " + sizes, "", "nccl-ep") ==
+  CHECK(collective("gpus: 8", "op: moe_combine, " + sizes, ", software: {framework: NCCL EP 2.29}") ==
         "moe_exchange op=combine mode=low_latency tokens=4 hidden_size=16 num_experts_per_tok=2 group=8 "
         "backend=nccl_ep");
-  CHECK(collective("gpus: 8", "op: moe_dispatch, " + sizes, "", "hybrid-ep") ==
+  CHECK(collective("gpus: 8", "op: moe_dispatch, bandwidth_definition: algorithm, " + sizes) ==
         "moe_exchange op=dispatch mode=low_latency tokens=4 hidden_size=16 num_experts_per_tok=2 group=8 "
         "backend=hybrid_ep");
-  CHECK(collective("gpus: 8", "op: moe_dispatch, " + sizes, ", software: {variant: b200-deepep-v1}", "hybrid-ep") ==
+  CHECK(collective("gpus: 8", "op: moe_dispatch, bandwidth_definition: algorithm, " + sizes,
+                   ", software: {variant: b200-deepep-v1}") ==
         "moe_exchange op=dispatch mode=low_latency tokens=4 hidden_size=16 num_experts_per_tok=2 group=8");
   const auto both = kernels_of(row_of("collective", "gpu: unknown, gpus: 8", "op: moe_dispatch_combine, " + sizes));
   REQUIRE(std::get<0>(both).size() == 2);
