@@ -166,6 +166,22 @@ Json list_json(const std::vector<PricedLayout>& plans, std::int64_t global_batch
   return list;
 }
 
+Json unmeasured_json(const std::vector<UnmeasuredKernel>& kernels) {
+  Json list = Json::array();
+  for (const UnmeasuredKernel& kernel : kernels) {
+    Json json;
+    json["kernel"] = to_string(kernel.spec);
+    json["source"] = name_of(kernel.source);
+    put(json, "seconds", kernel.seconds.value);
+    put(json, "share", kernel.share);
+    put(json, "relative_error", kernel.relative_error);
+    put(json, "doubt_seconds", kernel.doubt().value);
+    put(json, "calls", kernel.calls);
+    list.push_back(json);
+  }
+  return list;
+}
+
 // ---- validation ----
 
 Json row_json(const ValidationRow& row) {
@@ -288,6 +304,7 @@ std::string plan_result_json(const PlanResult& result) {
   json["plans"] = list_json(result.plans, global_batch, true);
   if (!result.is_estimate) json["pareto"] = list_json(result.pareto, global_batch, false);
   if (!result.nearest.empty()) json["nearest"] = list_json(result.nearest, global_batch, false);
+  if (result.unmeasured) json["unmeasured"] = unmeasured_json(*result.unmeasured);
   return text_of(json);
 }
 

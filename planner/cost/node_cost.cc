@@ -258,22 +258,21 @@ double times_asked(const CostContext& context, const Node& node) {
 
 namespace {
 
-/// Calls `visit(kernel, times, computes)` for what a node asks of the device and for each collective it takes.
+/// Calls `visit(spec, kernel, times, computes)` for what a node asks of the device and for each collective it takes.
 template <typename F>
 void for_each_kernel(const CostContext& context, const ShardedGraph& sharded, const Node& node, const F& visit) {
   if (node.kind == Node::Kind::compute || node.kind == Node::Kind::sum)
-    visit(std::visit([&](const auto& spec) { return look_up(spec, context.machine); },
-                     node_question(context, sharded, node)),
-          times_asked(context, node), true);
+    std::visit([&](const auto& spec) { visit(spec, look_up(spec, context.machine), times_asked(context, node), true); },
+               node_question(context, sharded, node));
   for (const Move& move : moves_of(context, sharded, node))
-    visit(collective_cost(move.spec, context.machine), move.times, false);
+    visit(move.spec, collective_cost(move.spec, context.machine), move.times, false);
 }
 
 }  // namespace
 
 NodeCost node_cost(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   NodeCost cost;
-  for_each_kernel(context, sharded, node, [&](const KernelCost& kernel, double times, bool computes) {
+  for_each_kernel(context, sharded, node, [&](const auto&, const KernelCost& kernel, double times, bool computes) {
     const Seconds time = times * kernel.time;
     (computes ? cost.compute : cost.communication) += time;
     cost.error += time * kernel.relative_error;
@@ -281,22 +280,22 @@ NodeCost node_cost(const CostContext& context, const ShardedGraph& sharded, cons
   return cost;
 }
 
-SourceTimes source_times(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
-  SourceTimes times_by_source;
-  if (node.kind == Node::Kind::gather_parameter) return times_by_source;
-  for_each_kernel(context, sharded, node, [&](const KernelCost& kernel, double times, bool) {
-    times_by_source[kernel.source] += times * kernel.time;
+std::vector<AskedKernel> asked_kernels(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
+  std::vector<AskedKernel> asked;
+  if (node.kind == Node::Kind::gather_parameter) return asked;
+  for_each_kernel(context, sharded, node, [&](const auto& spec, const KernelCost& kernel, double times, bool) {
+    asked.push_back({spec, kernel, times});
   });
-  return times_by_source;
+  return asked;
 }
 
-std::vector<NodeCost> node_costs(const CostContext& context, const ShardedGraph& sharded) {
-  std::vector<NodeCost> costs;
-  costs.reserve(sharded.nodes.size());
-  for (const Node& n : sharded.nodes)
-    costs.push_back(n.kind == Node::Kind::gather_parameter ? NodeCost{} : node_cost(context, sharded, n));
+namespace {
+
+/// Calls `visit(node, spec)` for each cast.
+template <typename F>
+void for_each_cast(const CostContext& context, const ShardedGraph& sharded, const F& visit) {
   const double narrow = bytes_per_element(context.formats.compute);
-  if (narrow >= 2) return costs;
+  if (narrow >= 2) return;
   std::vector<char> cast(sharded.values.size());
   for (std::size_t i = 0; i < sharded.nodes.size(); ++i) {
     const Node& n = sharded.nodes[i];
@@ -312,13 +311,32 @@ std::vector<NodeCost> node_costs(const CostContext& context, const ShardedGraph&
       char& known = cast[static_cast<std::size_t>(n.inputs[k])];
       if (known || context.graph.tensor(v.tensor).role != TensorRole::activation) continue;
       known = 1;
-      const Bytes moved{static_cast<std::int64_t>(static_cast<double>(v.elements) * (2 + 2 * narrow))};
-      const KernelCost kernel = look_up(MemorySpec{moved}, context.machine);
-      costs[i].compute += kernel.time;
-      costs[i].error += kernel.time * kernel.relative_error;
+      visit(i, MemorySpec{{static_cast<std::int64_t>(static_cast<double>(v.elements) * (2 + 2 * narrow))}});
     }
   }
+}
+
+}  // namespace
+
+std::vector<NodeCost> node_costs(const CostContext& context, const ShardedGraph& sharded) {
+  std::vector<NodeCost> costs;
+  costs.reserve(sharded.nodes.size());
+  for (const Node& n : sharded.nodes)
+    costs.push_back(n.kind == Node::Kind::gather_parameter ? NodeCost{} : node_cost(context, sharded, n));
+  for_each_cast(context, sharded, [&](std::size_t node, const MemorySpec& spec) {
+    const KernelCost kernel = look_up(spec, context.machine);
+    costs[node].compute += kernel.time;
+    costs[node].error += kernel.time * kernel.relative_error;
+  });
   return costs;
+}
+
+std::vector<std::vector<AskedKernel>> asked_casts(const CostContext& context, const ShardedGraph& sharded) {
+  std::vector<std::vector<AskedKernel>> casts(sharded.nodes.size());
+  for_each_cast(context, sharded, [&](std::size_t node, const MemorySpec& spec) {
+    casts[node].push_back({spec, look_up(spec, context.machine), 1});
+  });
+  return casts;
 }
 
 LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, const Node& node) {

@@ -2,6 +2,7 @@
 
 #include <optional>
 #include <variant>
+#include <vector>
 
 #include "hardware/machine.h"
 #include "hardware/measurements.h"
@@ -36,8 +37,14 @@ struct NodeCost {
 };
 NodeCost node_cost(const CostContext& context, const ShardedGraph& sharded, const Node& node);
 
-/// Where node_cost's times come from.
-SourceTimes source_times(const CostContext& context, const ShardedGraph& sharded, const Node& node);
+/// A kernel or collective that is asked for, and how often.
+struct AskedKernel {
+  KernelSpec spec;
+  KernelCost cost;
+  double times = 1;
+};
+/// What node_cost's times are made of; nothing for parameter gathers.
+std::vector<AskedKernel> asked_kernels(const CostContext& context, const ShardedGraph& sharded, const Node& node);
 
 /// Of every node; parameter gathers cost nothing here (data_cost.h). Where products read narrower formats than
 /// activations have, the first product that reads one casts it: 16 bits are read, and the narrow form written twice,
@@ -45,6 +52,8 @@ SourceTimes source_times(const CostContext& context, const ShardedGraph& sharded
 /// trace of 80 casts in a forward and a backward of 4 layers takes 5.5 ms, this 5.9 ms). Measured products have it in
 /// their time.
 std::vector<NodeCost> node_costs(const CostContext& context, const ShardedGraph& sharded);
+/// Those casts, by node.
+std::vector<std::vector<AskedKernel>> asked_casts(const CostContext& context, const ShardedGraph& sharded);
 
 /// What several micro-batches take at the least that together have the sizes of `sharded`: `each` of them, however
 /// small, and `together`, which they share by their sizes. Errors are left out.
