@@ -31,7 +31,7 @@ double forward_flops_per_token(const OpGraph& graph, const Model& model, const M
     const Node& n = whole.nodes[i];
     if (n.kind != Node::Kind::compute) continue;
     const auto question = node_question(context, whole, n);
-    if (const auto* gemm = std::get_if<GemmSpec>(&question))
+    if (const auto gemm = product_of(question))
       flops += 2.0 * static_cast<double>(gemm->batch * gemm->m) * static_cast<double>(gemm->n * gemm->k);
     if (const auto* attention = std::get_if<AttentionSpec>(&question)) flops += attention->work().value;
   }

@@ -32,16 +32,8 @@ DataType type_of(const KernelSpec& spec) {
 
 /// Operations (in units of the metric), or the bytes of the operands.
 Counted counted_compute(const KernelSpec& spec, const Machine& machine, bool bytes) {
-  if (const auto* grouped = std::get_if<GroupedGemmSpec>(&spec)) {
-    return counted_compute(GemmSpec{.m = grouped->m_per_group,
-                                    .n = grouped->n,
-                                    .k = grouped->k,
-                                    .batch = grouped->groups,
-                                    .type = grouped->type,
-                                    .weights = grouped->weights,
-                                    .result = grouped->result},
-                           machine, bytes);
-  }
+  if (const auto* grouped = std::get_if<GroupedGemmSpec>(&spec))
+    return counted_compute(as_batch(*grouped), machine, bytes);
   if (const auto* attention = std::get_if<AttentionSpec>(&spec); attention && !bytes)
     return attention->work().value / 1e12;
   if (!has_points(spec)) return fmt::format("no work is counted of {}", name_of(family_of(spec)));

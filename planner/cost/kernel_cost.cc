@@ -28,6 +28,7 @@ struct Asked {
   const Machine& machine;
 
   Answer operator()(const GemmSpec& spec) const { return computed(spec, machine); }
+  Answer operator()(const GroupedGemmSpec& spec) const { return computed(spec, machine); }
   Answer operator()(const AttentionSpec& spec) const { return computed(spec, machine); }
   Answer operator()(const MemorySpec& spec) const { return look_up(spec, machine); }
   Answer operator()(const CollectiveSpec& spec) const {

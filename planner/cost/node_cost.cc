@@ -123,6 +123,17 @@ GemmSpec contraction(const CostContext& context, const ShardedGraph& sharded, co
                  context.graph.tensor(of.tensor).role == TensorRole::weight);
 }
 
+/// Whether the batch of a product is that of the experts: they are a dimension of all three tensors.
+bool is_of_experts(const CostContext& context, const Node& node) {
+  const Operator& op = context.graph.op(node.op);
+  const auto has = [&](const Operand& operand) { return operand.dims.has(static_cast<DimId>(context.expert_dim)); };
+  return context.expert_dim >= 0 && has(op.inputs[0]) && has(op.inputs[1]) && has(op.outputs[0]);
+}
+
+GroupedGemmSpec in_groups(const GemmSpec& batch) {
+  return {.groups = batch.batch, .m_per_group = batch.m, .n = batch.n, .k = batch.k, .type = batch.type};
+}
+
 CollectiveKind collective_of(ReshardStep step) {
   switch (step) {
     case ReshardStep::reduce_scatter:
@@ -233,13 +244,19 @@ Bytes bytes_of(const OpGraph& graph, const Value& value, const TrainingFormats& 
   return {static_cast<std::int64_t>(std::ceil(bytes))};
 }
 
-std::variant<GemmSpec, AttentionSpec, MemorySpec> node_question(const CostContext& context, const ShardedGraph& sharded,
-                                                                const Node& node) {
+std::optional<GemmSpec> product_of(const NodeQuestion& question) {
+  if (const auto* gemm = std::get_if<GemmSpec>(&question)) return *gemm;
+  if (const auto* grouped = std::get_if<GroupedGemmSpec>(&question)) return as_batch(*grouped);
+  return std::nullopt;
+}
+
+NodeQuestion node_question(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   if (node.kind == Node::Kind::compute) switch (context.graph.op(node.op).kind) {
       case OpKind::contraction: {
         const GemmSpec gemm = contraction(context, sharded, node);
         // Without rows, columns or a sum it multiplies elements: no matrix product, a pass over memory.
         if ((gemm.m == 1) + (gemm.n == 1) + (gemm.k == 1) >= 2) break;
+        if (gemm.batch > 1 && is_of_experts(context, node)) return in_groups(gemm);
         return gemm;
       }
       case OpKind::attention:
@@ -301,10 +318,10 @@ void for_each_cast(const CostContext& context, const ShardedGraph& sharded, cons
     const Node& n = sharded.nodes[i];
     if (n.kind != Node::Kind::compute || context.graph.op(n.op).kind != OpKind::contraction) continue;
     const auto question = node_question(context, sharded, n);
-    const auto* gemm = std::get_if<GemmSpec>(&question);
-    if (!gemm) continue;
+    if (!product_of(question)) continue;
     // Tables of narrow products time what a layer runs: its input's cast is in them.
-    if (context.machine.measured && look_up(*gemm, context.machine).source != CostSource::datasheet) continue;
+    const auto source = [&](const auto& spec) { return look_up(spec, context.machine).source; };
+    if (context.machine.measured && std::visit(source, question) != CostSource::datasheet) continue;
     // A gradient's product reads the gradient first; what forward read was cast then.
     for (std::size_t k = 0; k < (n.gradient < 0 ? n.inputs.size() : 1); ++k) {
       const Value& v = sharded.value(n.inputs[k]);
@@ -348,7 +365,7 @@ LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, co
     least.together.compute =
         times * std::visit([&](const auto& spec) { return steady_time(spec, context.machine); }, question);
     // With one row, as a part of it may have, a product is a pass over memory.
-    const auto* gemm = std::get_if<GemmSpec>(&question);
+    const auto gemm = product_of(question);
     if (gemm && (gemm->m == 1 || gemm->n == 1 || gemm->k == 1))
       least.together.compute =
           std::min(least.together.compute, steady_time(streaming(context, sharded, node), context.machine));

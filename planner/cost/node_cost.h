@@ -23,9 +23,13 @@ struct CostContext {
   double crossing = 1;  // of routed rows: see CollectiveSpec
 };
 
-/// What a compute or sum node asks of a device; nothing for a node that only moves data between ranks.
-std::variant<GemmSpec, AttentionSpec, MemorySpec> node_question(const CostContext& context, const ShardedGraph& sharded,
-                                                                const Node& node);
+/// What a compute or sum node asks of a device; nothing for a node that only moves data between ranks. Products of
+/// several experts are groups, each of as many rows as the fullest rank's experts have in the mean.
+using NodeQuestion = std::variant<GemmSpec, GroupedGemmSpec, AttentionSpec, MemorySpec>;
+NodeQuestion node_question(const CostContext& context, const ShardedGraph& sharded, const Node& node);
+
+/// A question that is a matrix product, groups as a batch; nothing of another.
+std::optional<GemmSpec> product_of(const NodeQuestion& question);
 
 /// How often it asks that: a ring's operator once for each of the blocks that pass by.
 double times_asked(const CostContext& context, const Node& node);
