@@ -33,6 +33,10 @@ struct DataGroups {
   }
 };
 
+DataGroups groups_of(const Layout& layout, bool routed) {
+  return {layout, routed ? std::int64_t{layout.expert} * layout.expert_tensor : layout.tensor};
+}
+
 RankGroup joined(RankGroup inner, const RankGroup& outer) {
   for (int i = 0; i < outer.count; ++i) inner.add(outer.factors[i].size, outer.factors[i].stride);
   return inner;
@@ -46,8 +50,7 @@ Bytes sized(std::int64_t elements, DataType format) {
 template <typename F>
 DataCost cost_of(const GraphPrice& price, const Layout& layout, const Machine& machine, const TrainingFormats& formats,
                  bool without_tied, const F& visit) {
-  const DataGroups dense(layout, layout.tensor);
-  const DataGroups routed(layout, std::int64_t{layout.expert} * layout.expert_tensor);
+  const DataGroups dense = groups_of(layout, false), routed = groups_of(layout, true);
   DataCost cost;
   const auto add = [&](Seconds DataCost::*part, CollectiveKind kind, Bytes held, const RankGroup& group) {
     const CollectiveSpec spec{kind, held, group};
@@ -112,6 +115,8 @@ Seconds visible(Seconds moves, Seconds work, double multiprocessors) {
   const Seconds hidden = std::min(moves, work);
   return moves - hidden + multiprocessors / (1 - multiprocessors) * hidden;
 }
+
+std::int64_t zero_parts(const Layout& layout, bool routed) { return groups_of(layout, routed).parts; }
 
 DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine& machine,
                    const TrainingFormats& formats, bool without_tied) {

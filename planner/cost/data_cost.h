@@ -28,6 +28,9 @@ Seconds visible(Seconds moves, Seconds work, double multiprocessors);
 DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine& machine,
                    const TrainingFormats& formats, bool without_tied = false);
 
+/// Ranks that a stage's weights (experts' with `routed`) are cut over by ZeRO, beyond what tp, or ep and etp, cut.
+std::int64_t zero_parts(const Layout& layout, bool routed);
+
 /// What data_cost's times are made of: for each micro-batch, and once a step.
 struct AskedForData {
   std::vector<AskedKernel> each, once;

@@ -300,6 +300,26 @@ GraphPrice GraphPricer::weights() {
   return result;
 }
 
+std::vector<GraphPricer::WeightTensor> GraphPricer::weight_tensors() {
+  if (layout_.micro_batch == 0) size_for(1);
+  std::vector<WeightTensor> tensors;
+  for (const WeightState& w : sharded_.weights) {
+    const Tensor& tensor = graph_.tensor(w.tensor);
+    tensors.push_back({tensor.name, w.used_elements, is_of_expert(graph_, tensor)});
+  }
+  return tensors;
+}
+
+std::vector<GraphPricer::SavedTensor> GraphPricer::saved_tensors(int micro_batch, const Recompute& choice) {
+  size_for(micro_batch);
+  std::vector<SavedTensor> tensors;
+  for (ValueId v : derived_.plan(choice).saved) {
+    const Value& value = sharded_.value(v);
+    tensors.push_back({graph_.tensor(value.tensor).name, bytes_of(graph_, value, context_.formats)});
+  }
+  return tensors;
+}
+
 ShapePricer::ShapePricer(DerivedGraphs& derived, const ModelGraphs& graphs, const Model& model, const Machine& machine,
                          const Workload& workload, const Shape& shape)
     : derived_(derived),

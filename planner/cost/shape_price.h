@@ -146,6 +146,18 @@ class GraphPricer {
   std::vector<TraceSpan> trace(const PassPieces& pass, const std::string& device) const;
   /// Weights alone.
   GraphPrice weights();
+  /// The tensors that those are the sums of, and those that a micro-batch keeps from forward to backward.
+  struct WeightTensor {
+    std::string name;
+    std::int64_t elements = 0;
+    bool routed = false;
+  };
+  struct SavedTensor {
+    std::string name;
+    Bytes bytes;
+  };
+  std::vector<WeightTensor> weight_tensors();
+  std::vector<SavedTensor> saved_tensors(int micro_batch, const Recompute& choice);
   std::vector<LeastPass> least(const std::vector<Recompute>& choices);
 
  private:
