@@ -80,9 +80,10 @@ TEST_CASE("kernel rows name their kernels") {
 TEST_CASE("the charts of FlashAttention-3 have that paper's batch and heads") {
   // 16384 / 512 sequences, 2048 / 64 heads.
   const std::string workload = "op: attention_fwd, dtype: fp16, head_dim: 64, seq: 512, causal: true";
-  CHECK(kernel(workload, "", "fa3-charts-machine-read") ==
-        "attention batch=32 heads=32 query=512 head_dim=64 type=fp16");
-  CHECK(kernel(workload) == "none: batch is not stated");
+  for (const char* source : {"paper", "fa3-charts-machine-read"})  // whoever says so
+    CHECK(kernel(workload, "", source) == "attention batch=32 heads=32 query=512 head_dim=64 type=fp16");
+  CHECK(kernel(workload + ", batch: 2") == "none: heads is not stated");
+  CHECK(kernel(workload + ", heads: 2") == "none: batch is not stated");
 }
 
 TEST_CASE("collective rows name their collectives") {
