@@ -97,6 +97,17 @@ class SpecReader {
 
 }  // namespace
 
+GemmSpec as_batch(const GroupedGemmSpec& spec) {
+  return {.m = spec.m_per_group,
+          .n = spec.n,
+          .k = spec.k,
+          .batch = spec.groups,
+          .type = spec.type,
+          .weights = spec.weights,
+          .result = spec.result,
+          .scaling = spec.scaling};
+}
+
 double AttentionSpec::visible_keys() const {
   const auto keys = static_cast<double>(key_length);
   const double width = window == 0 ? keys : std::min(static_cast<double>(window), keys);

@@ -43,6 +43,9 @@ struct GroupedGemmSpec {
   bool operator==(const GroupedGemmSpec&) const = default;
 };
 
+/// The same products as one batch, as if a kernel knew that its groups are alike.
+GemmSpec as_batch(const GroupedGemmSpec& spec);
+
 /// The routed experts' part of a layer on one rank: choice of experts, first products, activation, second product. No
 /// communication. The rank is the busiest one where the load is uneven.
 struct MoeLayerSpec {

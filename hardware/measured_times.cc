@@ -24,6 +24,9 @@ bool is_pointed(KernelFamily family) {
   return family == KernelFamily::gemm || family == KernelFamily::attention || family == KernelFamily::moe_layer;
 }
 
+/// Groups of GEMMs that no table has are asked as a batch.
+const GroupedGemmSpec* grouped(const KernelSpec& spec) { return std::get_if<GroupedGemmSpec>(&spec); }
+
 AttentionSpec forward_of(AttentionSpec spec) {
   spec.backward = false;
   return spec;
@@ -71,7 +74,8 @@ std::optional<KernelCost> MeasuredTimes::find(const KernelSpec& spec) const {
   const KernelFamily family = family_of(spec);
   if (const auto* collective = std::get_if<CollectiveSpec>(&spec); collective && table(family).size() > 0)
     return collectives().read(*collective);
-  if (table(family).size() == 0 && !carried_) return std::nullopt;
+  if (table(family).size() == 0 && !carried_)
+    return grouped(spec) ? find(as_batch(*grouped(spec))) : std::optional<KernelCost>();
   const KernelSlots slots = to_slots(spec);
   Memory& memory = memories_[static_cast<std::size_t>(family)][SlotsHash()(slots) % kMemories];
   {
@@ -97,10 +101,14 @@ std::optional<KernelCost> MeasuredTimes::find_anew(const KernelSpec& spec) const
 
 std::optional<KernelCost> MeasuredTimes::find_own(const KernelSpec& spec) const {
   const KernelFamily family = family_of(spec);
-  if (table(family).size() == 0) return std::nullopt;
+  if (table(family).size() == 0)
+    return grouped(spec) ? find_own(as_batch(*grouped(spec))) : std::optional<KernelCost>();
   const KernelTable::Range rows = table(family).find(spec);
   if (rows.size() > 0) return KernelCost{least_time(table(family), rows), CostSource::measured, kMeasuredError};
-  if (!is_pointed(family)) return curves(family).read(spec);
+  if (!is_pointed(family)) {
+    const auto read = curves(family).read(spec);
+    return read || !grouped(spec) ? read : find_own(as_batch(*grouped(spec)));
+  }
   const auto cost = index(family).read(spec);
   if (is_backward(spec) && !cost) return backward(std::get<AttentionSpec>(spec));
   const auto* gemm = std::get_if<GemmSpec>(&spec);
@@ -146,6 +154,10 @@ MeasuredTimes::Least MeasuredTimes::steady_time(const KernelSpec& spec) const {
 
 MeasuredTimes::Least MeasuredTimes::own_steady_time(const KernelSpec& spec) const {
   const KernelFamily family = family_of(spec);
+  if (grouped(spec)) {
+    const Least batch = own_steady_time(as_batch(*grouped(spec)));
+    return {table(family).size() > 0 ? Seconds{0} : batch.time, batch.curves_too};  // a table may say anything
+  }
   if (table(family).size() == 0) return {{INFINITY}, true};
   if (const auto* memory = std::get_if<MemorySpec>(&spec)) {
     const SizeCurve* curve = curves(family).curve_of(to_slots(spec));

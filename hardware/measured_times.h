@@ -18,7 +18,8 @@ namespace shardwright {
 ///   measured      the table has the question: the fastest kernel's time
 ///   interpolated  read off between questions alike (kernel_index.h, curve_times.h)
 ///   extrapolated  the same beyond them; and what no table near has: backward attention is forward's time, a batch of
-///                 GEMMs that of one with all of their rows, each by the datasheet's ratio of the two
+///                 GEMMs that of one with all of their rows, each by the datasheet's ratio of the two; groups of GEMMs
+///                 are a batch
 ///                 And what was measured on another machine of the same chip, where this one's own tables have nothing
 ///                 nearer (carried_over.h)
 ///   nothing       nothing alike was measured: ask the datasheet
@@ -33,7 +34,7 @@ class MeasuredTimes {
   std::optional<KernelCost> find(const KernelSpec& spec) const;
 
   /// A time that the parts of a question, in its batch, rows or sum, never beat together, as far as find answers them;
-  /// `curves_too`: the datasheet may be asked for some of them. Of gemm, attention and memory.
+  /// `curves_too`: the datasheet may be asked for some of them. Of gemm, grouped_gemm, attention and memory.
   struct Least {
     Seconds time;
     bool curves_too = false;

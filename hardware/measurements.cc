@@ -113,6 +113,10 @@ KernelCost curve_time(const GemmSpec& spec, const Machine& machine) {
   return cost_of(std::max(fastest, memory_seconds(bytes_moved(spec), machine)), machine);
 }
 
+KernelCost curve_time(const GroupedGemmSpec& spec, const Machine& machine) {
+  return curve_time(as_batch(spec), machine);
+}
+
 /// Whole tiles, as many as the multiprocessors like: the elements of the result at the rate of the best tile.
 Seconds curve_steady_time(const GemmSpec& spec, const Machine& machine) {
   if (spec.m == 0 || spec.n == 0 || spec.k == 0 || spec.batch == 0) return {};
@@ -125,6 +129,10 @@ Seconds curve_steady_time(const GemmSpec& spec, const Machine& machine) {
   const double results = as_double(spec.batch) * as_double(spec.m) * as_double(spec.n);
   const double compute = results / machine.multiprocessors * 2 * (as_double(spec.k) + curves.gemm_k_half) / best_rate;
   return {std::max(compute, memory_seconds(bytes_moved(spec), machine))};
+}
+
+Seconds curve_steady_time(const GroupedGemmSpec& spec, const Machine& machine) {
+  return curve_steady_time(as_batch(spec), machine);
 }
 
 /// Work over a rate that grows with the keys a query sees (each block of queries fills and drains its pipeline once)
@@ -190,6 +198,10 @@ KernelCost look_up(const GemmSpec& spec, const Machine& machine) {
   assert(supports(machine, spec.type) && "a type that this machine does not compute in");
   return time_of(spec, machine);
 }
+KernelCost look_up(const GroupedGemmSpec& spec, const Machine& machine) {
+  assert(supports(machine, spec.type) && "a type that this machine does not compute in");
+  return time_of(spec, machine);
+}
 KernelCost look_up(const AttentionSpec& spec, const Machine& machine) {
   assert(supports(machine, spec.type) && "a type that this machine does not compute in");
   return time_of(spec, machine);
@@ -197,6 +209,7 @@ KernelCost look_up(const AttentionSpec& spec, const Machine& machine) {
 KernelCost look_up(const MemorySpec& spec, const Machine& machine) { return time_of(spec, machine); }
 
 Seconds steady_time(const GemmSpec& spec, const Machine& machine) { return steady_time_of(spec, machine); }
+Seconds steady_time(const GroupedGemmSpec& spec, const Machine& machine) { return steady_time_of(spec, machine); }
 Seconds steady_time(const AttentionSpec& spec, const Machine& machine) { return steady_time_of(spec, machine); }
 Seconds steady_time(const MemorySpec& spec, const Machine& machine) { return steady_time_of(spec, machine); }
 

@@ -31,9 +31,11 @@ struct SourceTimes {
 
 /// How long a kernel takes on one device: from what was measured there (Machine::measured), where anything alike was;
 /// else from the machine's efficiency curves and datasheet, whose forms stand in measurements.cc with their reasons. A
-/// GEMM of no elements, like any kernel, costs its launch. The type must be one that the machine supports (asserted).
+/// GEMM of no elements, like any kernel, costs its launch. Groups of GEMMs that were not measured take what a batch
+/// of as many does. The type must be one that the machine supports (asserted).
 /// Collectives are not asked here but of planner/cost/collective_cost.h.
 KernelCost look_up(const GemmSpec&, const Machine&);
+KernelCost look_up(const GroupedGemmSpec&, const Machine&);
 KernelCost look_up(const AttentionSpec&, const Machine&);
 KernelCost look_up(const MemorySpec&, const Machine&);
 
@@ -42,6 +44,7 @@ KernelCost look_up(const MemorySpec&, const Machine&);
 /// multiprocessors. Of measured kernels: at the best share of the datasheet's rates that any row of the table reached,
 /// under which no answer falls.
 Seconds steady_time(const GemmSpec&, const Machine&);
+Seconds steady_time(const GroupedGemmSpec&, const Machine&);
 Seconds steady_time(const AttentionSpec&, const Machine&);
 Seconds steady_time(const MemorySpec&, const Machine&);
 

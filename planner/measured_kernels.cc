@@ -65,15 +65,14 @@ Answer grouped_gemm(const MeasuredKernelWorkload& w, const Format& format) {
                              .scaling = format.scaling});
 }
 
-/// FlashAttention-3's charts: the paper states sizes once for all of them.
-constexpr std::string_view kFlashAttention3Charts = "fa3-charts-machine-read";
-constexpr std::int64_t kFlashAttention3Tokens = 16384, kFlashAttention3Width = 2048;
+/// FlashAttention's benchmarks have these for every length and head.
+constexpr std::int64_t kFlashAttentionTokens = 16384, kFlashAttentionWidth = 2048;
 
 Answer attention_forward(const MeasuredRow& row, const Format& format) {
   MeasuredKernelWorkload w = row.kernel;
-  const bool charts = row.source == kFlashAttention3Charts && w.seq && w.head_dim;
-  if (charts && !w.batch) w.batch = kFlashAttention3Tokens / *w.seq;
-  if (charts && !w.heads) w.heads = kFlashAttention3Width / *w.head_dim;
+  const bool chart = w.op == "attention_fwd" && !w.batch && !w.heads && w.seq && w.head_dim;
+  if (chart) w.batch = std::max<std::int64_t>(kFlashAttentionTokens / *w.seq, 1);
+  if (chart) w.heads = std::max<std::int64_t>(kFlashAttentionWidth / *w.head_dim, 1);
   const std::string lacking = unstated({{"batch", w.batch.has_value()},
                                         {"heads", w.heads.has_value()},
                                         {"head_dim", w.head_dim.has_value()},
@@ -237,11 +236,12 @@ Answer collective(const MeasuredRow& row, CollectiveKind kind) {
   return one(spec);
 }
 
-/// Which library moved the rows stands in the source's name and the software's variant.
+/// Which library moved the rows: of those that were measured, HybridEP alone tells algorithm bandwidths, its own and
+/// DeepEP's beside them.
 MoeExchangeBackend backend_of(const MeasuredRow& row) {
-  if (row.source.starts_with("nccl-ep")) return MoeExchangeBackend::nccl_ep;
+  if (row.software.framework.starts_with("NCCL EP")) return MoeExchangeBackend::nccl_ep;
   const bool deepep_beside = row.software.variant.find("deepep") != std::string::npos;
-  if (row.source.starts_with("hybrid-ep") && !deepep_beside) return MoeExchangeBackend::hybrid_ep;
+  if (row.kernel.bandwidth_definition == "algorithm" && !deepep_beside) return MoeExchangeBackend::hybrid_ep;
   return MoeExchangeBackend::deepep;
 }
 

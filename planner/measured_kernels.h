@@ -27,8 +27,11 @@ struct NoKernel {
 ///   `gpus_per_node` says; nodes are as far apart as the catalog's machine has GPUs in one.
 /// - `mla_prefill` and `mla_decode` are DeepSeek-V3's heads, decode absorbed into the latent.
 /// - Decode sees all keys (not causal), `moe_ffn` has gated experts.
-/// - Rows of FlashAttention-3's charts have that paper's sizes: 16k tokens in all, heads of 2048 together
-///   (arXiv 2407.08608, section 4.1).
+/// - `attention_fwd` with neither batch nor heads is a chart of FlashAttention's: 16k tokens in all, heads of 2048
+///   together (arXiv 2407.08608, section 4.1).
+/// - Exchanges are NCCL EP's where the software says so, HybridEP's where they tell algorithm bandwidths and the
+///   software does not say DeepEP, else DeepEP's.
+/// Of the row it reads neither id, source, family, note nor what was measured.
 std::variant<std::vector<MeasuredKernel>, NoKernel> kernels_of(const MeasuredRow& row);
 
 }  // namespace shardwright

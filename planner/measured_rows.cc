@@ -198,6 +198,7 @@ MeasuredKernelWorkload read_kernel_workload(const YamlCursor& map) {
   workload.dtype = text_of(map, "dtype");
   workload.kv_dtype = text_of(map, "kv_dtype");
   workload.algorithm = text_of(map, "algorithm");
+  workload.bandwidth_definition = text_of(map, "bandwidth_definition");
   workload.mode = text_of(map, "mode");
   workload.routing = text_of(map, "routing");
   const std::pair<std::string_view, std::optional<std::int64_t>*> counts[] = {

@@ -63,7 +63,7 @@ struct MeasuredWorkload {
 /// The workload of a row about a kernel or a collective, under the schema's keys. Strings are empty where nothing is
 /// said.
 struct MeasuredKernelWorkload {
-  std::string op, dtype, kv_dtype, algorithm, mode, routing;
+  std::string op, dtype, kv_dtype, algorithm, mode, routing, bandwidth_definition;
   std::optional<std::int64_t> m, n, k, groups, m_per_group;
   std::optional<std::int64_t> batch, heads, kv_heads, head_dim, seq, kv_len, query_len, topk_tokens;
   std::optional<std::int64_t> tokens, hidden_size, intermediate_size, n_routed_experts, num_experts_per_tok, calls;

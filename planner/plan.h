@@ -92,6 +92,18 @@ struct PlanRequest {
   int threads = 0;  ///< 0 = as many as there are cores
 };
 
+/// A kernel or collective whose time is not measured. Calls and seconds are those of one GPU in one step of each of
+/// the layouts asked about, on the mean of its stages, hidden ones, too.
+struct UnmeasuredKernel {
+  KernelSpec spec;
+  CostSource source = CostSource::datasheet;
+  double relative_error = 0;
+  double calls = 0;
+  Seconds seconds;
+  double share = 0;  ///< of the seconds of all kernels, measured ones, too
+  Seconds doubt() const { return seconds * relative_error; }
+};
+
 /// The answer to `plan` and `estimate`.
 struct PlanResult {
   std::string model, machine;
@@ -103,7 +115,8 @@ struct PlanResult {
   std::vector<PricedLayout> plans;  ///< best first; an estimate has exactly one
   /// Least reserved memory for each throughput, fastest first, down to half the throughput of the first.
   std::vector<PricedLayout> pareto;
-  std::vector<PricedLayout> nearest;  ///< when nothing fits: the layouts that miss by least
+  std::vector<PricedLayout> nearest;                        ///< when nothing fits: the layouts that miss by least
+  std::optional<std::vector<UnmeasuredKernel>> unmeasured;  ///< where it was asked for
 };
 
 /// One row of the memory list behind a stage's total.
@@ -122,6 +135,14 @@ PlanResult estimate(const PlanRequest& request);
 
 /// The tensors behind the memory of `stage` of a layout that can be computed, largest first.
 std::vector<MemoryItem> memory_items(const PlanRequest& request, const Layout& layout, int stage);
+
+/// Layouts whose step may be the shortest: the first (of those that fit, else of the nearest), and those after it whose
+/// interval reaches below the end of its.
+std::vector<PricedLayout> rivals(const PlanResult& result);
+
+/// What a measurement would settle, the most doubt first: the kernels of the rivals that were not measured, ordered by
+/// the seconds that they may be wrong by, over all of those layouts together.
+std::vector<UnmeasuredKernel> unmeasured_kernels(const PlanRequest& request, const PlanResult& result);
 
 /// Every task of one step of a layout that can be computed, stage by stage, as the schedule plays them; then one layer
 /// of each class by itself, with what runs on each stream.

@@ -31,7 +31,7 @@ double forward_flops_per_token(const OpGraph& graph, const Model& model, const M
     const Node& n = whole.nodes[i];
     if (n.kind != Node::Kind::compute) continue;
     const auto question = node_question(context, whole, n);
-    if (const auto* gemm = std::get_if<GemmSpec>(&question))
+    if (const auto gemm = product_of(question))
       flops += 2.0 * static_cast<double>(gemm->batch * gemm->m) * static_cast<double>(gemm->n * gemm->k);
     if (const auto* attention = std::get_if<AttentionSpec>(&question)) flops += attention->work().value;
   }
@@ -70,11 +70,19 @@ std::int64_t between_stages(const Layout& l) {
   return l.rank_order == RankOrder::tp_cp_pp_dp ? dense : dense * l.data;
 }
 
-Seconds send_time(const Layout& layout, Bytes stream, const Machine& machine) {
-  if (layout.pipeline == 1) return {};
+namespace {
+
+CollectiveSpec send_of(const Layout& layout, Bytes stream) {
   RankGroup pair;
   pair.add(2, between_stages(layout));
-  return collective_cost({CollectiveKind::send_recv, stream, pair}, machine).time;
+  return {CollectiveKind::send_recv, stream, pair};
+}
+
+}  // namespace
+
+Seconds send_time(const Layout& layout, Bytes stream, const Machine& machine) {
+  if (layout.pipeline == 1) return {};
+  return collective_cost(send_of(layout, stream), machine).time;
 }
 
 std::optional<Rejection> impossible_shape(const Model& model, const Machine& machine, const Workload& workload,
@@ -232,6 +240,14 @@ std::vector<int> Pricer::balanced_layers(const ShapePrice& shape, const Recomput
   return balanced_split(seconds, first, last, chunks);
 }
 
+CollectiveSpec Pricer::tied_reduction(const Layout& layout, const ShapePrice& shape) const {
+  RankGroup ends;
+  ends.add(2, between_stages(layout) * (layout.pipeline - 1));
+  const double bytes =
+      static_cast<double>(shape.embedding.tied_elements) * bytes_per_element(workload_.formats.gradient_reduce);
+  return {CollectiveKind::all_reduce, {static_cast<std::int64_t>(bytes)}, ends};
+}
+
 Pricer::Data Pricer::data_of(const ShapePrice& shape, const Layout& layout) const {
   const TrainingFormats& formats = workload_.formats;
   const bool tied = model_.tie_word_embeddings;
@@ -242,14 +258,7 @@ Pricer::Data Pricer::data_of(const ShapePrice& shape, const Layout& layout) cons
   for (const GraphPrice& g : shape.layers) data.layers.push_back(data_cost(g, layout, machine_, formats));
   data.embedding = data_cost(shape.embedding, layout, machine_, formats);
   data.head = data_cost(shape.head, layout, machine_, formats, tied && layout.pipeline == 1);
-  if (tied && layout.pipeline > 1) {
-    RankGroup ends;
-    ends.add(2, between_stages(layout) * (layout.pipeline - 1));
-    const double bytes =
-        static_cast<double>(shape.embedding.tied_elements) * bytes_per_element(formats.gradient_reduce);
-    data.tied.reduction =
-        collective_cost({CollectiveKind::all_reduce, {static_cast<std::int64_t>(bytes)}, ends}, machine_).time;
-  }
+  if (tied && layout.pipeline > 1) data.tied.reduction = collective_cost(tied_reduction(layout, shape), machine_).time;
   return data;
 }
 
@@ -258,24 +267,45 @@ Prediction Pricer::price(const Layout& layout) {
   return PipelineShape(*this, known, layout).predict(data_of(known, layout));
 }
 
+std::vector<AskedKernel> Pricer::asked(const Layout& layout) {
+  const ShapePrice& known = shape(shape_of(layout), layout.recompute);
+  ShapePricer pricer = shape_pricer(shape_of(layout));
+  const auto micro_batches = static_cast<double>(layout.micro_batches(workload_.global_batch));
+  const double stages = layout.pipeline;
+  std::vector<AskedKernel> all;
+  const auto add = [&](double times, std::vector<AskedKernel> asked) {
+    for (AskedKernel& kernel : asked) {
+      kernel.times *= times / stages;
+      all.push_back(std::move(kernel));
+    }
+  };
+  const bool one_table = model_.tie_word_embeddings && layout.pipeline == 1;
+  for (std::size_t g = 0; g < pricer.graphs(); ++g) {
+    const double layers = g < 2 ? 1 : class_layers_until_[g - 2].back();
+    const GraphPrice& weights = g == 0 ? known.embedding : g == 1 ? known.head : known.layers[g - 2];
+    AskedForData data = asked_for_data(weights, layout, machine_, workload_.formats, g == 1 && one_table);
+    add(layers * micro_batches, pricer.of_graph(g).asked(layout.micro_batch, g < 2 ? Recompute{} : layout.recompute));
+    add(layers * micro_batches, std::move(data.each));
+    add(layers, std::move(data.once));
+  }
+  if (layout.pipeline == 1) return all;
+  const auto collective = [&](const CollectiveSpec& spec) {
+    return std::vector<AskedKernel>{{spec, collective_cost(spec, machine_), 1}};
+  };
+  const int borders = layout.pipeline * layout.virtual_pipeline - 1;
+  add(2 * borders * micro_batches, collective(send_of(layout, known.stream)));
+  if (model_.tie_word_embeddings) add(2, collective(tied_reduction(layout, known)));
+  return all;
+}
+
 std::array<double, 4> Pricer::source_share(const Layout& layout) {
   std::array<double, 4> shares = {};
   if (!machine_.measured) {
     shares[static_cast<std::size_t>(CostSource::datasheet)] = 1;
     return shares;
   }
-  const Data data = data_of(shape(shape_of(layout), layout.recompute), layout);
-  ShapePricer pricer = shape_pricer(shape_of(layout));
-  const auto micro_batches = static_cast<double>(layout.micro_batches(workload_.global_batch));
   SourceTimes sum;
-  for (std::size_t g = 0; g < pricer.graphs(); ++g) {
-    const double layers = g < 2 ? 1 : class_layers_until_[g - 2].back();
-    const DataCost& cost = g == 0 ? data.embedding : g == 1 ? data.head : data.layers[g - 2];
-    const Recompute again = g < 2 ? Recompute{} : layout.recompute;
-    sum.add(layers * micro_batches, pricer.of_graph(g).source_times(layout.micro_batch, again));
-    sum.add(layers * micro_batches, cost.sources_each);
-    sum.add(layers, cost.sources_once);
-  }
+  for (const AskedKernel& kernel : asked(layout)) sum[kernel.cost.source] += kernel.times * kernel.cost.time;
   for (std::size_t i = 0; i < shares.size(); ++i) shares[i] = sum.times[i] / sum.total();
   return shares;
 }

@@ -78,7 +78,10 @@ class Pricer {
   /// Everything about a layout that is not impossible; `layers_per_chunk` is filled.
   Prediction price(const Layout& layout);
 
-  /// Shares of the time of all kernels and collectives of a step, by CostSource; of every stage, hidden ones, too.
+  /// All kernels and collectives of a step, hidden ones, too; `times` are those of one GPU, on the mean of its stages.
+  /// A kernel may come several times.
+  std::vector<AskedKernel> asked(const Layout& layout);
+  /// Shares of their time, by CostSource.
   std::array<double, 4> source_share(const Layout& layout);
 
   /// A time that price(layout).step never beats.
@@ -97,6 +100,9 @@ class Pricer {
   Flops model_flops_per_token() const { return model_flops_per_token_; }
 
  private:
+  /// Of a tied table's gradient, between the first and the last stage.
+  CollectiveSpec tied_reduction(const Layout& layout, const ShapePrice& shape) const;
+
   friend class PipelineShape;
   friend class Floor;
   Model model_;

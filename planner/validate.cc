@@ -12,6 +12,7 @@
 #include "planner/parallel.h"
 #include "planner/plan.h"
 #include "planner/pricer.h"
+#include "planner/validate_kernels.h"
 #include "planner/validation_summary.h"
 
 namespace shardwright {
@@ -230,7 +231,18 @@ struct Outcome {
   std::optional<SkippedRow> skipped;
 };
 
+/// On the catalog's nodes: measured_kernels.h lays the ranks out on those.
+Outcome predict_kernel(const MeasuredRow& row, const Machines& machines) {
+  const auto skipped = [&](std::string reason) { return Outcome{{}, SkippedRow{row.id, std::move(reason)}}; };
+  const Machine* machine = machines.find(row.hardware.gpu);
+  if (!machine) return skipped(skip("machine", row.hardware.gpu + " is not in the catalog"));
+  auto answer = predict_kernel_row(row, *machine);
+  if (auto* why = std::get_if<std::string>(&answer)) return skipped(std::move(*why));
+  return {std::move(std::get<std::vector<ValidationRow>>(answer)), std::nullopt};
+}
+
 Outcome predict(const MeasuredRow& row, const Machines& machines) {
+  if (row.kind == MeasuredKind::kernel || row.kind == MeasuredKind::collective) return predict_kernel(row, machines);
   Outcome outcome;
   const auto skipped = [&](std::string reason) {
     outcome.skipped = SkippedRow{row.id, std::move(reason)};
@@ -246,11 +258,17 @@ Outcome predict(const MeasuredRow& row, const Machines& machines) {
   const PricedLayout& priced = result.plans.front();
   if (!priced.prediction) return skipped(skip("layout", priced.rejection->detail));
 
+  const auto row_of = [&](const std::string& metric, std::optional<double> measured, const Answer& answer) {
+    ValidationRow v = unpredicted(row, metric, measured);
+    v.predicted = answer.value;
+    v.predicted_low = answer.low;
+    v.predicted_high = answer.high;
+    v.layout_fits = priced.fits;
+    v.layout_assumed = priced.assumed;
+    return v;
+  };
   const auto add = [&](const std::string& metric, std::optional<double> measured, const Answer& answer) {
-    ValidationRow v{row.id,       row.source,    row.family,  std::string(name_of(row.kind)),
-                    row.trust,    row.suspect,   metric,      measured,
-                    answer.value, answer.low,    answer.high, std::nullopt,
-                    priced.fits,  priced.assumed};
+    ValidationRow v = row_of(metric, measured, answer);
     if (measured) v.relative_error = answer.value / *measured - 1;
     outcome.rows.push_back(std::move(v));
   };
@@ -263,11 +281,7 @@ Outcome predict(const MeasuredRow& row, const Machines& machines) {
         *metrics.predict("peak_memory_gib_by_stage"));
   if (row.measured.oom) {
     const double out = priced.fits ? 0 : 1;
-    ValidationRow v{row.id,      row.source,    row.family, std::string(name_of(row.kind)),
-                    row.trust,   row.suspect,   "oom",      1,
-                    out,         out,           out,        std::nullopt,
-                    priced.fits, priced.assumed};
-    outcome.rows.push_back(std::move(v));
+    outcome.rows.push_back(row_of("oom", 1, {out, out, out}));
   }
   if (outcome.rows.empty()) return skipped(skip("metric", "nothing that is predicted was published"));
   return outcome;

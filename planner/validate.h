@@ -2,11 +2,15 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "hardware/measured_machine.h"
 
 namespace shardwright {
+
+/// Whether a collective stays inside one unit of the innermost links: a node, or an NVLink domain of several.
+inline constexpr std::string_view kWithinNode = "within_node", kAcrossNodes = "across_nodes";
 
 /// One published number and its prediction.
 struct ValidationRow {
@@ -18,10 +22,14 @@ struct ValidationRow {
   std::optional<double> relative_error;  ///< predicted / measured - 1
   bool layout_fits = false;
   std::vector<std::string> layout_assumed;  ///< layout keys that the planner filled in
+  std::optional<double> time_error = {};    ///< kernel, collective: predicted time / measured time - 1, also of a
+                                            ///< rate; absent where the row states its time beside that rate
+  std::string span = {};                    ///< collective: kWithinNode or kAcrossNodes
 };
 
 /// A row without a prediction. `reason` starts with one of these words; after ": " stands the detail.
-///   kind       not a training row
+///   kind       neither training, kernel nor collective
+///   kernel     no single kernel that its source states, or one that has no time here: "no curve for moe_layer"
 ///   machine    the catalog has no such GPU
 ///   model      an architecture that no graph is built for
 ///   layout     a choice that a Layout cannot say, or degrees that cannot be
@@ -31,11 +39,13 @@ struct SkippedRow {
   std::string id, reason;
 };
 
-/// Relative errors of one metric of one kind of row, of one source or of all ("").
+/// Relative errors of one metric of one kind of row: of all, of one source, or of one span of collectives. Those of
+/// kernels and collectives are errors of the time, whichever metric was published.
 struct ErrorSummary {
   std::string kind, metric, source;
   int n = 0;
   double mean_absolute = 0, median_absolute = 0, p90_absolute = 0, signed_median = 0;
+  std::string span = {};
 };
 
 /// Positive: out of memory. A true positive ran out and was predicted to.

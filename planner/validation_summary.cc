@@ -5,7 +5,6 @@
 #include <cmath>
 #include <map>
 #include <string_view>
-#include <tuple>
 #include <utility>
 
 namespace shardwright {
@@ -18,14 +17,15 @@ struct SpeedMetric {
   std::string_view name;
   bool is_time;
 };
-constexpr std::array<SpeedMetric, 8> kSpeedMetrics = {{{"iteration_seconds", true},
+constexpr std::array<SpeedMetric, 7> kSpeedMetrics = {{{"iteration_seconds", true},
                                                        {"tokens_per_second_per_gpu", false},
                                                        {"tokens_per_second", false},
                                                        {"samples_per_second_per_gpu", false},
                                                        {"tflops_per_gpu", false},
                                                        {"mfu", false},
-                                                       {"hfu", false},
-                                                       {"time_seconds", true}}};
+                                                       {"hfu", false}}};
+
+bool has_layout(const ValidationRow& row) { return row.kind == "training" || row.kind == "inference"; }
 
 // ---- Errors ----
 
@@ -41,23 +41,29 @@ double p90(std::vector<double> values) {
 }
 
 std::vector<ErrorSummary> error_summaries(const std::vector<ValidationRow>& rows) {
-  std::map<std::tuple<std::string, std::string, std::string>, std::vector<double>> errors;
+  struct Group {
+    std::string kind, metric, source, span;
+    auto operator<=>(const Group&) const = default;
+  };
+  std::map<Group, std::vector<double>> errors;
   for (const ValidationRow& row : rows) {
-    if (row.suspect || !row.relative_error) continue;
-    errors[{row.kind, row.metric, ""}].push_back(*row.relative_error);
-    errors[{row.kind, row.metric, row.source}].push_back(*row.relative_error);
+    const std::optional<double> error = has_layout(row) ? row.relative_error : row.time_error;
+    if (!is_scored(row) || !error) continue;
+    errors[{row.kind, row.metric, "", ""}].push_back(*error);
+    errors[{row.kind, row.metric, row.source, ""}].push_back(*error);
+    if (!row.span.empty()) errors[{row.kind, row.metric, "", row.span}].push_back(*error);
   }
   std::vector<ErrorSummary> result;
-  for (const auto& [key, signed_errors] : errors) {
+  for (const auto& [group, signed_errors] : errors) {
     std::vector<double> sizes;
     double sum = 0;
     for (const double error : signed_errors) {
       sizes.push_back(std::fabs(error));
       sum += std::fabs(error);
     }
-    const auto& [kind, metric, source] = key;
-    result.push_back({kind, metric, source, static_cast<int>(sizes.size()), sum / static_cast<double>(sizes.size()),
-                      median(sizes), p90(sizes), median(signed_errors)});
+    result.push_back({group.kind, group.metric, group.source, static_cast<int>(sizes.size()),
+                      sum / static_cast<double>(sizes.size()), median(sizes), p90(sizes), median(signed_errors),
+                      group.span});
   }
   return result;
 }
@@ -110,7 +116,7 @@ double top_regret(const std::vector<Times>& times) {
 std::optional<RankingSummary> ranking(const std::vector<ValidationRow>& rows) {
   std::map<std::pair<std::string, std::string>, std::vector<const ValidationRow*>> families;
   for (const ValidationRow& row : rows) {
-    if (!row.suspect && !row.family.empty()) families[{row.kind, row.family}].push_back(&row);
+    if (is_scored(row) && has_layout(row) && !row.family.empty()) families[{row.kind, row.family}].push_back(&row);
   }
   RankingSummary result;
   for (const auto& [name, members] : families) {
@@ -135,7 +141,7 @@ OutOfMemory out_of_memory(const std::vector<ValidationRow>& rows) {
   };
   std::map<std::string, Outcome> outcomes;
   for (const ValidationRow& row : rows) {
-    if (row.suspect || (row.kind != "training" && row.kind != "inference")) continue;
+    if (!is_scored(row) || !has_layout(row)) continue;
     Outcome& outcome = outcomes[row.id];
     outcome.ran_out |= row.metric == "oom";
     outcome.fits = row.layout_fits;
@@ -149,6 +155,8 @@ OutOfMemory out_of_memory(const std::vector<ValidationRow>& rows) {
 }
 
 }  // namespace
+
+bool is_scored(const ValidationRow& row) { return !row.suspect && row.trust != "C"; }
 
 void summarise(Validation& validation) {
   validation.summary = error_summaries(validation.rows);

@@ -166,6 +166,22 @@ Json list_json(const std::vector<PricedLayout>& plans, std::int64_t global_batch
   return list;
 }
 
+Json unmeasured_json(const std::vector<UnmeasuredKernel>& kernels) {
+  Json list = Json::array();
+  for (const UnmeasuredKernel& kernel : kernels) {
+    Json json;
+    json["kernel"] = to_string(kernel.spec);
+    json["source"] = name_of(kernel.source);
+    put(json, "seconds", kernel.seconds.value);
+    put(json, "share", kernel.share);
+    put(json, "relative_error", kernel.relative_error);
+    put(json, "doubt_seconds", kernel.doubt().value);
+    put(json, "calls", kernel.calls);
+    list.push_back(json);
+  }
+  return list;
+}
+
 // ---- validation ----
 
 Json row_json(const ValidationRow& row) {
@@ -182,6 +198,8 @@ Json row_json(const ValidationRow& row) {
   put(json, "predicted_low", row.predicted_low);
   put(json, "predicted_high", row.predicted_high);
   put(json, "relative_error", row.relative_error);
+  put(json, "time_error", row.time_error);
+  if (!row.span.empty()) json["span"] = row.span;
   if (row.kind == "training" || row.kind == "inference") json["layout_fits"] = row.layout_fits;
   json["layout_assumed"] = row.layout_assumed;
   return json;
@@ -286,6 +304,7 @@ std::string plan_result_json(const PlanResult& result) {
   json["plans"] = list_json(result.plans, global_batch, true);
   if (!result.is_estimate) json["pareto"] = list_json(result.pareto, global_batch, false);
   if (!result.nearest.empty()) json["nearest"] = list_json(result.nearest, global_batch, false);
+  if (result.unmeasured) json["unmeasured"] = unmeasured_json(*result.unmeasured);
   return text_of(json);
 }
 
@@ -312,7 +331,9 @@ std::string validation_json(const Validation& validation) {
   json["summary"] = Json::object();
   json["summary_by_source"] = Json::object();
   for (const ErrorSummary& summary : validation.summary) {
-    Json& place = summary.source.empty() ? json["summary"] : json["summary_by_source"][summary.source];
+    Json& place = !summary.span.empty()     ? json["summary_by_span"][summary.span]
+                  : !summary.source.empty() ? json["summary_by_source"][summary.source]
+                                            : json["summary"];
     place[summary.kind][summary.metric] = error_json(summary);
   }
   if (validation.ranking) {

@@ -8,6 +8,9 @@
 #include <utility>
 #include <vector>
 
+#include "planner/measured_schema.h"
+#include "planner/validation_summary.h"
+
 namespace shardwright {
 namespace {
 
@@ -15,20 +18,25 @@ namespace {
 std::string phrase_of(const std::string& reason) { return reason.substr(0, reason.find(": ")); }
 
 std::string first_line(const Validation& validation, const TableStyle& style) {
-  std::set<std::string> rows, suspects;
+  std::set<std::string> rows, unscored;
   for (const ValidationRow& row : validation.rows) {
     rows.insert(row.id);
-    if (row.suspect) suspects.insert(row.id);
+    if (!is_scored(row)) unscored.insert(row.id);
   }
   return wrapped(
-      fmt::format("{} rows predicted ({} of them suspect and not scored), {} skipped; {} published numbers.",
-                  grouped(static_cast<std::int64_t>(rows.size())), grouped(static_cast<std::int64_t>(suspects.size())),
+      fmt::format("{} rows predicted ({} of them suspect or of trust C, not scored), {} skipped; {} published numbers.",
+                  grouped(static_cast<std::int64_t>(rows.size())), grouped(static_cast<std::int64_t>(unscored.size())),
                   grouped(static_cast<std::int64_t>(validation.skipped.size())),
                   grouped(static_cast<std::int64_t>(validation.rows.size()))),
       style.width);
 }
 
-/// One table for a kind and metric: all sources, then each.
+/// Kernels and collectives: their errors are those of the time.
+bool is_timed_alone(const std::string& kind) {
+  return kind == name_of(MeasuredKind::kernel) || kind == name_of(MeasuredKind::collective);
+}
+
+/// One table for a kind and metric: all sources, then parts of them.
 std::string errors_text(const Validation& validation, const TableStyle& style) {
   std::string text;
   const std::vector<ErrorSummary>& all = validation.summary;
@@ -37,10 +45,15 @@ std::string errors_text(const Validation& validation, const TableStyle& style) {
     std::size_t end = begin;
     for (; end < all.size() && all[end].kind == all[begin].kind && all[end].metric == all[begin].metric; ++end) {
       const ErrorSummary& e = all[end];
-      table.add_row({e.source.empty() ? "all" : "  " + e.source, std::to_string(e.n), percent(e.mean_absolute),
+      const std::string part = e.span.empty() ? e.source : e.span;
+      table.add_row({part.empty() ? "all" : "  " + part, std::to_string(e.n), percent(e.mean_absolute),
                      percent(e.median_absolute), percent(e.p90_absolute), signed_percent(e.signed_median)});
     }
-    text += "\n" + bold(fmt::format("{}: {}, relative error", all[begin].kind, all[begin].metric), style) + "\n";
+    text += "\n" +
+            bold(fmt::format("{}: {}, relative error{}", all[begin].kind, all[begin].metric,
+                             is_timed_alone(all[begin].kind) ? " of the time" : ""),
+                 style) +
+            "\n";
     for (const std::string& line : table.lines(2)) text += line + "\n";
     begin = end;
   }
@@ -49,6 +62,28 @@ std::string errors_text(const Validation& validation, const TableStyle& style) {
 
 std::string share_text(int part, int whole) {
   return whole == 0 ? "none" : fmt::format("{} of {} ({})", part, whole, percent(static_cast<double>(part) / whole));
+}
+
+/// Ranking and out of memory; nothing where kernels and collectives alone were asked.
+std::string layouts_text(const Validation& validation, const TableStyle& style) {
+  const auto is_kernel = [](const ValidationRow& row) { return is_timed_alone(row.kind); };
+  if (!validation.rows.empty() && std::all_of(validation.rows.begin(), validation.rows.end(), is_kernel)) return "";
+  std::string text = "\n";
+  if (validation.ranking) {
+    const RankingSummary& ranking = *validation.ranking;
+    text += wrapped(fmt::format("Ranking, mean over families ({}): Kendall tau {:.2f}; the predicted best is {} slower "
+                                "than the measured best.",
+                                ranking.families, ranking.kendall_tau_mean, percent(ranking.top_regret_mean)),
+                    style.width);
+  } else {
+    text += "Ranking: no family with layouts to tell apart.\n";
+  }
+  const OutOfMemory& oom = validation.out_of_memory;
+  text += wrapped(fmt::format("Out of memory: predicted for {} that ran out, and for {} that did not.",
+                              share_text(oom.true_positive, oom.true_positive + oom.false_negative),
+                              share_text(oom.false_positive, oom.false_positive + oom.true_negative)),
+                  style.width);
+  return text;
 }
 
 std::string skipped_text(const Validation& validation, bool verbose, const TableStyle& style) {
@@ -73,22 +108,8 @@ std::string skipped_text(const Validation& validation, bool verbose, const Table
 }  // namespace
 
 std::string validation_table(const Validation& validation, bool verbose, const TableStyle& style) {
-  std::string text = first_line(validation, style) + errors_text(validation, style) + "\n";
-  if (validation.ranking) {
-    const RankingSummary& ranking = *validation.ranking;
-    text += wrapped(fmt::format("Ranking, mean over families ({}): Kendall tau {:.2f}; the predicted best is {} slower "
-                                "than the measured best.",
-                                ranking.families, ranking.kendall_tau_mean, percent(ranking.top_regret_mean)),
-                    style.width);
-  } else {
-    text += "Ranking: no family with layouts to tell apart.\n";
-  }
-  const OutOfMemory& oom = validation.out_of_memory;
-  text += wrapped(fmt::format("Out of memory: predicted for {} that ran out, and for {} that did not.",
-                              share_text(oom.true_positive, oom.true_positive + oom.false_negative),
-                              share_text(oom.false_positive, oom.false_positive + oom.true_negative)),
-                  style.width);
-  return text + skipped_text(validation, verbose, style);
+  return first_line(validation, style) + errors_text(validation, style) + layouts_text(validation, style) +
+         skipped_text(validation, verbose, style);
 }
 
 }  // namespace shardwright

@@ -44,7 +44,10 @@ class CommandApp {
     for (const Positional& positional : command.positionals) {
       const std::string shown = positional.many ? positional.name + "..." : positional.name;
       CLI::Option* option = app_.add_option(positional.name, keep, positional.help);
-      option->type_name("")->expected(positional.many ? -1 : 1)->option_text(positional.required ? "" : "(optional)");
+      option->type_name("")
+          ->expected(1, positional.many ? CLI::detail::expected_max_vector_size : 1)
+          ->allow_extra_args(positional.many)
+          ->option_text(positional.required ? "" : "(optional)");
       positionals_.push_back(option);
     }
     for (const Option& declared : command.options) {

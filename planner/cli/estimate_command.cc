@@ -14,12 +14,13 @@ int run(const Arguments& arguments) {
   const LayoutPins pins = parse_layout(*layout, "--layout");
   PlanRequest request = read_question(arguments);
   request.pins = pins;
-  const PlanResult result = estimate(request);
+  PlanResult result = estimate(request);
   const PricedLayout& plan = result.plans.at(0);
   std::vector<MemoryItem> tensors;
   request.workload.formats = formats_for(plan.precision);
   if (plan.prediction) tensors = memory_items(request, plan.layout, plan.prediction->worst_stage);
   write_trace(arguments, request, result);
+  write_unmeasured(arguments, request, result);
   write_answer(arguments, estimate_text(request, result, tensors, stdout_style()), plan_result_json(result));
   return plan.fits ? kDone : kNothingFits;
 }
@@ -37,6 +38,7 @@ Command estimate_command() {
       run};
   command.options.push_back({"--layout", "KEY=VALUE,...", "what is given of the layout; the rest is chosen"});
   command.options.push_back(trace_option());
+  command.options.push_back(unmeasured_option());
   command.options.push_back(json_option());
   command.options.push_back(threads_option());
   return command;

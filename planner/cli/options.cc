@@ -13,6 +13,7 @@
 #include "hardware/measured_times.h"
 #include "planner/cli/output.h"
 #include "reports/chrome_trace.h"
+#include "reports/unmeasured_text.h"
 
 namespace shardwright {
 namespace {
@@ -175,6 +176,17 @@ void write_trace(const Arguments& arguments, PlanRequest request, const PlanResu
   if (!path || result.plans.empty() || !result.plans[0].prediction) return;
   request.workload.formats = formats_for(result.plans[0].precision);
   write_file(*path, chrome_trace(trace_of(request, result.plans[0].layout)));
+}
+
+Option unmeasured_option() {
+  return {"--unmeasured", "FILE", "write what a profiler should measure there", Completes::files};
+}
+
+void write_unmeasured(const Arguments& arguments, const PlanRequest& request, PlanResult& result) {
+  const auto path = arguments.find("--unmeasured");
+  if (!path) return;
+  result.unmeasured = unmeasured_kernels(request, result);
+  write_file(*path, unmeasured_text(result));
 }
 
 Option json_option() { return {"--json", "FILE", "write JSON there; - is stdout, without the text", Completes::files}; }

@@ -35,6 +35,10 @@ std::optional<MeasuredMachine> read_measured_machine(const Arguments& arguments)
 Option trace_option();
 void write_trace(const Arguments& arguments, PlanRequest request, const PlanResult& result);
 
+/// --unmeasured FILE, and what it asks for: fills `result.unmeasured` and writes the list.
+Option unmeasured_option();
+void write_unmeasured(const Arguments& arguments, const PlanRequest& request, PlanResult& result);
+
 /// --json FILE and --threads N.
 Option json_option();
 Option threads_option();

@@ -21,7 +21,7 @@ int run(const Arguments& arguments) {
 Command validate_command() {
   return {"validate",
           "predict published measurements and show the errors",
-          {"validate training.yaml", "validate training.yaml --verbose --json errors.json"},
+          {"validate training.yaml", "validate kernels.yaml collectives.yaml --verbose \\\n    --json errors.json"},
           {{"ROWS.yaml", "files of schema shardwright.measured/1", true, true, Completes::files}},
           {{"--verbose", "", "name each row that was skipped"}, measurements_option(), json_option(), threads_option()},
           run};

@@ -33,6 +33,10 @@ struct DataGroups {
   }
 };
 
+DataGroups groups_of(const Layout& layout, bool routed) {
+  return {layout, routed ? std::int64_t{layout.expert} * layout.expert_tensor : layout.tensor};
+}
+
 RankGroup joined(RankGroup inner, const RankGroup& outer) {
   for (int i = 0; i < outer.count; ++i) inner.add(outer.factors[i].size, outer.factors[i].stride);
   return inner;
@@ -42,23 +46,17 @@ Bytes sized(std::int64_t elements, DataType format) {
   return {static_cast<std::int64_t>(std::ceil(static_cast<double>(elements) * bytes_per_element(format)))};
 }
 
-}  // namespace
-
-Seconds visible(Seconds moves, Seconds work, double multiprocessors) {
-  const Seconds hidden = std::min(moves, work);
-  return moves - hidden + multiprocessors / (1 - multiprocessors) * hidden;
-}
-
-DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine& machine,
-                   const TrainingFormats& formats, bool without_tied) {
-  const DataGroups dense(layout, layout.tensor);
-  const DataGroups routed(layout, std::int64_t{layout.expert} * layout.expert_tensor);
+/// Calls `visit(spec, kernel, each)` for what is asked for each micro-batch, or once a step.
+template <typename F>
+DataCost cost_of(const GraphPrice& price, const Layout& layout, const Machine& machine, const TrainingFormats& formats,
+                 bool without_tied, const F& visit) {
+  const DataGroups dense = groups_of(layout, false), routed = groups_of(layout, true);
   DataCost cost;
   const auto add = [&](Seconds DataCost::*part, CollectiveKind kind, Bytes held, const RankGroup& group) {
-    const KernelCost c = collective_cost({kind, held, group}, machine);
+    const CollectiveSpec spec{kind, held, group};
+    const KernelCost c = collective_cost(spec, machine);
     cost.*part += c.time;
-    const bool each = part == &DataCost::forward || part == &DataCost::backward;
-    (each ? cost.sources_each : cost.sources_once)[c.source] += c.time;
+    visit(spec, c, part == &DataCost::forward || part == &DataCost::backward);
   };
   std::int64_t elements = 0, gathered = 0, sharded = 0;
   for (const WeightBucket& bucket : price.buckets) {
@@ -103,11 +101,35 @@ DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine&
   const Bytes streamed =
       sized(sharded, formats.gradient) + 2 * cost.optimizer_state + sized(sharded, formats.parameter);
   if (elements > 0) {
-    const KernelCost optimizer = look_up(MemorySpec{streamed}, machine);
+    const MemorySpec pass{streamed};
+    const KernelCost optimizer = look_up(pass, machine);
     cost.optimizer = optimizer.time;
-    cost.sources_once[optimizer.source] += optimizer.time;
+    visit(pass, optimizer, false);
   }
   return cost;
+}
+
+}  // namespace
+
+Seconds visible(Seconds moves, Seconds work, double multiprocessors) {
+  const Seconds hidden = std::min(moves, work);
+  return moves - hidden + multiprocessors / (1 - multiprocessors) * hidden;
+}
+
+std::int64_t zero_parts(const Layout& layout, bool routed) { return groups_of(layout, routed).parts; }
+
+DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine& machine,
+                   const TrainingFormats& formats, bool without_tied) {
+  return cost_of(price, layout, machine, formats, without_tied, [](const auto&, const KernelCost&, bool) {});
+}
+
+AskedForData asked_for_data(const GraphPrice& price, const Layout& layout, const Machine& machine,
+                            const TrainingFormats& formats, bool without_tied) {
+  AskedForData asked;
+  cost_of(price, layout, machine, formats, without_tied, [&](const auto& spec, const KernelCost& kernel, bool each) {
+    (each ? asked.each : asked.once).push_back({spec, kernel, 1});
+  });
+  return asked;
 }
 
 }  // namespace shardwright

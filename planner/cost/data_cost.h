@@ -16,7 +16,6 @@ struct DataCost {
   Seconds forward, backward;  ///< of one micro-batch
   Seconds reduction, gather;  ///< once a step, before and after the optimizer
   Seconds optimizer;
-  SourceTimes sources_each, sources_once;     ///< of a micro-batch, of the step
   Bytes weights, gradients, optimizer_state;  ///< resident
   Bytes buffer;                               ///< gathered parameters and unsharded gradients while the graph runs
 };
@@ -28,5 +27,15 @@ Seconds visible(Seconds moves, Seconds work, double multiprocessors);
 /// `without_tied`: the table shared by embedding and head is counted elsewhere.
 DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine& machine,
                    const TrainingFormats& formats, bool without_tied = false);
+
+/// Ranks that a stage's weights (experts' with `routed`) are cut over by ZeRO, beyond what tp, or ep and etp, cut.
+std::int64_t zero_parts(const Layout& layout, bool routed);
+
+/// What data_cost's times are made of: for each micro-batch, and once a step.
+struct AskedForData {
+  std::vector<AskedKernel> each, once;
+};
+AskedForData asked_for_data(const GraphPrice& price, const Layout& layout, const Machine& machine,
+                            const TrainingFormats& formats, bool without_tied = false);
 
 }  // namespace shardwright

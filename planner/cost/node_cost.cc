@@ -123,6 +123,17 @@ GemmSpec contraction(const CostContext& context, const ShardedGraph& sharded, co
                  context.graph.tensor(of.tensor).role == TensorRole::weight);
 }
 
+/// Whether the batch of a product is that of the experts: they are a dimension of all three tensors.
+bool is_of_experts(const CostContext& context, const Node& node) {
+  const Operator& op = context.graph.op(node.op);
+  const auto has = [&](const Operand& operand) { return operand.dims.has(static_cast<DimId>(context.expert_dim)); };
+  return context.expert_dim >= 0 && has(op.inputs[0]) && has(op.inputs[1]) && has(op.outputs[0]);
+}
+
+GroupedGemmSpec in_groups(const GemmSpec& batch) {
+  return {.groups = batch.batch, .m_per_group = batch.m, .n = batch.n, .k = batch.k, .type = batch.type};
+}
+
 CollectiveKind collective_of(ReshardStep step) {
   switch (step) {
     case ReshardStep::reduce_scatter:
@@ -233,13 +244,19 @@ Bytes bytes_of(const OpGraph& graph, const Value& value, const TrainingFormats& 
   return {static_cast<std::int64_t>(std::ceil(bytes))};
 }
 
-std::variant<GemmSpec, AttentionSpec, MemorySpec> node_question(const CostContext& context, const ShardedGraph& sharded,
-                                                                const Node& node) {
+std::optional<GemmSpec> product_of(const NodeQuestion& question) {
+  if (const auto* gemm = std::get_if<GemmSpec>(&question)) return *gemm;
+  if (const auto* grouped = std::get_if<GroupedGemmSpec>(&question)) return as_batch(*grouped);
+  return std::nullopt;
+}
+
+NodeQuestion node_question(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   if (node.kind == Node::Kind::compute) switch (context.graph.op(node.op).kind) {
       case OpKind::contraction: {
         const GemmSpec gemm = contraction(context, sharded, node);
         // Without rows, columns or a sum it multiplies elements: no matrix product, a pass over memory.
         if ((gemm.m == 1) + (gemm.n == 1) + (gemm.k == 1) >= 2) break;
+        if (gemm.batch > 1 && is_of_experts(context, node)) return in_groups(gemm);
         return gemm;
       }
       case OpKind::attention:
@@ -258,22 +275,21 @@ double times_asked(const CostContext& context, const Node& node) {
 
 namespace {
 
-/// Calls `visit(kernel, times, computes)` for what a node asks of the device and for each collective it takes.
+/// Calls `visit(spec, kernel, times, computes)` for what a node asks of the device and for each collective it takes.
 template <typename F>
 void for_each_kernel(const CostContext& context, const ShardedGraph& sharded, const Node& node, const F& visit) {
   if (node.kind == Node::Kind::compute || node.kind == Node::Kind::sum)
-    visit(std::visit([&](const auto& spec) { return look_up(spec, context.machine); },
-                     node_question(context, sharded, node)),
-          times_asked(context, node), true);
+    std::visit([&](const auto& spec) { visit(spec, look_up(spec, context.machine), times_asked(context, node), true); },
+               node_question(context, sharded, node));
   for (const Move& move : moves_of(context, sharded, node))
-    visit(collective_cost(move.spec, context.machine), move.times, false);
+    visit(move.spec, collective_cost(move.spec, context.machine), move.times, false);
 }
 
 }  // namespace
 
 NodeCost node_cost(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   NodeCost cost;
-  for_each_kernel(context, sharded, node, [&](const KernelCost& kernel, double times, bool computes) {
+  for_each_kernel(context, sharded, node, [&](const auto&, const KernelCost& kernel, double times, bool computes) {
     const Seconds time = times * kernel.time;
     (computes ? cost.compute : cost.communication) += time;
     cost.error += time * kernel.relative_error;
@@ -281,44 +297,63 @@ NodeCost node_cost(const CostContext& context, const ShardedGraph& sharded, cons
   return cost;
 }
 
-SourceTimes source_times(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
-  SourceTimes times_by_source;
-  if (node.kind == Node::Kind::gather_parameter) return times_by_source;
-  for_each_kernel(context, sharded, node, [&](const KernelCost& kernel, double times, bool) {
-    times_by_source[kernel.source] += times * kernel.time;
+std::vector<AskedKernel> asked_kernels(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
+  std::vector<AskedKernel> asked;
+  if (node.kind == Node::Kind::gather_parameter) return asked;
+  for_each_kernel(context, sharded, node, [&](const auto& spec, const KernelCost& kernel, double times, bool) {
+    asked.push_back({spec, kernel, times});
   });
-  return times_by_source;
+  return asked;
 }
 
-std::vector<NodeCost> node_costs(const CostContext& context, const ShardedGraph& sharded) {
-  std::vector<NodeCost> costs;
-  costs.reserve(sharded.nodes.size());
-  for (const Node& n : sharded.nodes)
-    costs.push_back(n.kind == Node::Kind::gather_parameter ? NodeCost{} : node_cost(context, sharded, n));
+namespace {
+
+/// Calls `visit(node, spec)` for each cast.
+template <typename F>
+void for_each_cast(const CostContext& context, const ShardedGraph& sharded, const F& visit) {
   const double narrow = bytes_per_element(context.formats.compute);
-  if (narrow >= 2) return costs;
+  if (narrow >= 2) return;
   std::vector<char> cast(sharded.values.size());
   for (std::size_t i = 0; i < sharded.nodes.size(); ++i) {
     const Node& n = sharded.nodes[i];
     if (n.kind != Node::Kind::compute || context.graph.op(n.op).kind != OpKind::contraction) continue;
     const auto question = node_question(context, sharded, n);
-    const auto* gemm = std::get_if<GemmSpec>(&question);
-    if (!gemm) continue;
+    if (!product_of(question)) continue;
     // Tables of narrow products time what a layer runs: its input's cast is in them.
-    if (context.machine.measured && look_up(*gemm, context.machine).source != CostSource::datasheet) continue;
+    const auto source = [&](const auto& spec) { return look_up(spec, context.machine).source; };
+    if (context.machine.measured && std::visit(source, question) != CostSource::datasheet) continue;
     // A gradient's product reads the gradient first; what forward read was cast then.
     for (std::size_t k = 0; k < (n.gradient < 0 ? n.inputs.size() : 1); ++k) {
       const Value& v = sharded.value(n.inputs[k]);
       char& known = cast[static_cast<std::size_t>(n.inputs[k])];
       if (known || context.graph.tensor(v.tensor).role != TensorRole::activation) continue;
       known = 1;
-      const Bytes moved{static_cast<std::int64_t>(static_cast<double>(v.elements) * (2 + 2 * narrow))};
-      const KernelCost kernel = look_up(MemorySpec{moved}, context.machine);
-      costs[i].compute += kernel.time;
-      costs[i].error += kernel.time * kernel.relative_error;
+      visit(i, MemorySpec{{static_cast<std::int64_t>(static_cast<double>(v.elements) * (2 + 2 * narrow))}});
     }
   }
+}
+
+}  // namespace
+
+std::vector<NodeCost> node_costs(const CostContext& context, const ShardedGraph& sharded) {
+  std::vector<NodeCost> costs;
+  costs.reserve(sharded.nodes.size());
+  for (const Node& n : sharded.nodes)
+    costs.push_back(n.kind == Node::Kind::gather_parameter ? NodeCost{} : node_cost(context, sharded, n));
+  for_each_cast(context, sharded, [&](std::size_t node, const MemorySpec& spec) {
+    const KernelCost kernel = look_up(spec, context.machine);
+    costs[node].compute += kernel.time;
+    costs[node].error += kernel.time * kernel.relative_error;
+  });
   return costs;
+}
+
+std::vector<std::vector<AskedKernel>> asked_casts(const CostContext& context, const ShardedGraph& sharded) {
+  std::vector<std::vector<AskedKernel>> casts(sharded.nodes.size());
+  for_each_cast(context, sharded, [&](std::size_t node, const MemorySpec& spec) {
+    casts[node].push_back({spec, look_up(spec, context.machine), 1});
+  });
+  return casts;
 }
 
 LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
@@ -330,7 +365,7 @@ LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, co
     least.together.compute =
         times * std::visit([&](const auto& spec) { return steady_time(spec, context.machine); }, question);
     // With one row, as a part of it may have, a product is a pass over memory.
-    const auto* gemm = std::get_if<GemmSpec>(&question);
+    const auto gemm = product_of(question);
     if (gemm && (gemm->m == 1 || gemm->n == 1 || gemm->k == 1))
       least.together.compute =
           std::min(least.together.compute, steady_time(streaming(context, sharded, node), context.machine));

@@ -2,6 +2,7 @@
 
 #include <optional>
 #include <variant>
+#include <vector>
 
 #include "hardware/machine.h"
 #include "hardware/measurements.h"
@@ -22,9 +23,13 @@ struct CostContext {
   double crossing = 1;  // of routed rows: see CollectiveSpec
 };
 
-/// What a compute or sum node asks of a device; nothing for a node that only moves data between ranks.
-std::variant<GemmSpec, AttentionSpec, MemorySpec> node_question(const CostContext& context, const ShardedGraph& sharded,
-                                                                const Node& node);
+/// What a compute or sum node asks of a device; nothing for a node that only moves data between ranks. Products of
+/// several experts are groups, each of as many rows as the fullest rank's experts have in the mean.
+using NodeQuestion = std::variant<GemmSpec, GroupedGemmSpec, AttentionSpec, MemorySpec>;
+NodeQuestion node_question(const CostContext& context, const ShardedGraph& sharded, const Node& node);
+
+/// A question that is a matrix product, groups as a batch; nothing of another.
+std::optional<GemmSpec> product_of(const NodeQuestion& question);
 
 /// How often it asks that: a ring's operator once for each of the blocks that pass by.
 double times_asked(const CostContext& context, const Node& node);
@@ -36,8 +41,14 @@ struct NodeCost {
 };
 NodeCost node_cost(const CostContext& context, const ShardedGraph& sharded, const Node& node);
 
-/// Where node_cost's times come from.
-SourceTimes source_times(const CostContext& context, const ShardedGraph& sharded, const Node& node);
+/// A kernel or collective that is asked for, and how often.
+struct AskedKernel {
+  KernelSpec spec;
+  KernelCost cost;
+  double times = 1;
+};
+/// What node_cost's times are made of; nothing for parameter gathers.
+std::vector<AskedKernel> asked_kernels(const CostContext& context, const ShardedGraph& sharded, const Node& node);
 
 /// Of every node; parameter gathers cost nothing here (data_cost.h). Where products read narrower formats than
 /// activations have, the first product that reads one casts it: 16 bits are read, and the narrow form written twice,
@@ -45,6 +56,8 @@ SourceTimes source_times(const CostContext& context, const ShardedGraph& sharded
 /// trace of 80 casts in a forward and a backward of 4 layers takes 5.5 ms, this 5.9 ms). Measured products have it in
 /// their time.
 std::vector<NodeCost> node_costs(const CostContext& context, const ShardedGraph& sharded);
+/// Those casts, by node.
+std::vector<std::vector<AskedKernel>> asked_casts(const CostContext& context, const ShardedGraph& sharded);
 
 /// What several micro-batches take at the least that together have the sizes of `sharded`: `each` of them, however
 /// small, and `together`, which they share by their sizes. Errors are left out.

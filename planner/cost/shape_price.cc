@@ -233,20 +233,18 @@ GraphPrice GraphPricer::price(int micro_batch, const std::vector<Recompute>& cho
   return result;
 }
 
-SourceTimes GraphPricer::source_times(int micro_batch, const Recompute& choice) {
-  cost_for(micro_batch);
-  SourceTimes sum;
+std::vector<AskedKernel> GraphPricer::asked(int micro_batch, const Recompute& choice) {
+  size_for(micro_batch);
+  const std::vector<std::vector<AskedKernel>> casts = asked_casts(context_, sharded_);
+  std::vector<AskedKernel> all;
   for (const std::vector<NodeId>* order : {&std::as_const(forward_), &derived_.plan(choice).order}) {
     for (NodeId n : *order) {
       const auto i = static_cast<std::size_t>(n);
-      const SourceTimes of_node = shardwright::source_times(context_, sharded_, sharded_.nodes[i]);
-      sum.add(1, of_node);
-      // Casts are passes over memory.
-      const Seconds casts = costs_[i].compute + costs_[i].communication - of_node.total();
-      sum[look_up(MemorySpec{1_MiB}, context_.machine).source] += std::max(Seconds{}, casts);
+      for (AskedKernel& kernel : asked_kernels(context_, sharded_, sharded_.nodes[i])) all.push_back(std::move(kernel));
+      all.insert(all.end(), casts[i].begin(), casts[i].end());
     }
   }
-  return sum;
+  return all;
 }
 
 std::vector<LeastPass> GraphPricer::least(const std::vector<Recompute>& choices) {
@@ -300,6 +298,26 @@ GraphPrice GraphPricer::weights() {
     if (graph_.tensors()[t].name == "embed_tokens") result.tied_elements += w.used_elements;
   }
   return result;
+}
+
+std::vector<GraphPricer::WeightTensor> GraphPricer::weight_tensors() {
+  if (layout_.micro_batch == 0) size_for(1);
+  std::vector<WeightTensor> tensors;
+  for (const WeightState& w : sharded_.weights) {
+    const Tensor& tensor = graph_.tensor(w.tensor);
+    tensors.push_back({tensor.name, w.used_elements, is_of_expert(graph_, tensor)});
+  }
+  return tensors;
+}
+
+std::vector<GraphPricer::SavedTensor> GraphPricer::saved_tensors(int micro_batch, const Recompute& choice) {
+  size_for(micro_batch);
+  std::vector<SavedTensor> tensors;
+  for (ValueId v : derived_.plan(choice).saved) {
+    const Value& value = sharded_.value(v);
+    tensors.push_back({graph_.tensor(value.tensor).name, bytes_of(graph_, value, context_.formats)});
+  }
+  return tensors;
 }
 
 ShapePricer::ShapePricer(DerivedGraphs& derived, const ModelGraphs& graphs, const Model& model, const Machine& machine,

@@ -140,12 +140,24 @@ class GraphPricer {
   /// The pieces of one pass of a micro-batch.
   PassPieces forward_pieces(int micro_batch);
   PassPieces backward_pieces(int micro_batch, const Recompute& choice);
-  /// Where the times of a forward and a backward come from, as if nothing ran beside anything.
-  SourceTimes source_times(int micro_batch, const Recompute& choice);
+  /// What a forward and a backward ask for, node by node.
+  std::vector<AskedKernel> asked(int micro_batch, const Recompute& choice);
   /// What a pass of this graph runs on each stream of `device`, named by operator.
   std::vector<TraceSpan> trace(const PassPieces& pass, const std::string& device) const;
   /// Weights alone.
   GraphPrice weights();
+  /// The tensors that those are the sums of, and those that a micro-batch keeps from forward to backward.
+  struct WeightTensor {
+    std::string name;
+    std::int64_t elements = 0;
+    bool routed = false;
+  };
+  struct SavedTensor {
+    std::string name;
+    Bytes bytes;
+  };
+  std::vector<WeightTensor> weight_tensors();
+  std::vector<SavedTensor> saved_tensors(int micro_batch, const Recompute& choice);
   std::vector<LeastPass> least(const std::vector<Recompute>& choices);
 
  private:

@@ -124,6 +124,31 @@ TEST_CASE("a batch of products is that of all its rows, by the datasheet's ratio
         Approx(std::hypot(look_up(one, machine).relative_error, plain.efficiency.relative_error)));
 }
 
+TEST_CASE("groups of products are a batch, until they are measured") {
+  const Machine plain = h100(), machine = with_measurements(plain, plain_gemms());
+  const GroupedGemmSpec groups{.groups = 8, .m_per_group = 256, .n = 1024, .k = 2048};
+  const GemmSpec batch = as_batch(groups);
+  CHECK(batch == GemmSpec{.m = 256, .n = 1024, .k = 2048, .batch = 8});
+  for (const Machine& m : {plain, machine}) {
+    CHECK(look_up(groups, m).time == look_up(batch, m).time);
+    CHECK(look_up(groups, m).source == look_up(batch, m).source);
+    CHECK(look_up(groups, m).relative_error == look_up(batch, m).relative_error);
+    CHECK(steady_time(groups, m) == steady_time(batch, m));
+  }
+  Measurements both = plain_gemms();
+  GroupedGemmSpec larger = groups, others = groups;
+  larger.m_per_group = 512;
+  others.k = 1024;
+  both.add(table_of(KernelFamily::grouped_gemm, {{groups, 1}, {larger, 2}}));
+  const Machine measured = with_measurements(plain, both);
+  CHECK(look_up(groups, measured).time.value == 1);
+  CHECK(look_up(groups, measured).source == CostSource::measured);
+  larger.m_per_group = 384;
+  CHECK(look_up(larger, measured).source == CostSource::interpolated);
+  CHECK(look_up(others, measured).time == look_up(as_batch(others), measured).time);  // no curve of its own
+  CHECK(steady_time(groups, measured) <= look_up(groups, measured).time);
+}
+
 TEST_CASE("backward attention is forward's time by the datasheet's ratio, until it is measured") {
   const Machine plain = h100();
   AttentionSpec spec{.batch = 2, .heads = 16, .kv_heads = 8, .query_length = 4096, .key_length = 4096};

@@ -80,9 +80,10 @@ TEST_CASE("kernel rows name their kernels") {
 TEST_CASE("the charts of FlashAttention-3 have that paper's batch and heads") {
   // 16384 / 512 sequences, 2048 / 64 heads.
   const std::string workload = "op: attention_fwd, dtype: fp16, head_dim: 64, seq: 512, causal: true";
-  CHECK(kernel(workload, "", "fa3-charts-machine-read") ==
-        "attention batch=32 heads=32 query=512 head_dim=64 type=fp16");
-  CHECK(kernel(workload) == "none: batch is not stated");
+  for (const char* source : {"paper", "fa3-charts-machine-read"})  // whoever says so
+    CHECK(kernel(workload, "", source) == "attention batch=32 heads=32 query=512 head_dim=64 type=fp16");
+  CHECK(kernel(workload + ", batch: 2") == "none: heads is not stated");
+  CHECK(kernel(workload + ", heads: 2") == "none: batch is not stated");
 }
 
 TEST_CASE("collective rows name their collectives") {
@@ -106,13 +107,14 @@ TEST_CASE("rows about experts' exchange name dispatch, combine or both") {
   CHECK(collective("gpus: 8", "op: moe_dispatch, dtype: fp8, top_groups: 4, sms: 20, n_routed_experts: 64, " + sizes) ==
         "moe_exchange op=dispatch mode=low_latency tokens=4 hidden_size=16 num_experts_per_tok=2 n_routed_experts=64 "
         "top_groups=4 sms=20 group=8 type=fp8");
-  CHECK(collective("gpus: 8", "op: moe_combine, " + sizes, "", "nccl-ep") ==
+  CHECK(collective("gpus: 8", "op: moe_combine, " + sizes, ", software: {framework: NCCL EP 2.29}") ==
         "moe_exchange op=combine mode=low_latency tokens=4 hidden_size=16 num_experts_per_tok=2 group=8 "
         "backend=nccl_ep");
-  CHECK(collective("gpus: 8", "op: moe_dispatch, " + sizes, "", "hybrid-ep") ==
+  CHECK(collective("gpus: 8", "op: moe_dispatch, bandwidth_definition: algorithm, " + sizes) ==
         "moe_exchange op=dispatch mode=low_latency tokens=4 hidden_size=16 num_experts_per_tok=2 group=8 "
         "backend=hybrid_ep");
-  CHECK(collective("gpus: 8", "op: moe_dispatch, " + sizes, ", software: {variant: b200-deepep-v1}", "hybrid-ep") ==
+  CHECK(collective("gpus: 8", "op: moe_dispatch, bandwidth_definition: algorithm, " + sizes,
+                   ", software: {variant: b200-deepep-v1}") ==
         "moe_exchange op=dispatch mode=low_latency tokens=4 hidden_size=16 num_experts_per_tok=2 group=8");
   const auto both = kernels_of(row_of("collective", "gpu: unknown, gpus: 8", "op: moe_dispatch_combine, " + sizes));
   REQUIRE(std::get<0>(both).size() == 2);

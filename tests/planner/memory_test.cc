@@ -7,6 +7,7 @@
 
 #include "planner/cost/shape_price.h"
 #include "planner/declare.h"
+#include "planner/expert_load.h"
 #include "planner/pricer.h"
 #include "tests/support/round_machine.h"
 
@@ -235,16 +236,35 @@ TEST_CASE("the parts of a stage's memory are its tensors") {
   Workload w;
   w.sequence_length = 4096;
   w.global_batch = 32;
-  w.formats = formats_for(DataType::bf16);
-  for (const char* name : {"llama-3.1-8b", "gpt3-175b"}) {
+  const std::vector<const char*> dense = {
+      "tp=4,pp=4,dp=2,sequence_parallel=true,zero=1,fsdp_group=2,recompute=none,micro_batch=2",
+      "tp=2,pp=2,vpp=2,dp=8,sequence_parallel=false,zero=3,fsdp_group=4,recompute=selective,micro_batch=1",
+      "tp=4,pp=1,dp=8,sequence_parallel=false,zero=2,fsdp_group=8,recompute=full,micro_batch=2"};
+  // Experts: more of the stage's rows go to the fullest rank than to the others; ZeRO cuts them over fewer ranks.
+  const std::vector<const char*> experts = {
+      "tp=2,pp=2,dp=8,ep=4,sequence_parallel=true,zero=1,fsdp_group=8,recompute=none,micro_batch=1",
+      "tp=2,pp=2,dp=8,ep=8,etp=2,sequence_parallel=true,zero=3,fsdp_group=8,recompute=selective,micro_batch=2",
+      "tp=1,pp=4,dp=8,ep=8,zero=2,fsdp_group=8,recompute=full,micro_batch=1"};
+  struct Case {
+    const char* model;
+    DataType precision;
+    const char* load;
+    const std::vector<const char*>& layouts;
+  };
+  for (const auto& [name, precision, load, layouts] :
+       {Case{"llama-3.1-8b", DataType::bf16, "balanced", dense}, Case{"gpt3-175b", DataType::fp8, "balanced", dense},
+        Case{"mixtral-8x7b", DataType::bf16, "balanced", experts},
+        Case{"mixtral-8x7b", DataType::bf16, "zipf:1.2", experts},
+        Case{"deepseek-v2-lite", DataType::fp8, "zipf:0.5", experts}}) {
+    w.formats = formats_for(precision);
+    w.expert_load = read_expert_load(load, "--expert-load");
     Pricer pricer(find_model(name), machine, w);
-    for (const char* text :
-         {"tp=4,pp=4,dp=2,sequence_parallel=true,zero=1,fsdp_group=2,recompute=none,micro_batch=2",
-          "tp=2,pp=2,vpp=2,dp=8,sequence_parallel=false,zero=3,fsdp_group=4,recompute=selective,micro_batch=1",
-          "tp=4,pp=1,dp=8,sequence_parallel=false,zero=2,fsdp_group=8,recompute=full,micro_batch=2"}) {
+    for (const char* text : layouts) {
       CAPTURE(name);
       CAPTURE(text);
+      CAPTURE(load);
       PlanRequest request;
+      request.precision = precision;
       request.model = pricer.model();
       request.machine = machine;
       request.gpus = 32;

@@ -162,6 +162,49 @@ TEST_CASE("shares by source add up to one, and are the datasheet's where nothing
   CHECK(measured > 50);  // of 100 layouts: their kernels were, the network's collectives not
 }
 
+TEST_CASE("what a step asks for adds up to it where nothing runs beside anything") {
+  for (const char* name : {"llama-3.1-8b", "gpt3-175b", "mixtral-8x7b"}) {
+    Pricer pricer(find_model(name), find_machine("h100-sxm-80gb"), workload(1024, 16));
+    const bool experts = pricer.model().n_routed_experts > 0;
+    for (int zero : {0, 1, 3}) {
+      CAPTURE(name);
+      CAPTURE(zero);
+      Layout l;
+      l.tensor = 2;
+      l.sequence_parallel = true;
+      l.data = 8;
+      l.expert = experts ? 4 : 1;
+      l.zero = zero;
+      l.shard_group = zero > 0 ? 8 : 1;
+      l.recompute.full = zero == 1;
+      l.micro_batch = 2;
+      l.layers_per_chunk = {static_cast<int>(pricer.model().num_hidden_layers)};
+      Seconds sum;
+      for (const AskedKernel& kernel : pricer.asked(l)) sum += kernel.times * kernel.cost.time;
+      CHECK(sum.value == Approx(pricer.price(l).step.value).epsilon(1e-9));
+    }
+  }
+}
+
+TEST_CASE("a pipeline's stages ask for their mean, and for what they send") {
+  Pricer pricer(find_model("llama-3.1-8b"), find_machine("h100-sxm-80gb"), workload(1024, 16));
+  Layout l;
+  l.pipeline = 4;
+  l.micro_batch = 2;
+  l.layers_per_chunk = {8, 8, 8, 8};
+  double products = 0, sends = 0;
+  for (const AskedKernel& kernel : pricer.asked(l)) {
+    const auto* gemm = std::get_if<GemmSpec>(&kernel.spec);
+    const auto* collective = std::get_if<CollectiveSpec>(&kernel.spec);
+    if (gemm) products += kernel.times;
+    if (collective && collective->kind == CollectiveKind::send_recv) sends += kernel.times;
+  }
+  // 32 layers and the head: 4 products of attention (q, k, v, o) and 3 of the feed-forward part, each in forward and
+  // twice in backward, of 8 micro-batches, by 4 stages.
+  CHECK(products == Approx((32 * 7 + 1) * 3 * 8 / 4.0));
+  CHECK(sends == Approx(3 * 2 * 8 / 4.0));  // three borders, there and back
+}
+
 TEST_CASE("no layout is faster than its lower bound") {
   double tightest = 0, sum = 0;
   int count = 0;

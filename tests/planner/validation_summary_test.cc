@@ -147,6 +147,39 @@ TEST_CASE("out of memory is counted by row, not by number") {
   CHECK(v.out_of_memory.false_negative == 2);
 }
 
+TEST_CASE("a row of trust C counts nowhere") {
+  Validation v;
+  v.rows = {member("a", "f", "iteration_seconds", 10, 10), member("b", "f", "iteration_seconds", 20, 5)};
+  v.rows[1].trust = "C";
+  summarise(v);
+  REQUIRE(v.summary.size() == 2);
+  CHECK(v.summary[0].n == 1);
+  CHECK_FALSE(v.ranking);
+  CHECK(v.out_of_memory.true_negative == 1);
+}
+
+TEST_CASE("collectives are summed up by the error of their time, also by span, and never ranked") {
+  Validation v;
+  v.rows = {member("a", "sweep", "bus_bandwidth_bytes_per_second", 10, 20),
+            member("b", "sweep", "bus_bandwidth_bytes_per_second", 40, 20)};
+  for (ValidationRow& r : v.rows) {
+    r.kind = "collective";
+    r.time_error = *r.measured / r.predicted - 1;  // -50 %, +100 %
+  }
+  v.rows[0].span = kWithinNode;
+  v.rows[1].span = kAcrossNodes;
+  summarise(v);
+  REQUIRE(v.summary.size() == 4);
+  CHECK(v.summary[0].span == "");
+  CHECK(v.summary[0].signed_median == doctest::Approx(0.25));  // between -50 % and +100 %
+  CHECK(v.summary[1].span == "across_nodes");
+  CHECK(v.summary[1].signed_median == doctest::Approx(1));
+  CHECK(v.summary[2].span == "within_node");
+  CHECK(v.summary[2].signed_median == doctest::Approx(-0.5));
+  CHECK(v.summary[3].source == "grid");
+  CHECK_FALSE(v.ranking);
+}
+
 TEST_CASE("a number without a measurement has no error to sum up") {
   Validation v;
   v.rows = {row("a", "s", "oom", 1, 1)};

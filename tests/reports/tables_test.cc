@@ -97,8 +97,8 @@ Validation round_validation() {
 
 TEST_CASE("a validation shows errors by metric and source, ranking, out of memory and why rows were skipped") {
   CHECK(validation_table(round_validation(), false) ==
-        R"(2 rows predicted (1 of them suspect and not scored), 3 skipped; 2 published
-numbers.
+        R"(2 rows predicted (1 of them suspect or of trust C, not scored), 3 skipped; 2
+published numbers.
 
 training: iteration_seconds, relative error
 source  n    mean  median    90th  signed median
@@ -116,6 +116,25 @@ Skipped
 )");
 }
 
+TEST_CASE("collectives are shown by span, without ranking and memory, and say that errors are the time's") {
+  Validation validation;
+  validation.rows = {
+      {"a", "s", "f", "collective", "A", false, "bus_bandwidth_bytes_per_second", 10.0, 11, 10, 12, 0.1, false, {}}};
+  validation.summary = {{"collective", "bus_bandwidth_bytes_per_second", "", 1, 0.1, 0.1, 0.1, 0.1},
+                        {"collective", "bus_bandwidth_bytes_per_second", "", 1, 0.1, 0.1, 0.1, 0.1, "within_node"},
+                        {"collective", "bus_bandwidth_bytes_per_second", "s", 1, 0.1, 0.1, 0.1, 0.1}};
+  CHECK(validation_table(validation, false) ==
+        R"(1 rows predicted (0 of them suspect or of trust C, not scored), 0 skipped; 1
+published numbers.
+
+collective: bus_bandwidth_bytes_per_second, relative error of the time
+source         n    mean  median    90th  signed median
+all            1  10.0 %  10.0 %  10.0 %        +10.0 %
+  within_node  1  10.0 %  10.0 %  10.0 %        +10.0 %
+  s            1  10.0 %  10.0 %  10.0 %        +10.0 %
+)");
+}
+
 TEST_CASE("asked for, a validation names each skipped row") {
   const std::string text = validation_table(round_validation(), true);
   CHECK(text.substr(text.find("Skipped")) == R"(Skipped
@@ -128,8 +147,9 @@ TEST_CASE("asked for, a validation names each skipped row") {
 }
 
 TEST_CASE("a validation of nothing says so") {
-  CHECK(validation_table({}, false) == R"(0 rows predicted (0 of them suspect and not scored), 0 skipped; 0 published
-numbers.
+  CHECK(validation_table({}, false) ==
+        R"(0 rows predicted (0 of them suspect or of trust C, not scored), 0 skipped; 0
+published numbers.
 
 Ranking: no family with layouts to tell apart.
 Out of memory: predicted for none that ran out, and for none that did not.

@@ -1,0 +1,53 @@
+#include "planner/cost/kernel_cost.h"
+
+#include <fmt/format.h>
+
+#include "hardware/measured_times.h"
+#include "planner/cost/collective_cost.h"
+
+namespace shardwright {
+namespace {
+
+using Answer = std::variant<KernelCost, std::string>;
+
+template <typename Spec>
+Answer computed(const Spec& spec, const Machine& machine) {
+  if (!supports(machine, spec.type)) return fmt::format("{} does not compute in {}", machine.name, name_of(spec.type));
+  return look_up(spec, machine);
+}
+
+/// From tables alone.
+Answer measured(const KernelSpec& spec, const Machine& machine) {
+  if (machine.measured) {
+    if (const auto cost = machine.measured->find(spec)) return *cost;
+  }
+  return fmt::format("no curve for {}", name_of(family_of(spec)));
+}
+
+struct Asked {
+  const Machine& machine;
+
+  Answer operator()(const GemmSpec& spec) const { return computed(spec, machine); }
+  Answer operator()(const GroupedGemmSpec& spec) const { return computed(spec, machine); }
+  Answer operator()(const AttentionSpec& spec) const { return computed(spec, machine); }
+  Answer operator()(const MemorySpec& spec) const { return look_up(spec, machine); }
+  Answer operator()(const CollectiveSpec& spec) const {
+    const KernelCost cost = collective_cost(spec, machine);
+    // The links' formulas are NCCL's.
+    if (spec.algorithm != CollectiveAlgorithm::nccl && cost.source == CostSource::datasheet)
+      return fmt::format("no curve for {} but NCCL's", name_of(spec.kind));
+    return cost;
+  }
+  template <typename Spec>
+  Answer operator()(const Spec& spec) const {
+    return measured(spec, machine);
+  }
+};
+
+}  // namespace
+
+std::variant<KernelCost, std::string> kernel_cost(const KernelSpec& spec, const Machine& machine) {
+  return std::visit(Asked{machine}, spec);
+}
+
+}  // namespace shardwright

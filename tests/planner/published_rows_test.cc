@@ -1,0 +1,58 @@
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <utility>
+
+#include "planner/validate.h"
+
+namespace shardwright {
+namespace {
+
+/// By source and metric, how far a prediction may be from what was measured: 0.15 is a factor of 1.15, either way.
+/// Little more than what each is off by now; README.md beside the rows names the largest.
+const std::map<std::pair<std::string, std::string>, double> kMostOff = {
+    {{"aic-attention", "time_seconds"}, 0.95},
+    {{"aic-gemm", "time_seconds"}, 0.8},
+    {{"aic-mla", "time_seconds"}, 6.3},
+    {{"aic-nccl", "time_seconds"}, 0.25},
+    {{"gcp-a4high", "algorithm_bandwidth_bytes_per_second"}, 0.35},
+    {{"gcp-a4high", "bus_bandwidth_bytes_per_second"}, 0.35},
+    {{"gcp-a4high", "time_seconds"}, 0.35},
+    {{"korthikanti", "iteration_seconds"}, 0.2},
+    {{"korthikanti", "mfu"}, 0.2},
+    {{"llm-foundry", "hfu"}, 0.8},
+    {{"llm-foundry", "mfu"}, 0.8},
+    {{"llm-foundry", "tflops_per_gpu"}, 0.8},
+    {{"llm-foundry", "tokens_per_second"}, 0.8},
+    {{"llm-foundry", "tokens_per_second_per_gpu"}, 0.8},
+    {{"mlm-readme-h100", "mfu"}, 0.15},
+    {{"mlm-readme-h100", "tflops_per_gpu"}, 0.15},
+    {{"sc21", "hfu"}, 0.6},
+    {{"sc21", "tflops_per_gpu"}, 4.15},
+    {{"sc21", "training_days"}, 4.15},
+    {{"vidur-profiling", "time_seconds"}, 1.9},
+    {{"zero-bubble", "peak_memory_gib"}, 1.05},
+    {{"zero-bubble", "samples_per_second_per_gpu"}, 0.3},
+};
+
+TEST_CASE("the published figures beside this test are predicted as well as they were") {
+  const std::string folder = std::string(SHARDWRIGHT_SOURCE_DIR) + "/tests/validation";
+  const Validation v = validate({folder + "/training.yaml", folder + "/kernels.yaml", folder + "/collectives.yaml"}, 0);
+  CHECK(v.skipped.empty());
+  std::map<std::pair<std::string, std::string>, double> most;
+  for (const ValidationRow& row : v.rows) {
+    CAPTURE(row.id);
+    CAPTURE(row.metric);
+    const double ratio = row.predicted / row.measured.value(), off = std::max(ratio, 1 / ratio) - 1;
+    double& worst = most[{row.source, row.metric}];
+    worst = std::max(worst, off);
+    REQUIRE(kMostOff.count({row.source, row.metric}) == 1);
+    CHECK(off <= kMostOff.at({row.source, row.metric}));
+  }
+  CHECK(most.size() == kMostOff.size());
+}
+
+}  // namespace
+}  // namespace shardwright
