@@ -1,10 +1,10 @@
 #include "hardware/measurements.h"
 
 #include <algorithm>
-#include <array>
 #include <cassert>
 #include <cmath>
 
+#include "hardware/kernel_curves.h"
 #include "hardware/measured_times.h"
 
 namespace shardwright {
@@ -28,38 +28,6 @@ double memory_seconds(double bytes, const Machine& machine) {
 KernelCost cost_of(double busy_seconds, const Machine& machine) {
   return {machine.efficiency.kernel_latency + Seconds{busy_seconds}, CostSource::datasheet,
           machine.efficiency.relative_error};
-}
-
-/// GEMM libraries have kernels for several tiles and choose the fastest: the machine's own, and halves of it in turn.
-struct Tile {
-  double m_divisor, n_divisor;
-  int halvings;  // of the area
-};
-constexpr std::array kTiles = {Tile{1, 1, 0}, Tile{1, 2, 1}, Tile{2, 2, 2}, Tile{2, 4, 3}};
-
-/// Time of the tiles' loops over k. `tiles` tiles share the multiprocessors in waves; below half a wave, libraries
-/// split k over idle multiprocessors (in parts of at least 256), and one more prologue adds the parts up.
-double loop_seconds(const GemmSpec& spec, double tile_m, double tile_n, double multiprocessor_rate,
-                    const Machine& machine) {
-  const EfficiencyCurves& curves = machine.efficiency;
-  const double tiles =
-      as_double(spec.batch) * rounded_up(as_double(spec.m) / tile_m) * rounded_up(as_double(spec.n) / tile_n);
-  const double filled = tiles / machine.multiprocessors;
-  const double waves = curves.gemm_wave_step * rounded_up(filled) + (1 - curves.gemm_wave_step) * std::max(filled, 1.0);
-  double k = as_double(spec.k);
-  if (filled < 0.5 && k >= 1024) k = k / std::min(rounded_down(1 / filled), rounded_down(k / 256)) + curves.gemm_k_half;
-  return waves * 2 * tile_m * tile_n * (k + curves.gemm_k_half) / multiprocessor_rate;
-}
-
-/// Of one multiprocessor, with the machine's own tile.
-double whole_tile_rate(DataType type, const Machine& machine) {
-  return machine.peak[type].value * machine.efficiency.gemm_peak_fraction[type] / machine.multiprocessors;
-}
-
-double bytes_moved(const GemmSpec& spec) {
-  const double m = as_double(spec.m), n = as_double(spec.n), k = as_double(spec.k);
-  const double element = bytes_per_element(spec.type);
-  return as_double(spec.batch) * (element * (m * k + k * n) + std::max(element, 2.0) * m * n);
 }
 
 /// Attention with every multiprocessor busy.
@@ -93,46 +61,27 @@ bool is_empty(const AttentionSpec& spec) {
   return !(spec.visible_keys() > 0) || spec.batch == 0 || spec.heads == 0 || spec.query_length == 0;
 }
 
-/// Whichever is longer: the waves of tiles, or the operands' way through HBM (a third operand in the output's 16 bits
-/// where the inputs are narrower).
-KernelCost curve_time(const GemmSpec& spec, const Machine& machine) {
-  if (spec.m == 0 || spec.n == 0 || spec.k == 0 || spec.batch == 0) return cost_of(0, machine);
-  const EfficiencyCurves& curves = machine.efficiency;
-  const double whole_rate = whole_tile_rate(spec.type, machine);
-
-  double fastest = INFINITY;
-  double rate = whole_rate;
-  int halvings = 0;
-  for (const Tile& tile : kTiles) {
-    for (; halvings < tile.halvings; ++halvings) rate *= curves.gemm_half_tile_rate;
-    const double tile_m = rounded_up(as_double(curves.gemm_tile_m) / tile.m_divisor);
-    const double tile_n = rounded_up(as_double(curves.gemm_tile_n) / tile.n_divisor);
-    fastest = std::min(fastest, loop_seconds(spec, tile_m, tile_n, rate, machine));
-  }
-
-  return cost_of(std::max(fastest, memory_seconds(bytes_moved(spec), machine)), machine);
+/// Of GemmSpec and GroupedGemmSpec.
+template <typename Spec>
+KernelCost product_time(const Spec& spec, const Machine& machine) {
+  const Products products = products_of(spec);
+  const Fitted<GemmCurve>& fitted = machine.curves->of_gemm(spec.type, spec.scaling);
+  const double time = products.empty() ? fitted.curve.launch_seconds : seconds(fitted.curve, products, machine);
+  return {{time},
+          CostSource::datasheet,
+          std::hypot(fitted.relative_error(products.large()), machine.efficiency.curves_error)};
 }
 
-KernelCost curve_time(const GroupedGemmSpec& spec, const Machine& machine) {
-  return curve_time(as_batch(spec), machine);
+template <typename Spec>
+Seconds product_steady_time(const Spec& spec, const Machine& machine) {
+  return {steady_seconds(machine.curves->of_gemm(spec.type, spec.scaling).curve, products_of(spec), machine)};
 }
 
-/// Whole tiles, as many as the multiprocessors like: the elements of the result at the rate of the best tile.
-Seconds curve_steady_time(const GemmSpec& spec, const Machine& machine) {
-  if (spec.m == 0 || spec.n == 0 || spec.k == 0 || spec.batch == 0) return {};
-  const EfficiencyCurves& curves = machine.efficiency;
-  double best_rate = whole_tile_rate(spec.type, machine), rate = best_rate;
-  for (int halving = 0; halving < kTiles.back().halvings; ++halving) {
-    rate *= curves.gemm_half_tile_rate;
-    best_rate = std::max(best_rate, rate);
-  }
-  const double results = as_double(spec.batch) * as_double(spec.m) * as_double(spec.n);
-  const double compute = results / machine.multiprocessors * 2 * (as_double(spec.k) + curves.gemm_k_half) / best_rate;
-  return {std::max(compute, memory_seconds(bytes_moved(spec), machine))};
-}
-
+KernelCost curve_time(const GemmSpec& spec, const Machine& machine) { return product_time(spec, machine); }
+KernelCost curve_time(const GroupedGemmSpec& spec, const Machine& machine) { return product_time(spec, machine); }
+Seconds curve_steady_time(const GemmSpec& spec, const Machine& machine) { return product_steady_time(spec, machine); }
 Seconds curve_steady_time(const GroupedGemmSpec& spec, const Machine& machine) {
-  return curve_steady_time(as_batch(spec), machine);
+  return product_steady_time(spec, machine);
 }
 
 /// Work over a rate that grows with the keys a query sees (each block of queries fills and drains its pipeline once)
@@ -214,7 +163,7 @@ Seconds steady_time(const AttentionSpec& spec, const Machine& machine) { return 
 Seconds steady_time(const MemorySpec& spec, const Machine& machine) { return steady_time_of(spec, machine); }
 
 Seconds least_launch(const Machine& machine) {
-  return machine.measured ? Seconds{} : machine.efficiency.kernel_latency;
+  return machine.measured ? Seconds{} : Seconds{machine.curves->least_launch(machine)};
 }
 
 }  // namespace shardwright
