@@ -73,7 +73,7 @@ struct Found {
 /// as they are in the start. `model(curve, item)`: what the table would say.
 template <typename Curve, typename Item, typename Model>
 Found<Curve> search(const std::vector<Row<Item>>& rows, const std::vector<Curve>& starts,
-                    const std::vector<std::string_view>& fixed, const Model& model) {
+                    const std::vector<std::string_view>& fixed, int evaluations, const Model& model) {
   const std::vector<Row<Item>> sample = sample_of(rows);
   std::vector<Coefficient<Curve>> free;
   for (const Coefficient<Curve>& c : coefficients<Curve>()) {
@@ -92,7 +92,7 @@ Found<Curve> search(const std::vector<Row<Item>>& rows, const std::vector<Curve>
         with(values);
         return mean_log_error(sample, large_weight, [&](const Item& item) { return model(curve, item); });
       };
-      const std::vector<double> values = minimize(cost, ranges, kEvaluations);
+      const std::vector<double> values = minimize(cost, ranges, evaluations);
       error = cost(values);
     }
     if (error < best.error) best = {curve, error};
@@ -114,11 +114,11 @@ std::string software_of(const KernelTable& table, std::size_t row) {
   return name + (name.empty() ? "" : ", ") + std::string(table.kernel(row));
 }
 
-/// The name that most rows have; of several the first.
-std::string most_frequent(const std::map<std::string, std::size_t>& counts) {
-  const auto most =
-      std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
-  return most->first;
+/// Of what several kernels ran, the one with the most rows; of several the first.
+template <typename Rows>
+const std::pair<const std::string, Rows>& most_rows(const std::map<std::string, Rows>& by_software) {
+  return *std::max_element(by_software.begin(), by_software.end(),
+                           [](const auto& a, const auto& b) { return a.second.size() < b.second.size(); });
 }
 
 // ---- Products ----
@@ -181,7 +181,7 @@ Fitted<GemmCurve> fit_gemm(const std::vector<Row<Products>>& rows, const Machine
       start.tiles = tiles;
       if (!narrow) start.row_seconds = 0, start.cast_fraction = 1;
     }
-    const Found<GemmCurve> found = search(rows, starts, fixed, model);
+    const Found<GemmCurve> found = search(rows, starts, fixed, kEvaluations, model);
     if (found.error < best.error) best = found;
   }
   Fitted<GemmCurve> fitted;
@@ -199,10 +199,7 @@ Fitted<GemmCurve> fit_gemm(const std::vector<Row<Products>>& rows, const Machine
 void fit_gemms(const Machine& machine, const KernelTable& table, CurveFile& file,
                const std::function<void(const std::string&)>& progress) {
   for (const auto& [format, by_software] : gemm_rows(table, machine)) {
-    std::map<std::string, std::size_t> counts;
-    for (const auto& [software, rows] : by_software) counts[software] = rows.size();
-    const std::string software = most_frequent(counts);
-    const std::vector<Row<Products>>& rows = by_software.at(software);
+    const auto& [software, rows] = most_rows(by_software);
     if (rows.size() < kFewestRows) continue;
     progress(fmt::format("gemm {}: {} rows", format, rows.size()));
     // "fp8" comes before "fp8_block".
@@ -214,6 +211,62 @@ void fit_gemms(const Machine& machine, const KernelTable& table, CurveFile& file
   }
 }
 
+// ---- Attention ----
+
+std::vector<AttentionCurve> attention_starts(AttentionKind kind) {
+  AttentionCurve start = start_of<AttentionCurve>();
+  if (kind == AttentionKind::decode || kind == AttentionKind::latent_decode)
+    start.store_seconds = 0, start.narrow_store = 1;
+  if (kind == AttentionKind::latent_prefill || kind == AttentionKind::latent_decode) start.window_keys = 0;
+  AttentionCurve throttled = start;
+  throttled.peak_fraction = 0.85;
+  throttled.throttle = 0.3;
+  throttled.throttle_seconds = 3e-3;
+  return {start, throttled};
+}
+
+Fitted<AttentionCurve> fit_attention(const std::vector<Row<AttentionSpec>>& rows, AttentionKind kind,
+                                     const Machine& machine) {
+  std::vector<std::string_view> fixed;
+  if (kind == AttentionKind::decode || kind == AttentionKind::latent_decode) fixed = {"store_seconds", "narrow_store"};
+  if (kind == AttentionKind::latent_prefill || kind == AttentionKind::latent_decode) fixed.push_back("window_keys");
+  const auto model = [&](const AttentionCurve& curve, const AttentionSpec& s) { return seconds(curve, s, machine); };
+  Found<AttentionCurve> best;
+  for (const double block_rows : {16, 64, 128, 256}) {
+    AttentionCurve start = attention_starts(kind).front();
+    start.block_rows = block_rows;
+    const Found<AttentionCurve> found = search(rows, std::vector{start}, fixed, kEvaluations / 3, model);
+    if (found.error < best.error) best = found;
+  }
+  std::vector<AttentionCurve> starts = attention_starts(kind);
+  for (AttentionCurve& start : starts) start.block_rows = best.curve.block_rows;
+  best = search(rows, starts, fixed, kEvaluations, model);
+  Fitted<AttentionCurve> fitted;
+  fitted.curve = best.curve;
+  const auto predicted = [&](const AttentionSpec& s) { return seconds(best.curve, s, machine); };
+  fitted.all = errors_of(rows, false, predicted);
+  fitted.large = errors_of(rows, true, predicted);
+  return fitted;
+}
+
+void fit_attentions(const Machine& machine, const KernelTable& table, CurveFile& file,
+                    const std::function<void(const std::string&)>& progress) {
+  std::map<AttentionKind, std::map<std::string, std::vector<Row<AttentionSpec>>>> rows;
+  for (std::size_t i = 0; i < table.size(); ++i) {
+    const auto spec = std::get<AttentionSpec>(table.spec(i));
+    if (is_empty(spec) || spec.backward || !supports(machine, spec.type)) continue;
+    rows[kind_of(spec)][software_of(table, i)].push_back({spec, table.seconds()[i], is_large(spec)});
+  }
+  for (const auto& [kind, by_software] : rows) {
+    const auto& [software, most] = most_rows(by_software);
+    if (most.size() < kFewestRows) continue;
+    progress(fmt::format("attention {}: {} rows", name_of(kind), most.size()));
+    Fitted<AttentionCurve> fitted = fit_attention(most, kind, machine);
+    fitted.software = software;
+    file.attention.emplace(name_of(kind), std::move(fitted));
+  }
+}
+
 }  // namespace
 
 CurveFile fit_kernels(const Machine& machine, const Measurements& measured, const std::string& source,
@@ -221,6 +274,7 @@ CurveFile fit_kernels(const Machine& machine, const Measurements& measured, cons
   CurveFile file;
   file.source = source;
   fit_gemms(machine, measured.table(KernelFamily::gemm), file, progress);
+  fit_attentions(machine, measured.table(KernelFamily::attention), file, progress);
   return file;
 }
 

@@ -4,6 +4,8 @@
 #include <cassert>
 #include <cmath>
 
+#include "hardware/steady_line.h"
+
 namespace shardwright {
 namespace {
 
@@ -100,17 +102,6 @@ Products products_of(const GemmSpec& s) {
           s.type};
 }
 
-Products products_of(const GroupedGemmSpec& s) {
-  return {as_double(s.groups),
-          as_double(s.m_per_group),
-          as_double(s.n),
-          as_double(s.k),
-          bytes_per_element(s.type),
-          bytes_of(s.weights, stored(s.type)),
-          bytes_of(s.result, default_result(s.type)),
-          s.type};
-}
-
 double seconds(const GemmCurve& curve, const Products& p, const Machine& machine) {
   assert(!p.empty() && "products of nothing have no curve");
   const double memory_rate = machine.memory_bandwidth.value * curve.memory_fraction;
@@ -145,7 +136,7 @@ double steady_seconds(const GemmCurve& curve, const Products& p, const Machine& 
   const TileRange range = curve.tiles == GemmTiles::any ? TileRange{} : TileRange{4, kTiles.size()};
   for (std::size_t t = range.begin; t < range.end; ++t) rate = std::max(rate, tile_rate(curve, kTiles[t].intensity()));
   rate *= machine.peak[p.type].value * curve.peak_fraction;
-  const double loop = 2 * p.count * p.m * p.n * (p.k + curve.k_half) / rate;
+  const double loop = steady_line(curve).slope * 2 * p.count * p.m * p.n * (p.k + curve.k_half) / rate;
   const auto [shorter, longer] = std::minmax(loop, memory);
   return joined(longer, shorter, curve.join) + cast_seconds(curve, p, machine);
 }

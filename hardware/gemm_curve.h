@@ -54,14 +54,14 @@ struct Products {
   bool large() const { return count * m >= 2048 && n >= 1024 && k >= 1024; }
 };
 Products products_of(const GemmSpec& spec);
-Products products_of(const GroupedGemmSpec& spec);
 
 /// Of products that are not empty. Without host_seconds: calls are sent ahead of the device.
 double seconds(const GemmCurve& curve, const Products& products, const Machine& machine);
 
-/// What the parts of products, in their count, rows, columns or sum, never beat together, their launches left out: the
-/// loops of whole tiles on busy multiprocessors without throttle, joined with the traffic. No part's loop is shorter
-/// than its share of that, nor its traffic; and by Minkowski the joins of parts add up to at least the join of sums.
+/// What the parts of products, in their count, rows, columns or sum, never beat together beyond one steady_line(curve)
+/// launch each: the loops of whole tiles on busy multiprocessors under that line, joined with the traffic. No part's
+/// loop is shorter than its share of that, nor its traffic; and by Minkowski the joins of parts add up to at least the
+/// join of sums.
 double steady_seconds(const GemmCurve& curve, const Products& products, const Machine& machine);
 
 }  // namespace shardwright

@@ -20,11 +20,15 @@ constexpr double kOtherFormatError = 0.10;
 
 // ---- Files ----
 
+/// What a curve has beside its coefficients.
+std::string_view choice_of(const GemmCurve&) { return "tiles"; }
+std::string_view choice_of(const AttentionCurve&) { return "block_rows"; }
+
 template <typename Curve>
 std::vector<std::string_view> keys_of_curve() {
   std::vector<std::string_view> keys;
   for (const Coefficient<Curve>& c : coefficients<Curve>()) keys.push_back(c.name);
-  keys.insert(keys.end(), {"software", "all", "large"});
+  keys.insert(keys.end(), {choice_of(Curve()), "software", "all", "large"});
   return keys;
 }
 
@@ -43,17 +47,15 @@ void read_choice(const YamlCursor& map, GemmCurve& curve) {
   curve.tiles = static_cast<GemmTiles>(map.at("tiles").one_of({name_of(GemmTiles::any), name_of(GemmTiles::by_rows)}));
 }
 
+void read_choice(const YamlCursor& map, AttentionCurve& curve) {
+  curve.block_rows = map.at("block_rows").number(1, 1024);
+}
+
 template <typename Curve>
 Fitted<Curve> read_curve(const YamlCursor& map) {
-  std::vector<std::string_view> keys = keys_of_curve<Curve>();
+  map.only_keys(keys_of_curve<Curve>());
   Fitted<Curve> fitted;
-  if constexpr (requires { read_choice(map, fitted.curve); }) {
-    keys.push_back("tiles");
-    map.only_keys(keys);
-    read_choice(map, fitted.curve);
-  } else {
-    map.only_keys(keys);
-  }
+  read_choice(map, fitted.curve);
   for (const Coefficient<Curve>& c : coefficients<Curve>())
     fitted.curve.*c.value = map.at(c.name).number(c.least, c.most);
   fitted.software = map.at("software").text();
@@ -75,14 +77,15 @@ std::string errors_text(const FitErrors& e) {
   return fmt::format("{{rows: {}, median: {}, p68: {}, p90: {}}}", e.rows, e.median, e.p68, e.p90);
 }
 
-std::string choice_text(const GemmCurve& curve) { return fmt::format("    tiles: {}\n", name_of(curve.tiles)); }
+std::string choice_text(const GemmCurve& curve) { return std::string(name_of(curve.tiles)); }
+std::string choice_text(const AttentionCurve& curve) { return fmt::format("{}", curve.block_rows); }
 
 template <typename Curve>
 std::string curve_text(std::string_view format, const Fitted<Curve>& fitted) {
   std::string text = fmt::format("  {}:\n    software: \"{}\"\n", format, fitted.software);
   for (const Coefficient<Curve>& c : coefficients<Curve>())
     text += fmt::format("    {}: {}\n", c.name, fitted.curve.*c.value);
-  if constexpr (requires { choice_text(fitted.curve); }) text += choice_text(fitted.curve);
+  text += fmt::format("    {}: {}\n", choice_of(fitted.curve), choice_text(fitted.curve));
   return text + fmt::format("    all: {}\n    large: {}\n", errors_text(fitted.all), errors_text(fitted.large));
 }
 
@@ -137,6 +140,21 @@ std::optional<Fitted<Curve>> chosen(const std::vector<CurveFile>& files, Family 
   return std::nullopt;
 }
 
+/// Of the first file that has it; a latent's else as other heads'.
+std::optional<Fitted<AttentionCurve>> chosen(const std::vector<CurveFile>& files, AttentionKind kind) {
+  const bool prefill = kind == AttentionKind::prefill || kind == AttentionKind::latent_prefill;
+  for (const AttentionKind answering : {kind, prefill ? AttentionKind::prefill : AttentionKind::decode}) {
+    for (const CurveFile& file : files) {
+      const auto found = file.attention.find(name_of(answering));
+      if (found == file.attention.end()) continue;
+      Fitted<AttentionCurve> curve = found->second;
+      if (answering != kind) curve.other_format = kOtherFormatError;
+      return curve;
+    }
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 template <typename Curve>
@@ -144,23 +162,16 @@ double Fitted<Curve>::relative_error(bool of_large) const {
   return std::hypot(of_large && large.rows > 0 ? large.p68 : all.p68, other_format);
 }
 template struct Fitted<GemmCurve>;
-
-double KernelCurves::least_launch(const Machine& machine) const {
-  double least = machine.efficiency.kernel_latency.value;
-  for (const DataType type : kDataTypes) {
-    if (!supports(machine, type)) continue;
-    for (const Fitted<GemmCurve>& fitted : gemm[type]) least = std::min(least, fitted.curve.launch_seconds);
-  }
-  return least;
-}
+template struct Fitted<AttentionCurve>;
 
 double rounded(double value) { return std::strtod(fmt::format("{:.3e}", value).c_str(), nullptr); }
 
 CurveFile read_curves(const YamlCursor& top) {
-  top.only_keys({"source", "gemm"});
+  top.only_keys({"source", "gemm", "attention"});
   CurveFile file;
   file.source = top.at("source").text();
   read_family(top, "gemm", file.gemm);
+  read_family(top, "attention", file.attention);
   return file;
 }
 
@@ -170,7 +181,7 @@ std::string curves_yaml(const CurveFile& file, std::string_view name) {
              "curves\".\nsource: "
              "\"{}\"\n",
              name, file.source) +
-         family_text("gemm", file.gemm);
+         family_text("gemm", file.gemm) + family_text("attention", file.attention);
 }
 
 std::vector<std::string> curve_names() { return catalog_names(curve_catalog()); }
@@ -190,6 +201,11 @@ KernelCurves choose_curves(const std::vector<CurveFile>& files, const Machine& m
       if (!gemm) where.fail(fmt::format("has no curve of products in {}", name_of(type)));
       curves.gemm[type][static_cast<std::size_t>(scaling)] = *gemm;
     }
+  }
+  for (const AttentionKind kind : kAttentionKinds) {
+    const auto attention = chosen(files, kind);
+    if (!attention) where.fail(fmt::format("has no curve of attention, {}", name_of(kind)));
+    curves.attention[static_cast<std::size_t>(kind)] = *attention;
   }
   return curves;
 }

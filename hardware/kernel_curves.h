@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "hardware/attention_curve.h"
 #include "hardware/gemm_curve.h"
 #include "hardware/machine.h"
 
@@ -36,6 +37,7 @@ struct Fitted {
 struct CurveFile {
   std::string source;
   std::map<std::string, Fitted<GemmCurve>, std::less<>> gemm;
+  std::map<std::string, Fitted<AttentionCurve>, std::less<>> attention;  // by kind
   bool operator==(const CurveFile&) const = default;
 };
 
@@ -55,12 +57,14 @@ struct KernelCurves {
   using ByFormat = PerDataType<std::array<Fitted<Curve>, 3>>;  // by type and scaling
 
   ByFormat<GemmCurve> gemm;
+  std::array<Fitted<AttentionCurve>, 4> attention;  // by kind
 
   const Fitted<GemmCurve>& of_gemm(DataType type, Scaling scaling) const {
     return gemm[type][static_cast<std::size_t>(scaling)];
   }
-  /// The least that a kernel takes of any kind, a pass over memory among them.
-  double least_launch(const Machine& machine) const;
+  const Fitted<AttentionCurve>& of_attention(AttentionKind kind) const {
+    return attention[static_cast<std::size_t>(kind)];
+  }
 };
 
 /// "fp8", "fp8_row", "fp8_block"; types without a choice of scales have their name alone.
@@ -68,7 +72,8 @@ std::string format_name(DataType type, Scaling scaling);
 
 /// For each format the curve of its name from the first of `files` that has one; else that of the nearest format:
 /// 16-bit ones answer for each other and, less certainly, for wider ones; kinds of fp8 for each other; fp8 for what is
-/// narrower. Throws InputError at `where` for a format of the machine that none answers for.
+/// narrower; attention's kinds without a latent for those with one. Throws InputError at `where` for a format of the
+/// machine that none answers for.
 KernelCurves choose_curves(const std::vector<CurveFile>& files, const Machine& machine, const YamlCursor& where);
 
 /// The curves of the names in a list, or of one name. Throws InputError.

@@ -34,15 +34,11 @@ PerDataType<FlopsPerSecond> read_peak(const YamlCursor& map) {
 }
 
 EfficiencyCurves read_efficiency(const YamlCursor& map) {
-  map.only_keys({"curves", "curves_error", "attention_forward_fraction", "attention_backward_fraction",
-                 "attention_keys_half", "attention_softmax_width", "memory_fraction", "kernel_latency_seconds",
+  map.only_keys({"curves", "curves_error", "attention_backward_rate", "memory_fraction", "kernel_latency_seconds",
                  "relative_error", "source"});
   EfficiencyCurves curves;
   if (const auto error = map.find("curves_error")) curves.curves_error = error->number(0, 10);
-  curves.attention_forward_fraction = fraction(map.at("attention_forward_fraction"));
-  curves.attention_backward_fraction = fraction(map.at("attention_backward_fraction"));
-  curves.attention_keys_half = map.at("attention_keys_half").number(0, 1e6);
-  curves.attention_softmax_width = map.at("attention_softmax_width").number(0, 1e6);
+  curves.attention_backward_rate = map.at("attention_backward_rate").number(0.01, 10);
   curves.memory_fraction = fraction(map.at("memory_fraction"));
   curves.kernel_latency = {map.at("kernel_latency_seconds").number(0, 1)};
   curves.relative_error = map.at("relative_error").number(0, 10);

@@ -25,10 +25,7 @@ struct LinkLevel {
 /// How far real kernels stay below the datasheet, beside the curves that were fitted (kernel_curves.h); see
 /// hardware/README.md for the form of each.
 struct EfficiencyCurves {
-  double attention_forward_fraction = 0;  // of the peak rate, many keys, heads of 128
-  double attention_backward_fraction = 0;
-  double attention_keys_half = 0;      // keys that a query sees at which half of that is reached
-  double attention_softmax_width = 0;  // multiply-adds that take as long as the softmax of one score
+  double attention_backward_rate = 1;  // of the rate that its forward pass has
   double memory_fraction = 0;          // of the HBM bandwidth, large copies
   Seconds kernel_latency;              // from launch to end of an empty kernel, back to back
   double relative_error = 0;           // one-sigma error of a time from these

@@ -38,8 +38,8 @@ KernelCost look_up(const GroupedGemmSpec&, const Machine&);
 KernelCost look_up(const AttentionSpec&, const Machine&);
 KernelCost look_up(const MemorySpec&, const Machine&);
 
-/// A time that the parts of a kernel's work never beat together, their launches left out, however the work is parted
-/// along its batch, its rows or its sum: nothing is lost to tiles and waves that are not full or to idle
+/// A time that the parts of a kernel's work never beat together, one least_launch each left out, however the work is
+/// parted along its batch, its rows or its sum: nothing is lost to tiles and waves that are not full or to idle
 /// multiprocessors. Of measured kernels: at the best share of the datasheet's rates that any row of the table reached,
 /// under which no answer falls.
 Seconds steady_time(const GemmSpec&, const Machine&);
@@ -47,7 +47,10 @@ Seconds steady_time(const GroupedGemmSpec&, const Machine&);
 Seconds steady_time(const AttentionSpec&, const Machine&);
 Seconds steady_time(const MemorySpec&, const Machine&);
 
-/// What each of the parts takes at the least beyond that: a launch, where kernels were not measured.
-Seconds least_launch(const Machine&);
+/// What each of the parts takes at the least beyond that: nothing, where kernels were measured.
+Seconds least_launch(const GemmSpec&, const Machine&);
+Seconds least_launch(const GroupedGemmSpec&, const Machine&);
+Seconds least_launch(const AttentionSpec&, const Machine&);
+Seconds least_launch(const MemorySpec&, const Machine&);
 
 }  // namespace shardwright

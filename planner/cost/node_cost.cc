@@ -319,14 +319,17 @@ LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, co
   if (node.kind == Node::Kind::compute || node.kind == Node::Kind::sum) {
     const auto question = node_question(context, sharded, node);
     const double times = times_asked(context, node);
-    least.each.compute = times * least_launch(context.machine);
+    least.each.compute =
+        times * std::visit([&](const auto& spec) { return least_launch(spec, context.machine); }, question);
     least.together.compute =
         times * std::visit([&](const auto& spec) { return steady_time(spec, context.machine); }, question);
     // With one row, as a part of it may have, a product is a pass over memory.
     const auto gemm = product_of(question);
-    if (gemm && (gemm->m == 1 || gemm->n == 1 || gemm->k == 1))
-      least.together.compute =
-          std::min(least.together.compute, steady_time(streaming(context, sharded, node), context.machine));
+    if (gemm && (gemm->m == 1 || gemm->n == 1 || gemm->k == 1)) {
+      const MemorySpec pass = streaming(context, sharded, node);
+      least.each.compute = std::min(least.each.compute, times * least_launch(pass, context.machine));
+      least.together.compute = std::min(least.together.compute, steady_time(pass, context.machine));
+    }
   }
   for (const Move& move : moves_of(context, sharded, node)) {
     CollectiveSpec spec = move.spec;

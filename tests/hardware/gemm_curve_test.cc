@@ -4,6 +4,8 @@
 
 #include <random>
 
+#include "hardware/steady_line.h"
+
 using doctest::Approx;
 using namespace shardwright;
 
@@ -133,26 +135,33 @@ TEST_CASE("weights, results and sums have widths of their own") {
   CHECK(products_of(GemmSpec{.type = DataType::fp8}).c_bytes == 2);
 }
 
-TEST_CASE("groups are as many products") {
-  const GroupedGemmSpec grouped{.groups = 8, .m_per_group = 100, .n = 2048, .k = 512};
-  const GemmSpec batched{.m = 100, .n = 2048, .k = 512, .batch = 8};
-  GemmCurve curve;
-  curve.k_half = 100;
-  curve.wave_step = 0.3;
-  CHECK(seconds(curve, products_of(grouped), round_machine()) == seconds(curve, batched));
-}
-
-TEST_CASE("the steady time leaves out launch, unfilled tiles and waves, splits and throttle") {
+TEST_CASE("the steady time leaves out launch, unfilled tiles and waves, and splits") {
   GemmCurve curve;
   curve.launch_seconds = 1;
   curve.k_half = 100;
   curve.split_k = 1000;
   curve.wave_step = 1;
-  curve.throttle = 1;
   // 11 x 7 x (900 + 100) multiply-adds at 1e11 operations a second.
   CHECK(steady_seconds(curve, products_of(GemmSpec{.m = 11, .n = 7, .k = 900}), round_machine()) ==
         Approx(2 * 77e3 / 1e11));
   CHECK(steady_seconds(curve, products_of(GemmSpec{.m = 0, .n = 7, .k = 900}), round_machine()) == 0);
+}
+
+TEST_CASE("of throttle the steady time has what a launch makes up for") {
+  GemmCurve curve;
+  curve.throttle = 1;
+  curve.throttle_seconds = 4;
+  curve.launch_seconds = 3;
+  // The tangent at l = 4, where s is a half, gives up 4 / 4 of the launch: 3 + l + l^2 / (l + 4) is 9 there, 2 + 1.75
+  // x 4.
+  CHECK(steady_line(curve).launch == Approx(2));
+  CHECK(steady_line(curve).slope == Approx(1.75));
+  curve.launch_seconds = 0.25;  // all of it: s is a quarter
+  CHECK(steady_line(curve).launch == 0);
+  CHECK(steady_line(curve).slope == Approx(1 + 1 - 0.75 * 0.75));
+  curve.throttle = 0;
+  CHECK(steady_line(curve).launch == 0.25);
+  CHECK(steady_line(curve).slope == 1);
 }
 
 TEST_CASE("parts of products never beat the whole's steady time, and more work takes no less") {
@@ -171,13 +180,14 @@ TEST_CASE("parts of products never beat the whole's steady time, and more work t
                         .batch = size(9),
                         .type = random() % 2 ? DataType::bf16 : DataType::fp8};
     const std::int64_t parts = size(64);
-    const double busy = seconds(curve, part, machine) - curve.launch_seconds;
+    const double whole_part = seconds(curve, part, machine);
+    const double busy = whole_part - steady_line(curve).launch;
     for (std::int64_t GemmSpec::*parted : {&GemmSpec::m, &GemmSpec::n, &GemmSpec::k, &GemmSpec::batch}) {
       GemmSpec whole = part;
       whole.*parted *= parts;
       CHECK(steady_seconds(curve, products_of(whole), machine) <= static_cast<double>(parts) * busy * (1 + 1e-9));
       if (curve.tiles == GemmTiles::any && (parted != &GemmSpec::m || part.m % 8 == 0))
-        CHECK(seconds(curve, whole, machine) >= busy);
+        CHECK(seconds(curve, whole, machine) >= whole_part);
     }
   }
 }

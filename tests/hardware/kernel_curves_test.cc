@@ -22,10 +22,21 @@ Fitted<GemmCurve> curve_of(double launch, double p68 = 0.1) {
   return fitted;
 }
 
+Fitted<AttentionCurve> attention_of(double launch) {
+  Fitted<AttentionCurve> fitted;
+  for (const Coefficient<AttentionCurve>& c : coefficients<AttentionCurve>()) fitted.curve.*c.value = c.least;
+  fitted.curve.launch_seconds = launch;
+  fitted.software = "library 1.0";
+  fitted.all = {100, 0.05, 0.1, 0.2};
+  return fitted;
+}
+
+/// With attention of all but latents.
 CurveFile file_of(const std::map<std::string, Fitted<GemmCurve>, std::less<>>& gemm) {
   CurveFile file;
   file.source = "a test, 2026-01";
   file.gemm = gemm;
+  file.attention = {{"decode", attention_of(7e-6)}, {"prefill", attention_of(8e-6)}};
   return file;
 }
 
@@ -50,7 +61,7 @@ TEST_CASE("a file of curves is read back as it was written") {
                        "curves\".\nsource: \"a test, 2026-01\"\n\ngemm:\n  bf16:\n    software: \"library 1.0, "
                        "kernel\"\n    launch_seconds: 2.5e-06\n"));
   CHECK(
-      text.ends_with("    tiles: by_rows\n    all: {rows: 100, median: 0.05, p68: 0.1, p90: 0.2}\n    large: {rows: "
+      text.ends_with("    block_rows: 128\n    all: {rows: 100, median: 0.05, p68: 0.1, p90: 0.2}\n    large: {rows: "
                      "0}\n"));
 }
 
@@ -74,7 +85,7 @@ TEST_CASE("a wrong file of curves is refused with the place") {
 TEST_CASE("numbers have four digits") {
   CHECK(rounded(1.23456e-6) == 1.235e-6);
   CHECK(rounded(0) == 0);
-  CHECK(rounded(98765) == 98770);
+  CHECK(rounded(98761) == 98760);
 }
 
 TEST_CASE("formats have the curve of their name, else of the nearest, less certainly") {
@@ -98,6 +109,14 @@ TEST_CASE("formats have the curve of their name, else of the nearest, less certa
   CHECK(curves.of_gemm(DataType::fp16, Scaling::tensor).relative_error(false) == 0.1);
   CHECK(curves.of_gemm(DataType::fp32, Scaling::tensor).relative_error(false) == Approx(std::hypot(0.1, 0.1)));
   CHECK(curves.of_gemm(DataType::mxfp8, Scaling::tensor).relative_error(false) == Approx(std::hypot(0.1, 0.1)));
+  CHECK(curves.of_attention(AttentionKind::latent_decode).curve.launch_seconds == 7e-6);
+  CHECK(curves.of_attention(AttentionKind::latent_prefill).curve.launch_seconds == 8e-6);
+  CHECK(curves.of_attention(AttentionKind::prefill).relative_error(false) == 0.1);
+  CHECK(curves.of_attention(AttentionKind::latent_prefill).relative_error(false) == Approx(std::hypot(0.1, 0.1)));
+  CurveFile nothing = first;
+  nothing.attention.clear();
+  CHECK(message_of([&] { choose_curves({nothing}, machine_of({DataType::bf16}), kWhere); }) ==
+        "m.yaml:1:9: 'curves' has no curve of attention, prefill\ncurves: x\n        ^");
   CHECK(message_of([&] {
           choose_curves({first}, machine_of({DataType::bf16, DataType::fp8}), kWhere);
         }) == "m.yaml:1:9: 'curves' has no curve of products in fp8\ncurves: x\n        ^");
@@ -127,5 +146,7 @@ TEST_CASE("every file of curves that is built in names its source and holds 16-b
     CHECK(file.gemm.at("bf16").all.rows > 30'000);
     CHECK(file.gemm.at("bf16").all.median < 0.06);
     CHECK(file.gemm.at("bf16").large.median < 0.045);
+    for (const AttentionKind kind : kAttentionKinds) CHECK(file.attention.contains(name_of(kind)));
+    CHECK(file.attention.at("prefill").large.median < 0.07);
   }
 }

@@ -33,10 +33,7 @@ const std::string kSmall =
     "efficiency:\n"              // 15
     "  curves: [a100-sxm, h100-sxm]\n"
     "  curves_error: 0.2\n"
-    "  attention_forward_fraction: 0.6\n"
-    "  attention_backward_fraction: 0.4\n"
-    "  attention_keys_half: 300\n"
-    "  attention_softmax_width: 64\n"
+    "  attention_backward_rate: 0.8\n"
     "  memory_fraction: 0.75\n"
     "  kernel_latency_seconds: 3e-6\n"
     "  relative_error: 0.1\n"
@@ -79,10 +76,7 @@ TEST_CASE("a machine is read whole") {
   CHECK(machine.links[0].latency == Seconds{1e-6});
   CHECK(machine.links[0].efficiency == 0.5);
   CHECK(machine.efficiency.curves_error == 0.2);
-  CHECK(machine.efficiency.attention_forward_fraction == 0.6);
-  CHECK(machine.efficiency.attention_backward_fraction == 0.4);
-  CHECK(machine.efficiency.attention_keys_half == 300);
-  CHECK(machine.efficiency.attention_softmax_width == 64);
+  CHECK(machine.efficiency.attention_backward_rate == 0.8);
   CHECK(machine.efficiency.memory_fraction == 0.75);
   CHECK(machine.efficiency.kernel_latency == Seconds{3e-6});
   CHECK(machine.efficiency.relative_error == 0.1);
@@ -154,11 +148,11 @@ TEST_CASE("wrong links are refused") {
 
 TEST_CASE("wrong efficiencies are refused") {
   CHECK(complaint("memory_fraction: 0.75", "memory_fraction: 75") ==
-        "m.yaml:22:20: 'efficiency.memory_fraction' must be between 1e-06 and 1, got 75");
+        "m.yaml:19:20: 'efficiency.memory_fraction' must be between 1e-06 and 1, got 75");
   CHECK(complaint("memory_fraction: 0.75", "memory_fraction: 0") ==
-        "m.yaml:22:20: 'efficiency.memory_fraction' must be between 1e-06 and 1, got 0");
+        "m.yaml:19:20: 'efficiency.memory_fraction' must be between 1e-06 and 1, got 0");
   CHECK(complaint("memory_fraction", "memory_fractoin") ==
-        "m.yaml:22:3: unknown key 'memory_fractoin' (did you mean 'memory_fraction'?)");
+        "m.yaml:19:3: unknown key 'memory_fractoin' (did you mean 'memory_fraction'?)");
 }
 
 TEST_CASE("a machine names its curves") {

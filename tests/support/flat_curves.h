@@ -16,6 +16,10 @@ inline std::shared_ptr<const KernelCurves> flat_curves(double launch) {
       fitted.all = {1, 0.1, 0.1, 0.1};
     }
   }
+  for (Fitted<AttentionCurve>& fitted : curves->attention) {
+    fitted.curve.launch_seconds = launch;
+    fitted.all = {1, 0.1, 0.1, 0.1};
+  }
   return curves;
 }
 

@@ -18,7 +18,6 @@ inline Machine round_machine() {
   m.gpus_per_node = m.nics_per_node = 4;
   m.links = {{"node", 4, {100}, {1}, 1}, {"rail", 16, {10}, {10}, 1}, {"spine", 0, {5}, {100}, 1}};
   m.curves = flat_curves(0.5);
-  m.efficiency.attention_forward_fraction = m.efficiency.attention_backward_fraction = 1;
   m.efficiency.memory_fraction = 1;
   m.efficiency.kernel_latency = {0.5};
   m.efficiency.relative_error = 0.1;
