@@ -53,4 +53,17 @@ double bytes_per_element(DataType type) {
   return 0;
 }
 
+double bytes_per_element(StoredType type) {
+  switch (type) {
+    case StoredType::mxfp4:
+      return 0.5 + 1.0 / 32;
+    case StoredType::int8:
+      return 1;
+    case StoredType::int4:
+      return 0.5;
+    default:
+      return bytes_per_element(static_cast<DataType>(type));
+  }
+}
+
 }  // namespace shardwright

@@ -33,6 +33,9 @@ inline constexpr std::array kStoredTypeNames = {
 
 constexpr StoredType stored(DataType type) { return static_cast<StoredType>(type); }
 
+/// Stored bytes of one element, block scales included: mxfp4 has one byte for 32 elements (OCP MX 1.0).
+double bytes_per_element(StoredType);
+
 /// One value for each data type, `Value{}` where none was given. An array, since costs ask it millions of times.
 template <typename Value>
 class PerDataType {

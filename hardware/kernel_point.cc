@@ -10,20 +10,6 @@ namespace {
 double as_double(std::int64_t value) { return static_cast<double>(value); }
 float log2f_of(double value) { return static_cast<float>(std::log2(value)); }
 
-/// Stored bytes of one element, scales included: mxfp4 has one byte for 32 elements (OCP MX 1.0).
-double bytes_per_element(StoredType type) {
-  switch (type) {
-    case StoredType::mxfp4:
-      return 0.5 + 1.0 / 32;
-    case StoredType::int8:
-      return 1;
-    case StoredType::int4:
-      return 0.5;
-    default:
-      return shardwright::bytes_per_element(static_cast<DataType>(type));
-  }
-}
-
 std::int64_t weights_of(const std::optional<StoredType>& weights, DataType type) {
   return static_cast<std::int64_t>(weights.value_or(stored(type)));
 }

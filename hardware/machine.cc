@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "hardware/catalog.h"
+#include "hardware/kernel_curves.h"
 #include "hardware/measured_machine.h"
 
 namespace shardwright {
@@ -32,32 +33,12 @@ PerDataType<FlopsPerSecond> read_peak(const YamlCursor& map) {
   return peak;
 }
 
-/// Fractions by type; types without their own have bf16's.
-PerDataType<double> read_fractions(const YamlCursor& map) {
-  PerDataType<double> fractions;
-  std::vector<std::string_view> names;
-  for (DataType type : kDataTypes) names.push_back(name_of(type));
-  map.only_keys(names);
-  for (DataType type : kDataTypes) fractions[type] = fraction(map.at("bf16"));
-  for (const auto& [name, share] : map.entries()) fractions[*data_type_named(name)] = fraction(share);
-  return fractions;
-}
-
 EfficiencyCurves read_efficiency(const YamlCursor& map) {
-  map.only_keys({"gemm_peak_fraction", "gemm_k_half", "gemm_tile_m", "gemm_tile_n", "gemm_half_tile_rate",
-                 "gemm_wave_step", "attention_forward_fraction", "attention_backward_fraction", "attention_keys_half",
-                 "attention_softmax_width", "memory_fraction", "kernel_latency_seconds", "relative_error", "source"});
+  map.only_keys({"curves", "curves_error", "attention_backward_rate", "memory_fraction", "kernel_latency_seconds",
+                 "relative_error", "source"});
   EfficiencyCurves curves;
-  curves.gemm_peak_fraction = read_fractions(map.at("gemm_peak_fraction"));
-  curves.gemm_k_half = map.at("gemm_k_half").number(0, 1e6);
-  curves.gemm_tile_m = map.at("gemm_tile_m").integer(1, 4096);
-  curves.gemm_tile_n = map.at("gemm_tile_n").integer(1, 4096);
-  curves.gemm_half_tile_rate = fraction(map.at("gemm_half_tile_rate"));
-  curves.gemm_wave_step = map.at("gemm_wave_step").number(0, 1);
-  curves.attention_forward_fraction = fraction(map.at("attention_forward_fraction"));
-  curves.attention_backward_fraction = fraction(map.at("attention_backward_fraction"));
-  curves.attention_keys_half = map.at("attention_keys_half").number(0, 1e6);
-  curves.attention_softmax_width = map.at("attention_softmax_width").number(0, 1e6);
+  if (const auto error = map.find("curves_error")) curves.curves_error = error->number(0, 10);
+  curves.attention_backward_rate = map.at("attention_backward_rate").number(0.01, 10);
   curves.memory_fraction = fraction(map.at("memory_fraction"));
   curves.kernel_latency = {map.at("kernel_latency_seconds").number(0, 1)};
   curves.relative_error = map.at("relative_error").number(0, 10);
@@ -143,7 +124,10 @@ Machine read_machine(const YamlCursor& top) {
   machine.nics_per_node = static_cast<int>(top.at("nics_per_node").integer(0, 1024));
   machine.links = read_links(top.at("links"), machine);
   if (const auto price = top.find("price_per_gpu_hour")) machine.price_per_gpu_hour = price->number(0, 1e6);
-  machine.efficiency = read_efficiency(top.at("efficiency"));
+  const YamlCursor efficiency = top.at("efficiency");
+  machine.efficiency = read_efficiency(efficiency);
+  const YamlCursor curves = efficiency.at("curves");
+  machine.curves = std::make_shared<const KernelCurves>(choose_curves(named_curves(curves), machine, curves));
   return machine;
 }
 

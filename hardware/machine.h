@@ -22,23 +22,18 @@ struct LinkLevel {
   double efficiency = 1;     // share of `bandwidth` that large collectives reach
 };
 
-/// How far real kernels stay below the datasheet; see hardware/README.md for the form of each curve.
+/// How far real kernels stay below the datasheet, beside the curves that were fitted (kernel_curves.h); see
+/// hardware/README.md for the form of each.
 struct EfficiencyCurves {
-  PerDataType<double> gemm_peak_fraction;  // of the peak rate, large square GEMM; reading fills gaps with bf16's
-  double gemm_k_half = 0;                  // k at which the inner loop reaches half of its final rate
-  std::int64_t gemm_tile_m = 128, gemm_tile_n = 256;
-  double gemm_half_tile_rate = 1;         // rate of a tile of half the area, relative to the whole one
-  double gemm_wave_step = 1;              // 1: a last wave costs as much as a full one; 0: only what it fills
-  double attention_forward_fraction = 0;  // of the peak rate, many keys, heads of 128
-  double attention_backward_fraction = 0;
-  double attention_keys_half = 0;      // keys that a query sees at which half of that is reached
-  double attention_softmax_width = 0;  // multiply-adds that take as long as the softmax of one score
+  double attention_backward_rate = 1;  // of the rate that its forward pass has
   double memory_fraction = 0;          // of the HBM bandwidth, large copies
   Seconds kernel_latency;              // from launch to end of an empty kernel, back to back
-  double relative_error = 0;           // one-sigma error of a time from these curves
+  double relative_error = 0;           // one-sigma error of a time from these
+  double curves_error = 0;             // the same on top of that of fitted curves: they are another chip's
 };
 
 class MeasuredTimes;
+struct KernelCurves;
 
 /// What one kind of machine is: a GPU and the network that many of them make.
 struct Machine {
@@ -54,6 +49,7 @@ struct Machine {
   std::vector<LinkLevel> links;              // innermost first, at least one
   std::optional<double> price_per_gpu_hour;  // the user's to set
   EfficiencyCurves efficiency;
+  std::shared_ptr<const KernelCurves> curves;     // never null of a machine that was read
   std::shared_ptr<const MeasuredTimes> measured;  // kernels that were timed on it (measured_times.h); null: none
 
   Bytes usable_memory() const { return memory - unusable_memory; }

@@ -30,17 +30,16 @@ struct SourceTimes {
 };
 
 /// How long a kernel takes on one device: from what was measured there (Machine::measured), where anything alike was;
-/// else from the machine's efficiency curves and datasheet, whose forms stand in measurements.cc with their reasons. A
-/// GEMM of no elements, like any kernel, costs its launch. Groups of GEMMs that were not measured take what a batch
-/// of as many does. The type must be one that the machine supports (asserted).
-/// Collectives are not asked here but of planner/cost/collective_cost.h.
+/// else from the machine's curves (kernel_curves.h) and datasheet. A GEMM of no elements, like any kernel, costs its
+/// launch. Products in less than 16 bits hold the cast of their activations. The type must be one that the machine
+/// supports (asserted). Collectives are not asked here but of planner/cost/collective_cost.h.
 KernelCost look_up(const GemmSpec&, const Machine&);
 KernelCost look_up(const GroupedGemmSpec&, const Machine&);
 KernelCost look_up(const AttentionSpec&, const Machine&);
 KernelCost look_up(const MemorySpec&, const Machine&);
 
-/// A time that the parts of a kernel's work never beat together, their launches left out, however the work is parted
-/// along its batch, its rows or its sum: nothing is lost to tiles and waves that are not full or to idle
+/// A time that the parts of a kernel's work never beat together, one least_launch each left out, however the work is
+/// parted along its batch, its rows or its sum: nothing is lost to tiles and waves that are not full or to idle
 /// multiprocessors. Of measured kernels: at the best share of the datasheet's rates that any row of the table reached,
 /// under which no answer falls.
 Seconds steady_time(const GemmSpec&, const Machine&);
@@ -48,7 +47,10 @@ Seconds steady_time(const GroupedGemmSpec&, const Machine&);
 Seconds steady_time(const AttentionSpec&, const Machine&);
 Seconds steady_time(const MemorySpec&, const Machine&);
 
-/// What each of the parts takes at the least beyond that: a launch, where kernels were not measured.
-Seconds least_launch(const Machine&);
+/// What each of the parts takes at the least beyond that: nothing, where kernels were measured.
+Seconds least_launch(const GemmSpec&, const Machine&);
+Seconds least_launch(const GroupedGemmSpec&, const Machine&);
+Seconds least_launch(const AttentionSpec&, const Machine&);
+Seconds least_launch(const MemorySpec&, const Machine&);
 
 }  // namespace shardwright

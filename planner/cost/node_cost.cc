@@ -306,54 +306,12 @@ std::vector<AskedKernel> asked_kernels(const CostContext& context, const Sharded
   return asked;
 }
 
-namespace {
-
-/// Calls `visit(node, spec)` for each cast.
-template <typename F>
-void for_each_cast(const CostContext& context, const ShardedGraph& sharded, const F& visit) {
-  const double narrow = bytes_per_element(context.formats.compute);
-  if (narrow >= 2) return;
-  std::vector<char> cast(sharded.values.size());
-  for (std::size_t i = 0; i < sharded.nodes.size(); ++i) {
-    const Node& n = sharded.nodes[i];
-    if (n.kind != Node::Kind::compute || context.graph.op(n.op).kind != OpKind::contraction) continue;
-    const auto question = node_question(context, sharded, n);
-    if (!product_of(question)) continue;
-    // Tables of narrow products time what a layer runs: its input's cast is in them.
-    const auto source = [&](const auto& spec) { return look_up(spec, context.machine).source; };
-    if (context.machine.measured && std::visit(source, question) != CostSource::datasheet) continue;
-    // A gradient's product reads the gradient first; what forward read was cast then.
-    for (std::size_t k = 0; k < (n.gradient < 0 ? n.inputs.size() : 1); ++k) {
-      const Value& v = sharded.value(n.inputs[k]);
-      char& known = cast[static_cast<std::size_t>(n.inputs[k])];
-      if (known || context.graph.tensor(v.tensor).role != TensorRole::activation) continue;
-      known = 1;
-      visit(i, MemorySpec{{static_cast<std::int64_t>(static_cast<double>(v.elements) * (2 + 2 * narrow))}});
-    }
-  }
-}
-
-}  // namespace
-
 std::vector<NodeCost> node_costs(const CostContext& context, const ShardedGraph& sharded) {
   std::vector<NodeCost> costs;
   costs.reserve(sharded.nodes.size());
   for (const Node& n : sharded.nodes)
     costs.push_back(n.kind == Node::Kind::gather_parameter ? NodeCost{} : node_cost(context, sharded, n));
-  for_each_cast(context, sharded, [&](std::size_t node, const MemorySpec& spec) {
-    const KernelCost kernel = look_up(spec, context.machine);
-    costs[node].compute += kernel.time;
-    costs[node].error += kernel.time * kernel.relative_error;
-  });
   return costs;
-}
-
-std::vector<std::vector<AskedKernel>> asked_casts(const CostContext& context, const ShardedGraph& sharded) {
-  std::vector<std::vector<AskedKernel>> casts(sharded.nodes.size());
-  for_each_cast(context, sharded, [&](std::size_t node, const MemorySpec& spec) {
-    casts[node].push_back({spec, look_up(spec, context.machine), 1});
-  });
-  return casts;
 }
 
 LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
@@ -361,14 +319,17 @@ LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, co
   if (node.kind == Node::Kind::compute || node.kind == Node::Kind::sum) {
     const auto question = node_question(context, sharded, node);
     const double times = times_asked(context, node);
-    least.each.compute = times * least_launch(context.machine);
+    least.each.compute =
+        times * std::visit([&](const auto& spec) { return least_launch(spec, context.machine); }, question);
     least.together.compute =
         times * std::visit([&](const auto& spec) { return steady_time(spec, context.machine); }, question);
     // With one row, as a part of it may have, a product is a pass over memory.
     const auto gemm = product_of(question);
-    if (gemm && (gemm->m == 1 || gemm->n == 1 || gemm->k == 1))
-      least.together.compute =
-          std::min(least.together.compute, steady_time(streaming(context, sharded, node), context.machine));
+    if (gemm && (gemm->m == 1 || gemm->n == 1 || gemm->k == 1)) {
+      const MemorySpec pass = streaming(context, sharded, node);
+      least.each.compute = std::min(least.each.compute, times * least_launch(pass, context.machine));
+      least.together.compute = std::min(least.together.compute, steady_time(pass, context.machine));
+    }
   }
   for (const Move& move : moves_of(context, sharded, node)) {
     CollectiveSpec spec = move.spec;

@@ -50,14 +50,9 @@ struct AskedKernel {
 /// What node_cost's times are made of; nothing for parameter gathers.
 std::vector<AskedKernel> asked_kernels(const CostContext& context, const ShardedGraph& sharded, const Node& node);
 
-/// Of every node; parameter gathers cost nothing here (data_cost.h). Where products read narrower formats than
-/// activations have, the first product that reads one casts it: 16 bits are read, and the narrow form written twice,
-/// by rows for this product and by columns for the weight gradient (Transformer Engine does both at once; DeepSeek-V3's
-/// trace of 80 casts in a forward and a backward of 4 layers takes 5.5 ms, this 5.9 ms). Measured products have it in
-/// their time.
+/// Of every node; parameter gathers cost nothing here (data_cost.h). Products in narrow
+/// formats hold the cast of their activations.
 std::vector<NodeCost> node_costs(const CostContext& context, const ShardedGraph& sharded);
-/// Those casts, by node.
-std::vector<std::vector<AskedKernel>> asked_casts(const CostContext& context, const ShardedGraph& sharded);
 
 /// What several micro-batches take at the least that together have the sizes of `sharded`: `each` of them, however
 /// small, and `together`, which they share by their sizes. Errors are left out.

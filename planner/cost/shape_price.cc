@@ -235,13 +235,11 @@ GraphPrice GraphPricer::price(int micro_batch, const std::vector<Recompute>& cho
 
 std::vector<AskedKernel> GraphPricer::asked(int micro_batch, const Recompute& choice) {
   size_for(micro_batch);
-  const std::vector<std::vector<AskedKernel>> casts = asked_casts(context_, sharded_);
   std::vector<AskedKernel> all;
   for (const std::vector<NodeId>* order : {&std::as_const(forward_), &derived_.plan(choice).order}) {
     for (NodeId n : *order) {
       const auto i = static_cast<std::size_t>(n);
       for (AskedKernel& kernel : asked_kernels(context_, sharded_, sharded_.nodes[i])) all.push_back(std::move(kernel));
-      all.insert(all.end(), casts[i].begin(), casts[i].end());
     }
   }
   return all;

@@ -31,16 +31,9 @@ const std::string kSmall =
     "efficiency: 1}\n"
     "price_per_gpu_hour: 2.5\n"  // 14
     "efficiency:\n"              // 15
-    "  gemm_peak_fraction: {bf16: 0.8, fp8: 0.5}\n"
-    "  gemm_k_half: 100\n"
-    "  gemm_tile_m: 128\n"
-    "  gemm_tile_n: 256\n"
-    "  gemm_half_tile_rate: 0.9\n"
-    "  gemm_wave_step: 0.5\n"
-    "  attention_forward_fraction: 0.6\n"
-    "  attention_backward_fraction: 0.4\n"
-    "  attention_keys_half: 300\n"
-    "  attention_softmax_width: 64\n"
+    "  curves: [a100-sxm, h100-sxm]\n"
+    "  curves_error: 0.2\n"
+    "  attention_backward_rate: 0.8\n"
     "  memory_fraction: 0.75\n"
     "  kernel_latency_seconds: 3e-6\n"
     "  relative_error: 0.1\n"
@@ -82,15 +75,8 @@ TEST_CASE("a machine is read whole") {
   CHECK(machine.links[0].bandwidth == BytesPerSecond{400e9});
   CHECK(machine.links[0].latency == Seconds{1e-6});
   CHECK(machine.links[0].efficiency == 0.5);
-  CHECK(machine.efficiency.gemm_k_half == 100);
-  CHECK(machine.efficiency.gemm_tile_m == 128);
-  CHECK(machine.efficiency.gemm_tile_n == 256);
-  CHECK(machine.efficiency.gemm_half_tile_rate == 0.9);
-  CHECK(machine.efficiency.gemm_wave_step == 0.5);
-  CHECK(machine.efficiency.attention_forward_fraction == 0.6);
-  CHECK(machine.efficiency.attention_backward_fraction == 0.4);
-  CHECK(machine.efficiency.attention_keys_half == 300);
-  CHECK(machine.efficiency.attention_softmax_width == 64);
+  CHECK(machine.efficiency.curves_error == 0.2);
+  CHECK(machine.efficiency.attention_backward_rate == 0.8);
   CHECK(machine.efficiency.memory_fraction == 0.75);
   CHECK(machine.efficiency.kernel_latency == Seconds{3e-6});
   CHECK(machine.efficiency.relative_error == 0.1);
@@ -102,13 +88,11 @@ TEST_CASE("GPUs share the node's NICs, and levels may be oversubscribed") {
   CHECK(machine.links[2].bandwidth.value == doctest::Approx(5e9));   // a fifth of that
 }
 
-TEST_CASE("a type without a rate is not supported, one without a fraction takes bf16's") {
+TEST_CASE("a type without a rate is not supported") {
   const Machine machine = machine_of(kSmall);
   CHECK(supports(machine, DataType::bf16));
   CHECK(supports(machine, DataType::fp8));
   CHECK_FALSE(supports(machine, DataType::nvfp4));
-  CHECK(machine.efficiency.gemm_peak_fraction[DataType::fp8] == 0.5);
-  CHECK(machine.efficiency.gemm_peak_fraction[DataType::fp32] == 0.8);
 }
 
 TEST_CASE("a machine may have no price") {
@@ -163,14 +147,25 @@ TEST_CASE("wrong links are refused") {
 }
 
 TEST_CASE("wrong efficiencies are refused") {
-  CHECK(complaint("{bf16: 0.8, fp8: 0.5}", "{fp8: 0.5}") ==
-        "m.yaml:16:23: 'efficiency.gemm_peak_fraction.bf16' is missing");
   CHECK(complaint("memory_fraction: 0.75", "memory_fraction: 75") ==
-        "m.yaml:26:20: 'efficiency.memory_fraction' must be between 1e-06 and 1, got 75");
+        "m.yaml:19:20: 'efficiency.memory_fraction' must be between 1e-06 and 1, got 75");
   CHECK(complaint("memory_fraction: 0.75", "memory_fraction: 0") ==
-        "m.yaml:26:20: 'efficiency.memory_fraction' must be between 1e-06 and 1, got 0");
-  CHECK(complaint("gemm_k_half", "gemm_khalf") ==
-        "m.yaml:17:3: unknown key 'gemm_khalf' (did you mean 'gemm_k_half'?)");
+        "m.yaml:19:20: 'efficiency.memory_fraction' must be between 1e-06 and 1, got 0");
+  CHECK(complaint("memory_fraction", "memory_fractoin") ==
+        "m.yaml:19:3: unknown key 'memory_fractoin' (did you mean 'memory_fraction'?)");
+}
+
+TEST_CASE("a machine names its curves") {
+  CHECK(complaint("curves_error: 0.2", "curves_error: -1") ==
+        "m.yaml:17:17: 'efficiency.curves_error' must be between 0 and 10, got -1");
+  CHECK(
+      complaint("h100-sxm", "h100-smx") ==
+      "m.yaml:16:22: 'efficiency.curves[1]' must be one of a100-sxm, b200-sxm, h100-sxm, h200-sxm, got 'h100-smx' (did "
+      "you mean 'h100-sxm'?)");
+  CHECK(complaint("[a100-sxm, h100-sxm]", "[]") ==
+        "m.yaml:16:11: 'efficiency.curves' must name at least one file of curves");
+  CHECK(complaint("[a100-sxm, h100-sxm]", "a100-sxm") ==
+        "m.yaml:16:11: 'efficiency.curves' has no curve of products in fp8");
 }
 
 TEST_CASE("the catalog's machines") {

@@ -128,30 +128,5 @@ TEST_CASE("a ring passes the latent once, though it is keys and values") {
   CHECK(expanded.communication(false).value == doctest::Approx(hops * tokens * 2 * 32'832));
 }
 
-TEST_CASE("a measured product has the cast of its input in its time") {
-  Layout l;
-  const OpGraph graph = model_graphs(find_model("llama-3.1-8b"), {}).layer_classes[0];
-  const Mesh mesh = std::get<Mesh>(stage_mesh(l, find_model("llama-3.1-8b")));
-  const std::vector<std::int64_t> extents = layout_extents(graph, l, 1024);
-  const ShardedGraph sharded = shard(graph, extents, mesh, declare(graph, l, mesh));
-  Measurements gemms;  // of one layer's products, all of which take a second
-  KernelTable table(KernelFamily::gemm);
-  for (std::int64_t size = 1; size <= 1 << 14; size *= 2)
-    table.add(to_slots(GemmSpec{.m = size, .n = size, .k = size, .type = DataType::fp8}), {1}, "", "");
-  gemms.add(std::move(table));
-  const Machine plain = find_machine("h100-sxm-80gb"), measured = with_measurements(plain, std::move(gemms));
-  const auto casts = [&](const Machine& machine) {
-    const CostContext c{graph, extents, mesh, machine, formats_for(DataType::fp8), graph.find_dim("key_sequence")};
-    const std::vector<NodeCost> costs = node_costs(c, sharded);
-    Seconds sum;
-    for (std::size_t i = 0; i < costs.size(); ++i)
-      if (sharded.nodes[i].kind == Node::Kind::compute)
-        sum += costs[i].compute - node_cost(c, sharded, sharded.nodes[i]).compute;
-    return sum;
-  };
-  CHECK(casts(plain).value > 0);
-  CHECK(casts(measured).value == 0);
-}
-
 }  // namespace
 }  // namespace shardwright

@@ -2,6 +2,7 @@
 
 #include "hardware/machine.h"
 #include "hardware/rank_group.h"
+#include "tests/support/flat_curves.h"
 
 namespace shardwright {
 
@@ -16,8 +17,7 @@ inline Machine round_machine() {
   m.multiprocessors = 100;
   m.gpus_per_node = m.nics_per_node = 4;
   m.links = {{"node", 4, {100}, {1}, 1}, {"rail", 16, {10}, {10}, 1}, {"spine", 0, {5}, {100}, 1}};
-  m.efficiency.gemm_peak_fraction = {{DataType::bf16, 1}, {DataType::fp16, 1}, {DataType::fp32, 1}};
-  m.efficiency.attention_forward_fraction = m.efficiency.attention_backward_fraction = 1;
+  m.curves = flat_curves(0.5);
   m.efficiency.memory_fraction = 1;
   m.efficiency.kernel_latency = {0.5};
   m.efficiency.relative_error = 0.1;
@@ -29,6 +29,7 @@ inline Machine wire_machine() {
   Machine m = round_machine();
   m.links = {{"wire", 0, {1}, {0}, 1}};
   m.efficiency.kernel_latency = {0};
+  m.curves = flat_curves(0);
   return m;
 }
 
