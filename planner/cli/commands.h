@@ -22,6 +22,7 @@ Command machines_command();
 Command validate_command();
 Command import_command();
 Command score_command();
+Command fit_command();
 Command completion_command();
 
 /// All of them, in the order of --help.

@@ -62,17 +62,17 @@ TEST_CASE("one member a node leaves it on one lane") {
 }
 
 TEST_CASE("several members in a node have as many lanes out of it") {
-  // Two lanes: 300 / 100 inside, 300 / (2 * 10) outside; one step inside, one outside.
-  CHECK(seconds(kAllGather, 400, two_by_two()) == Approx(15 + 1 + 10 + 0.5));
-  CHECK(seconds(kAllReduce, 400, two_by_two()) == Approx(30 + 2 + 20 + 0.5));
-  // Four lanes of two whole nodes: 700 / 100 inside, 700 / (4 * 10) outside; three steps inside, one outside.
-  CHECK(seconds(kReduceScatter, 800, run_of(8)) == Approx(17.5 + 3 + 10 + 0.5));
+  // Two lanes: 300 / 100 inside, 300 / (2 * 10) outside; of a ring's three steps one is outside.
+  CHECK(seconds(kAllGather, 400, two_by_two()) == Approx(15 + 2 + 10 + 0.5));
+  CHECK(seconds(kAllReduce, 400, two_by_two()) == Approx(30 + 4 + 20 + 0.5));
+  // Four lanes of two whole nodes: 700 / 100 inside, 700 / (4 * 10) outside; six steps inside, one outside.
+  CHECK(seconds(kReduceScatter, 800, run_of(8)) == Approx(17.5 + 6 + 10 + 0.5));
 }
 
 TEST_CASE("the inner links decide where they are the slower ones") {
   Machine m = round_machine();
   m.links[0].bandwidth = {20};  // 700 / 20 inside, 700 / 40 outside
-  CHECK(collective_cost({kAllGather, {800}, run_of(8)}, m).time.value == Approx(35 + 3 + 10 + 0.5));
+  CHECK(collective_cost({kAllGather, {800}, run_of(8)}, m).time.value == Approx(35 + 6 + 10 + 0.5));
 }
 
 TEST_CASE("an all-to-all sends each rank's own share over each level") {
@@ -93,20 +93,21 @@ TEST_CASE("one copy for all receivers in a node leaves it once, and is passed on
 }
 
 TEST_CASE("a group over several rails crosses the spine at its oversubscribed rate") {
-  // 64 ranks: 6300 / 100 in a node, 6300 / (4 * 10) in a rail, 6300 / (16 * 5) over the spine; 3 steps at each.
-  CHECK(seconds(kAllGather, 6400, run_of(64)) == Approx(157.5 + 3 + 30 + 300 + 0.5));
+  // 64 ranks: 6300 / 100 in a node, 6300 / (4 * 10) in a rail, 6300 / (16 * 5) over the spine. Of 63 steps 3
+  // cross the spine, 12 leave a node inside a rail.
+  CHECK(seconds(kAllGather, 6400, run_of(64)) == Approx(157.5 + 48 + 120 + 300 + 0.5));
   // One rank a rail: only the spine, one lane.
   CHECK(seconds(kAllGather, 400, run_of(4, 16)) == Approx(300 / 5. + 300 + 0.5));
   Machine oversubscribed = round_machine();
   oversubscribed.links[2].bandwidth = {1};  // 6300 / (16 * 1)
   CHECK(collective_cost({kAllGather, {6400}, run_of(64)}, oversubscribed).time.value ==
-        Approx(393.75 + 3 + 30 + 300 + 0.5));
+        Approx(393.75 + 48 + 120 + 300 + 0.5));
 }
 
 TEST_CASE("a run that straddles units counts by its even part") {
   // Six neighbours in nodes of 4 and rails of 16: some translate has two in a node, and two in a rail. So pairs meet
-  // over the spine: 500 / 100 inside, 500 / (2 * 5) outside; one step inside, two outside.
-  CHECK(seconds(kAllGather, 600, run_of(6)) == Approx(50 + 1 + 200 + 0.5));
+  // over the spine: 500 / 100 inside, 500 / (2 * 5) outside; three steps inside, two outside.
+  CHECK(seconds(kAllGather, 600, run_of(6)) == Approx(50 + 3 + 200 + 0.5));
 }
 
 TEST_CASE("a link reaches its efficiency's share of its rate") {
