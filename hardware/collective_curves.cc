@@ -40,7 +40,7 @@ CurveError read_error(const YamlCursor& map) {
 FabricCurves read_fabric(const std::string& name, const YamlCursor& map) {
   std::vector<std::string_view> known(kCollectiveWayNames.begin(), kCollectiveWayNames.end());
   known.insert(known.end(), {"ring_copy", "direct_copy", "crowding", "dispatch_bytes_per_second_per_sm",
-                            "combine_bytes_per_second_per_sm", "relative_error", "data", "date", "errors"});
+                             "combine_bytes_per_second_per_sm", "relative_error", "data", "date", "errors"});
   map.only_keys(known);
   FabricCurves fabric;
   fabric.name = name;
@@ -52,7 +52,8 @@ FabricCurves read_fabric(const std::string& name, const YamlCursor& map) {
   if (const auto copy = map.find("ring_copy")) fabric.ring_copy = copy->number(0, 100);
   if (const auto copy = map.find("direct_copy")) fabric.direct_copy = copy->number(0, 100);
   if (const auto crowding = map.find("crowding")) fabric.crowding = crowding->number(0, 10);
-  if (const auto rate = map.find("dispatch_bytes_per_second_per_sm")) fabric.dispatch_rate_per_sm = rate->number(1, 1e15);
+  if (const auto rate = map.find("dispatch_bytes_per_second_per_sm"))
+    fabric.dispatch_rate_per_sm = rate->number(1, 1e15);
   if (const auto rate = map.find("combine_bytes_per_second_per_sm")) fabric.combine_rate_per_sm = rate->number(1, 1e15);
   fabric.relative_error = map.at("relative_error").number(0, 10);
   if (const auto data = map.find("data")) fabric.data = data->text();

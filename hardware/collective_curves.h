@@ -56,10 +56,25 @@ enum class CollectiveWay {
   hybrid_combine
 };
 inline constexpr int kCollectiveWays = 19;
-inline constexpr std::array<std::string_view, kCollectiveWays> kCollectiveWayNames = {
-    "ring_ll",  "ring_ll128", "ring_simple",        "direct_ll",          "direct_simple", "tree",      "in_switch",
-    "one_shot", "two_shot",   "one_shot_multicast", "two_shot_multicast", "lsa_simple",    "lsa_poison",
-    "dispatch", "combine", "low_latency_dispatch", "low_latency_combine", "hybrid_dispatch", "hybrid_combine"};
+inline constexpr std::array<std::string_view, kCollectiveWays> kCollectiveWayNames = {"ring_ll",
+                                                                                      "ring_ll128",
+                                                                                      "ring_simple",
+                                                                                      "direct_ll",
+                                                                                      "direct_simple",
+                                                                                      "tree",
+                                                                                      "in_switch",
+                                                                                      "one_shot",
+                                                                                      "two_shot",
+                                                                                      "one_shot_multicast",
+                                                                                      "two_shot_multicast",
+                                                                                      "lsa_simple",
+                                                                                      "lsa_poison",
+                                                                                      "dispatch",
+                                                                                      "combine",
+                                                                                      "low_latency_dispatch",
+                                                                                      "low_latency_combine",
+                                                                                      "hybrid_dispatch",
+                                                                                      "hybrid_combine"};
 
 /// How wrong curves are about the rows they were fitted on: |predicted / measured - 1|.
 struct CurveError {
@@ -78,8 +93,8 @@ struct FabricCurves {
   /// Bytes a second that one multiprocessor moves over links inside a unit for DeepEP's normal kernels, there and back;
   /// of a network's fabric: where they also forward between units. 0: no limit.
   double dispatch_rate_per_sm = 0, combine_rate_per_sm = 0;
-  double relative_error = 0;              // one sigma
-  std::string data, date;                 // what it was fitted on, and when that was measured; may be empty
+  double relative_error = 0;  // one sigma
+  std::string data, date;     // what it was fitted on, and when that was measured; may be empty
   std::vector<CurveError> errors = {};
 
   const std::optional<TransferCurve>& operator[](CollectiveWay way) const {

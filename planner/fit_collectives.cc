@@ -12,12 +12,24 @@
 #include "hardware/input_error.h"
 #include "hardware/measured_machine.h"
 #include "planner/cost/collective_cost.h"
+#include "planner/cost/exchange_cost.h"
 #include "planner/measured_kernels.h"
 #include "planner/measured_rows.h"
 #include "planner/network_rate.h"
 
 namespace shardwright {
 namespace {
+
+const RankGroup& group_of(const KernelSpec& spec) {
+  const auto* collective = std::get_if<CollectiveSpec>(&spec);
+  return collective ? collective->group : std::get<MoeExchangeSpec>(spec).group;
+}
+
+/// How many of its ranks share a unit of the innermost links.
+std::int64_t inside_unit(const RankGroup& group, const Machine& machine) {
+  const std::int64_t unit = machine.links.front().gpus;
+  return unit == 0 ? group.size() : group.members_within(unit);
+}
 
 // ---- Samples ----
 
@@ -31,10 +43,12 @@ class Reader {
   void read_folder(const std::string& folder) {
     const Machine machine = read_machine(YamlCursor::open(machine_file_in(folder)));
     const Measurements measured = read_measurements(folder);
-    const KernelTable& table = measured.table(KernelFamily::collective);
     result_.machines.push_back(machine);
-    for (std::size_t row = 0; row < table.size(); ++row)
-      add(std::get<CollectiveSpec>(table.spec(row)), table.seconds()[row], std::string(table.framework(row)), "");
+    for (const KernelFamily family : {KernelFamily::collective, KernelFamily::moe_exchange}) {
+      const KernelTable& table = measured.table(family);
+      for (std::size_t row = 0; row < table.size(); ++row)
+        add(table.spec(row), table.seconds()[row], std::string(table.framework(row)), "");
+    }
   }
 
   void read_rows(const std::string& file) {
@@ -50,43 +64,47 @@ class Reader {
 
  private:
   void read_kernel(const MeasuredRow& row, const MeasuredKernel& kernel) {
-    const auto* spec = std::get_if<CollectiveSpec>(&kernel.spec);
-    if (!spec) return;
-    const auto seconds = seconds_of(row, *spec, kernel.seconds_key);
-    if (!seconds) return;
+    if (family_of(kernel.spec) != KernelFamily::collective && family_of(kernel.spec) != KernelFamily::moe_exchange)
+      return;
+    const RankGroup& group = group_of(kernel.spec);
     Machine machine = find_machine(row.hardware.gpu);
     // Ranks that a source has in one domain are so even where neighbours of that number could straddle two.
-    if (row.hardware.nvlink_domain && spec->group.size() <= *row.hardware.nvlink_domain)
-      machine.links.front().gpus = spec->group.size();
-    const std::int64_t unit = machine.links.front().gpus;
-    const bool inside = unit == 0 || spec->group.members_within(unit) == spec->group.size();
+    if (row.hardware.nvlink_domain && group.size() <= *row.hardware.nvlink_domain)
+      machine.links.front().gpus = group.size();
+    const bool inside = inside_unit(group, machine) == group.size();
     if (inside && row.trust != "A") return;
     if (!inside && !row.hardware.interconnect.empty()) {
-      const auto rate = network_rate(row.hardware.interconnect, machine.gpus_per_node);
-      if (!rate) return;
-      for (std::size_t level = 1; level < machine.links.size(); ++level) machine.links[level].bandwidth = {*rate};
+      if (const auto rate = network_rate(row.hardware.interconnect, machine.gpus_per_node)) {
+        for (std::size_t level = 1; level < machine.links.size(); ++level) machine.links[level].bandwidth = {*rate};
+      } else if (family_of(kernel.spec) == KernelFamily::collective) {
+        return;
+      }
     }
+    const auto seconds = seconds_of(row, kernel, machine);
+    if (!seconds) return;
     result_.machines.push_back(std::move(machine));
-    add(*spec, *seconds, row.source, row.software.measured_on);
+    add(kernel.spec, *seconds, row.source, row.software.measured_on);
   }
 
   /// Bytes that one member sends into the outermost links that it crosses, over the time, as a share of their rate; 1
   /// inside a unit.
   double share_reached(const CollectiveSample& sample) const {
     const Machine& machine = result_.machines[sample.machine];
-    const std::int64_t size = sample.spec.group.size(), unit = machine.links.front().gpus;
-    const auto n = static_cast<double>(size);
-    const auto m = static_cast<double>(unit == 0 ? size : sample.spec.group.members_within(unit));
-    if (m == n) return 1;
+    const auto* spec = std::get_if<CollectiveSpec>(&sample.spec);
+    const std::int64_t inside = inside_unit(group_of(sample.spec), machine);
+    const auto n = static_cast<double>(group_of(sample.spec).size()), m = static_cast<double>(inside);
+    if (!spec || m == n) return 1;
     double share_sent = (n - 1) / n / m;
-    if (sample.spec.kind == CollectiveKind::all_reduce) share_sent *= 2;
-    if (sample.spec.kind == CollectiveKind::all_to_all) share_sent = (n - m) / n;
-    if (sample.spec.kind == CollectiveKind::send_recv) share_sent = 1;
-    return share_sent * static_cast<double>(sample.spec.held.value) / sample.seconds / machine.links[1].bandwidth.value;
+    if (spec->kind == CollectiveKind::all_reduce) share_sent *= 2;
+    if (spec->kind == CollectiveKind::all_to_all) share_sent = (n - m) / n;
+    if (spec->kind == CollectiveKind::send_recv) share_sent = 1;
+    return share_sent * static_cast<double>(spec->held.value) / sample.seconds / machine.links[1].bandwidth.value;
   }
   void leave_out_slow_networks() {
     const auto sweep_of = [&](const CollectiveSample& s) {
-      return fmt::format("{} {} {}", s.source, result_.machines[s.machine].name, name_of(s.spec.kind));
+      const auto* spec = std::get_if<CollectiveSpec>(&s.spec);
+      return fmt::format("{} {} {}", s.source, result_.machines[s.machine].name,
+                         spec ? name_of(spec->kind) : name_of(family_of(s.spec)));
     };
     std::map<std::string, double> reached;
     for (const CollectiveSample& sample : result_.samples) {
@@ -96,11 +114,17 @@ class Reader {
     std::erase_if(result_.samples, [&](const CollectiveSample& s) { return reached[sweep_of(s)] < 0.5; });
   }
 
-  /// A time, or what nccl-tests' bus bandwidth says it is.
-  static std::optional<double> seconds_of(const MeasuredRow& row, const CollectiveSpec& spec, std::string_view key) {
-    if (const auto seconds = row.measured.find(key)) return seconds;
+  /// A time, or what a published bandwidth says it is: nccl-tests' of the bus, or of a dispatch or combine.
+  static std::optional<double> seconds_of(const MeasuredRow& row, const MeasuredKernel& kernel,
+                                          const Machine& machine) {
+    if (const auto seconds = row.measured.find(kernel.seconds_key)) return seconds;
     const auto bandwidth = row.measured.find("bus_bandwidth_bytes_per_second");
     if (!bandwidth || !(*bandwidth > 0)) return std::nullopt;
+    if (const auto* exchange = std::get_if<MoeExchangeSpec>(&kernel.spec)) {
+      if (exchange->mode != MoeExchangeMode::normal) return std::nullopt;
+      return exchange_bus_bytes(*exchange, machine.links.front().gpus) / *bandwidth;
+    }
+    const auto& spec = std::get<CollectiveSpec>(kernel.spec);
     const auto n = static_cast<double>(spec.group.size());
     const double factor = spec.kind == CollectiveKind::send_recv    ? 1
                           : spec.kind == CollectiveKind::all_reduce ? 2 * (n - 1) / n
@@ -108,15 +132,18 @@ class Reader {
     return factor * static_cast<double>(spec.held.value) / *bandwidth;
   }
 
-  void add(CollectiveSpec spec, double seconds, std::string source, std::string date) {
-    if (!(seconds > 0) || spec.group.size() < 2) return;
+  void add(KernelSpec spec, double seconds, std::string source, std::string date) {
+    if (!(seconds > 0) || group_of(spec).size() < 2) return;
     const Machine& machine = result_.machines.back();
-    const std::string typed =
-        fmt::format("{} {} {}", machine.name, machine.links.back().bandwidth.value, to_string(spec));
-    spec.type.reset();  // makes little difference, and is mostly not stated
-    const std::string untyped =
-        fmt::format("{} {} {}", machine.name, machine.links.back().bandwidth.value, to_string(spec));
-    if (sources_.try_emplace(untyped, source).first->second != source) return;
+    if (const auto* exchange = std::get_if<MoeExchangeSpec>(&spec); exchange && !exchange_cost(*exchange, machine))
+      return;
+    const auto question = [&] {
+      return fmt::format("{} {} {}", machine.name, machine.links.back().bandwidth.value, to_string(spec));
+    };
+    const std::string typed = question();
+    // The type of a collective's elements makes little difference, and is mostly not stated.
+    if (auto* collective = std::get_if<CollectiveSpec>(&spec)) collective->type.reset();
+    if (sources_.try_emplace(question(), source).first->second != source) return;
     const auto [met, is_new] = met_.try_emplace(typed, result_.samples.size());
     if (is_new) {
       result_.samples.push_back({spec, result_.machines.size() - 1, seconds, std::move(source), std::move(date)});
@@ -237,10 +264,19 @@ TransferCurve first_guess(CollectiveWay way, bool network) {
       return {3 * us, 0.1 * us, 0.6, 0.01 * us};
     case two_shot:
       return {10 * us, 0.3 * us, 0.6, 1 * us};
+    case dispatch:
+      return {(network ? 40 : 30) * us, 0, network ? 0.9 : 0.7, 2 * us};
+    case combine:
+      return {(network ? 60 : 50) * us, 0, network ? 0.9 : 0.7, 2 * us};
+    case low_latency_dispatch:
+    case low_latency_combine:
+      return {(network ? 25 : 14) * us, 0, network ? 0.9 : 0.55, 0.1 * us};
     case one_shot_multicast:
     case two_shot_multicast:
     case lsa_simple:
     case lsa_poison:
+    case hybrid_dispatch:
+    case hybrid_combine:
       return {4 * us, 0.05 * us, 0.05, 0.01 * us};
   }
   return {};
@@ -255,8 +291,11 @@ double largest_share(CollectiveWay way, bool network) {
   return link * (way == ring_ll || way == direct_ll ? 0.5 : way == ring_ll128 ? 0.9375 : 1);
 }
 
-/// Simple, and sums in the switch, are what large transfers use.
-double least_share(CollectiveWay way) { return way == ring_simple ? 0.5 : way == in_switch ? 0.4 : 1e-4; }
+/// Simple, sums in the switch, and rows of experts where multiprocessors do not limit them use links well.
+double least_share(CollectiveWay way) {
+  if (way == in_switch) return 0.4;
+  return way == ring_simple || way == dispatch || way == combine ? 0.5 : 1e-4;
+}
 
 /// Fewer samples than that are not fitted on: curves have up to twelve numbers.
 constexpr std::size_t kFewest = 6;
@@ -269,6 +308,11 @@ class Fitter {
     for (Machine& machine : machines_)
       for (LinkLevel& level : machine.links)
         if (level.curves) level.curves = named(level.curves->name);
+    for (const CollectiveSample& sample : samples.samples) {
+      const auto* exchange = std::get_if<MoeExchangeSpec>(&sample.spec);
+      bytes_.push_back(exchange ? exchange_bytes(*exchange, machines_[sample.machine].links.front().gpus)
+                                : ExchangeBytes{});
+    }
   }
 
   std::vector<FabricCurves> fit() {
@@ -281,6 +325,11 @@ class Fitter {
 
  private:
   using Chosen = std::vector<const CollectiveSample*>;
+  /// A number of a fabric, and where its search begins.
+  struct Plain {
+    double* value;
+    double first;
+  };
 
   std::shared_ptr<FabricCurves> named(const std::string& name) const {
     for (const auto& fabric : fabrics_)
@@ -291,10 +340,10 @@ class Fitter {
   /// The outermost level at which members meet, and whether a network: any level but the innermost.
   std::pair<const LinkLevel*, bool> outermost(const CollectiveSample& sample) const {
     const Machine& machine = machines_[sample.machine];
-    const std::int64_t n = sample.spec.group.size();
+    const RankGroup& group = group_of(sample.spec);
     for (std::size_t i = 0; i < machine.links.size(); ++i) {
       const LinkLevel& level = machine.links[i];
-      if (level.gpus == 0 || sample.spec.group.members_within(level.gpus) == n) return {&level, i > 0};
+      if (level.gpus == 0 || group.members_within(level.gpus) == group.size()) return {&level, i > 0};
     }
     return {nullptr, false};
   }
@@ -309,11 +358,21 @@ class Fitter {
     return result;
   }
   double predicted(const CollectiveSample& sample) const {
-    return collective_cost(sample.spec, machines_[sample.machine]).time.value;
+    const Machine& machine = machines_[sample.machine];
+    if (const auto* spec = std::get_if<CollectiveSpec>(&sample.spec)) return collective_cost(*spec, machine).time.value;
+    const auto index = static_cast<std::size_t>(&sample - samples_.samples.data());
+    return exchange_cost(std::get<MoeExchangeSpec>(sample.spec), bytes_[index], machine)->time.value;
+  }
+
+  /// Only a share, the rest as another curve: of rows that are all of one size.
+  void seek_share(std::optional<TransferCurve>& curve, const std::optional<TransferCurve>& like, const Chosen& on) {
+    if (!curve || !like) return;
+    curve = like;
+    if (on.size() >= kFewest) search({{&curve->share, 1e-2, 1}}, on);
   }
 
   void seek(FabricCurves& fabric, bool network, const Chosen& on, std::initializer_list<CollectiveWay> ways,
-            std::vector<double*> plain) {
+            std::vector<Plain> plain) {
     if (on.size() < kFewest) return;
     std::vector<Sought> sought;
     for (const CollectiveWay way : ways) {
@@ -322,39 +381,52 @@ class Fitter {
       curve = first_guess(way, network);
       sought.push_back({&curve->start, 1e-9, 1e-2});
       // Two nodes, and more are in no data, cannot tell a step from a start.
-      if (way != in_switch && !network) sought.push_back({&curve->step, 1e-9, 1e-3});
+      if (way < dispatch && way != in_switch && !network) sought.push_back({&curve->step, 1e-9, 1e-3});
       sought.push_back({&curve->share, least_share(way), largest_share(way, network)});
       sought.push_back({&curve->fill, 1e-9, 1e-2});
     }
     if (sought.empty()) return;
-    for (double* value : plain) {
+    for (const auto& [value, first] : plain) {
       if (*value == 0) continue;  // the fabric does not have it
-      *value = 0.5;
-      sought.push_back({value, 1e-3, 10});
+      *value = first;
+      sought.push_back({value, first * 2e-3, first * 20});
     }
-    std::vector<double*> values;
-    for (const Sought& s : sought) values.push_back(s.value);
+    search(std::move(sought), on);
+  }
+
+  void search(std::vector<Sought> sought, const Chosen& on) const {
+    const std::vector<Sought> values = sought;
     Search(std::move(sought), [&] {
       double sum = 0;
       for (const CollectiveSample* sample : on)
         sum += std::min(0.5, std::abs(std::log(predicted(*sample) / sample->seconds)));
       return sum / static_cast<double>(on.size());
     }).run();
-    for (double* value : values) *value = rounded_to_file(*value);
+    for (const Sought& s : values) *s.value = rounded_to_file(*s.value);
   }
 
   void fit_fabric(FabricCurves& fabric, bool network) {
     const auto of_nccl = [](std::initializer_list<CollectiveKind> kinds) {
-      return [kinds = std::vector<CollectiveKind>(kinds)](const CollectiveSpec& spec) {
-        return spec.algorithm == CollectiveAlgorithm::nccl &&
-               std::find(kinds.begin(), kinds.end(), spec.kind) != kinds.end();
+      return [kinds = std::vector<CollectiveKind>(kinds)](const KernelSpec& any) {
+        const auto* spec = std::get_if<CollectiveSpec>(&any);
+        return spec && spec->algorithm == CollectiveAlgorithm::nccl &&
+               std::find(kinds.begin(), kinds.end(), spec->kind) != kinds.end();
       };
     };
     const auto by = [](CollectiveAlgorithm algorithm) {
-      return [algorithm](const CollectiveSpec& spec) { return spec.algorithm == algorithm; };
+      return [algorithm](const KernelSpec& any) {
+        const auto* spec = std::get_if<CollectiveSpec>(&any);
+        return spec && spec->algorithm == algorithm;
+      };
+    };
+    const auto rows = [](MoeExchangeBackend backend, MoeExchangeMode mode, MoeExchangeOp op) {
+      return [=](const KernelSpec& any) {
+        const auto* spec = std::get_if<MoeExchangeSpec>(&any);
+        return spec && spec->backend == backend && spec->mode == mode && spec->op == op;
+      };
     };
     using enum CollectiveKind;
-    const Chosen all = chosen(fabric, network, [](const CollectiveSpec&) { return true; });
+    const Chosen all = chosen(fabric, network, [](const KernelSpec&) { return true; });
     if (all.empty()) return;
     if (network) {
       seek(fabric, network, chosen(fabric, network, of_nccl({all_gather, reduce_scatter})),
@@ -362,17 +434,40 @@ class Fitter {
       seek(fabric, network, chosen(fabric, network, of_nccl({all_reduce})), {tree}, {});
     } else {
       seek(fabric, network, chosen(fabric, network, of_nccl({all_reduce, all_gather, reduce_scatter})),
-           {ring_ll, ring_ll128, ring_simple, in_switch}, {&fabric.ring_copy, &fabric.crowding});
+           {ring_ll, ring_ll128, ring_simple, in_switch}, {{&fabric.ring_copy, 0.5}, {&fabric.crowding, 0.5}});
     }
     seek(fabric, network, chosen(fabric, network, of_nccl({all_to_all, send_recv})), {direct_ll, direct_simple},
-         {&fabric.direct_copy});
+         {{&fabric.direct_copy, 0.5}});
     seek(fabric, network, chosen(fabric, network, by(CollectiveAlgorithm::custom)), {one_shot, two_shot}, {});
     for (const auto& [algorithm, way] : {std::pair{CollectiveAlgorithm::one_shot_multicast, one_shot_multicast},
                                          {CollectiveAlgorithm::two_shot_multicast, two_shot_multicast},
                                          {CollectiveAlgorithm::lsa_simple, lsa_simple},
                                          {CollectiveAlgorithm::lsa_poison, lsa_poison}})
       seek(fabric, network, chosen(fabric, network, by(algorithm)), {way}, {});
+    using enum MoeExchangeBackend;
+    using enum MoeExchangeMode;
+    for (const bool there : {true, false}) {
+      const MoeExchangeOp op = there ? MoeExchangeOp::dispatch : MoeExchangeOp::combine;
+      double& per_sm = there ? fabric.dispatch_rate_per_sm : fabric.combine_rate_per_sm;
+      seek(fabric, network, chosen(fabric, network, rows(deepep, normal, op)), {there ? dispatch : combine},
+           {{&per_sm, 15e9}});
+      seek(fabric, network, chosen(fabric, network, rows(deepep, low_latency, op)),
+           {there ? low_latency_dispatch : low_latency_combine}, {});
+      seek_share(fabric[there ? hybrid_dispatch : hybrid_combine], fabric[there ? dispatch : combine],
+                 chosen(fabric, network, rows(hybrid_ep, normal, op)));
+    }
     describe(fabric, all);
+  }
+
+  /// "all_reduce", "other_algorithms", "low_latency_combine"
+  static std::string described(const KernelSpec& any) {
+    if (const auto* spec = std::get_if<CollectiveSpec>(&any))
+      return spec->algorithm == CollectiveAlgorithm::nccl ? std::string(name_of(spec->kind)) : "other_algorithms";
+    const auto& spec = std::get<MoeExchangeSpec>(any);
+    const std::string mode = spec.backend == MoeExchangeBackend::hybrid_ep ? "hybrid_"
+                             : spec.mode == MoeExchangeMode::low_latency   ? "low_latency_"
+                                                                           : "";
+    return mode + (spec.op == MoeExchangeOp::dispatch ? "dispatch" : "combine");
   }
 
   /// What it was fitted on, and how wrong it is about that.
@@ -382,9 +477,9 @@ class Fitter {
     fabric.date.clear();
     for (const CollectiveSample* sample : on) {
       const double error = std::abs(predicted(*sample) / sample->seconds - 1);
-      const bool nccl = sample->spec.algorithm == CollectiveAlgorithm::nccl;
-      errors[nccl ? std::string(name_of(sample->spec.kind)) : "other_algorithms"].push_back(error);
-      errors["all"].push_back(error);
+      const std::string of = described(sample->spec);
+      errors[of].push_back(error);
+      if (family_of(sample->spec) == KernelFamily::collective) errors["collectives"].push_back(error);
       sources.insert(fmt::format("{} on {}", sample->source.empty() ? "unnamed software" : sample->source,
                                  machines_[sample->machine].name));
       fabric.date = std::max(fabric.date, sample->date);
@@ -399,13 +494,14 @@ class Fitter {
       };
       fabric.errors.push_back(
           {of, static_cast<std::int64_t>(values.size()), quantile(0.5), quantile(0.68), quantile(0.9)});
-      if (of == "all") fabric.relative_error = rounded_to_file(quantile(0.68));
+      if (of == "collectives") fabric.relative_error = rounded_to_file(quantile(0.68));
     }
   }
 
   const CollectiveSamples& samples_;
   std::vector<Machine> machines_;
   std::vector<std::shared_ptr<FabricCurves>> fabrics_;
+  std::vector<ExchangeBytes> bytes_;  // of the samples: what does not change while curves are sought
 };
 
 }  // namespace

@@ -10,9 +10,9 @@
 
 namespace shardwright {
 
-/// A collective that was timed somewhere.
+/// A collective, or a dispatch or combine of rows (MoeExchangeSpec), that was timed somewhere.
 struct CollectiveSample {
-  CollectiveSpec spec;
+  KernelSpec spec;
   std::size_t machine = 0;  // of CollectiveSamples::machines
   double seconds = 0;
   std::string source;  // "NCCL 2.29.2", "ocp-h200-2node"
@@ -32,6 +32,7 @@ struct CollectiveSamples {
 /// - across units at the rate that the row states (network_rate), or the catalog's where it states no interconnect. A
 ///   sweep (source, machine, kind) that never reaches half of its network's rate says nothing about what that can do,
 ///   and is left out.
+/// Published bandwidths of normal dispatches and combines are turned into times by exchange_bus_bytes.
 /// Of several times of one question on one machine those of the first source count, and of these the fastest. Throws
 /// InputError; also where there is nothing to fit.
 CollectiveSamples collective_samples(const std::vector<std::string>& inputs);

@@ -25,7 +25,7 @@ int run(const Arguments& arguments) {
 Command fit_command() {
   return {"fit",
           "fit curves to measurements",
-          {"fit collectives collectives.yaml measured-h100 measured-b200 --out collectives-curves.yaml"},
+          {"fit collectives measured-h100 rows.yaml --out curves.yaml"},
           {{"WHAT", "what is fitted: collectives", true, false, Completes::words, {"collectives"}},
            {"FROM", "folders with measurements, files of rows", true, true, Completes::files}},
           {{"--out", "FILE", "the file to write (default: stdout)", Completes::files}},

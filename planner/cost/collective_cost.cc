@@ -25,6 +25,8 @@ bool may_be_measured(const CollectiveSpec& spec, const Machine& machine) {
 }
 
 constexpr std::array kRings = {CollectiveWay::ring_simple, CollectiveWay::ring_ll128, CollectiveWay::ring_ll};
+/// What DeepEP and HybridEP reach: dispatch and combine differ little, and combine moves most.
+constexpr std::array kRows = {CollectiveWay::combine};
 constexpr std::array kSends = {CollectiveWay::direct_simple, CollectiveWay::direct_ll};
 
 /// A level at which members of the group meet: so many inside one unit of the level below, and inside one of its own.
@@ -164,8 +166,9 @@ class Collective {
   }
 
   double all_to_all() const {
-    return fastest(kSends,
-                   [&](CollectiveWay way, std::size_t first, std::size_t last) { return sent(way, first, last); });
+    const auto part = [&](CollectiveWay way, std::size_t first, std::size_t last) { return sent(way, first, last); };
+    const double rows = spec_.crossing < 1 ? fastest(kRows, part) : INFINITY;
+    return rows < INFINITY ? rows : fastest(kSends, part);
   }
   std::optional<Part> sent(CollectiveWay way, std::size_t first, std::size_t last) const {
     Part part;

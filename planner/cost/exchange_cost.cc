@@ -9,10 +9,30 @@
 namespace shardwright {
 namespace {
 
+double width_of(StoredType type) {
+  switch (type) {
+    case StoredType::fp32:
+    case StoredType::tf32:
+      return 4;
+    case StoredType::fp16:
+    case StoredType::bf16:
+      return 2;
+    case StoredType::fp8:
+    case StoredType::mxfp8:
+    case StoredType::int8:
+      return 1;
+    case StoredType::nvfp4:
+    case StoredType::mxfp4:
+    case StoredType::int4:
+      return 0.5;
+  }
+  return 0;
+}
+
 double row_bytes(const MoeExchangeSpec& spec) {
   const StoredType type = spec.type.value_or(spec.op == MoeExchangeOp::dispatch ? StoredType::fp8 : StoredType::bf16);
   const auto elements = static_cast<double>(spec.hidden_size);
-  const double width = bytes_per_element(type);
+  const double width = width_of(type);
   return elements * width + (width == 1 ? elements / 128 * 4 : 0);
 }
 
@@ -53,7 +73,20 @@ ExchangeBytes exchange_bytes(const MoeExchangeSpec& spec, std::int64_t unit) {
   return {reached(ranks) * sent, reached(units) * other_units * sent};
 }
 
+double exchange_bus_bytes(const MoeExchangeSpec& spec, std::int64_t unit) {
+  const ExchangeBytes bytes = exchange_bytes(spec, unit);
+  if (bytes.outside == 0) return bytes.inside;
+  const std::int64_t units = spec.group.size() / spec.group.members_within(unit);
+  return bytes.outside * static_cast<double>(units) / static_cast<double>(units - 1);
+}
+
 std::optional<KernelCost> exchange_cost(const MoeExchangeSpec& spec, const Machine& machine) {
+  if (!way_of(spec) || spec.group.size() <= 1) return std::nullopt;
+  return exchange_cost(spec, exchange_bytes(spec, machine.links.front().gpus), machine);
+}
+
+std::optional<KernelCost> exchange_cost(const MoeExchangeSpec& spec, const ExchangeBytes& bytes,
+                                        const Machine& machine) {
   const auto way = way_of(spec);
   const std::int64_t ranks = spec.group.size();
   if (!way || ranks <= 1) return std::nullopt;
@@ -63,7 +96,6 @@ std::optional<KernelCost> exchange_cost(const MoeExchangeSpec& spec, const Machi
   const auto* inner = curve_of(unit, *way);
   const auto* outer = curve_of(out, *way);
   if (!inner || !outer) return std::nullopt;
-  const ExchangeBytes bytes = exchange_bytes(spec, unit.gpus);
   double moving = (*inner)->moving(bytes.inside / unit.bandwidth.value);
   const bool there = spec.op == MoeExchangeOp::dispatch;
   const double per_sm = there ? out.curves->dispatch_rate_per_sm : out.curves->combine_rate_per_sm;
