@@ -32,7 +32,10 @@ constexpr std::array kSends = {CollectiveWay::direct_simple, CollectiveWay::dire
 /// A level at which members of the group meet: so many inside one unit of the level below, and inside one of its own.
 struct Crossing {
   const LinkLevel* level = nullptr;
+  const FabricCurves* curves = nullptr;  // null: the level has none
   double below = 1, here = 1;
+  double seconds_per_byte = 0;  // of one member at the whole rate
+  TransferCurve plain = {};     // without curves a launch, the level's latency and its efficiency, whatever the way
 };
 
 /// A collective over the levels of a machine's links, ready to be costed in one way or another.
@@ -48,7 +51,7 @@ class Collective {
       const std::int64_t here = std::max(below, members(spec.group, spec.group.size(), level));
       if (here == below) continue;  // no two of its units meet at this level
       if (crossings_.size() == crossings_.capacity()) break;
-      crossings_.push_back({&level, static_cast<double>(below), static_cast<double>(here)});
+      add(level, static_cast<double>(below), static_cast<double>(here));
       below = here;
     }
   }
@@ -77,17 +80,29 @@ class Collective {
   }
 
  private:
-  /// A level's own curve; without curves a launch, its latency and its efficiency, whatever the way.
-  std::optional<TransferCurve> curve(CollectiveWay way, const Crossing& at) const {
-    if (at.level->curves) return (*at.level->curves)[way];
-    return TransferCurve{machine_.efficiency.kernel_latency.value, at.level->latency.value, at.level->efficiency, 0};
+  void add(const LinkLevel& level, double below, double here) {
+    Crossing& c = crossings_.emplace_back();
+    c.level = &level;
+    c.curves = level.curves.get();
+    c.below = below;
+    c.here = here;
+    c.seconds_per_byte = 1 / level.bandwidth.value;
+    if (!c.curves) c.plain = {machine_.efficiency.kernel_latency.value, level.latency.value, level.efficiency, 0};
+    if (c.curves && c.curves->crowding > 0) c.seconds_per_byte *= std::pow(here / 2, c.curves->crowding);
+  }
+
+  /// Null where the level has curves, but not of this way.
+  static const TransferCurve* curve(CollectiveWay way, const Crossing& at) {
+    if (!at.curves) return &at.plain;
+    const auto& own = (*at.curves)[way];
+    return own ? &*own : nullptr;
+  }
+  /// Only of levels with curves.
+  static const TransferCurve* own_way(CollectiveWay way, const Crossing& at) {
+    return at.curves ? curve(way, at) : nullptr;
   }
   /// Seconds of bytes at the whole rate of one member's link into the level.
-  static double at_rate(double bytes, const Crossing& at) {
-    const FabricCurves* curves = at.level->curves.get();
-    const double crowded = curves && curves->crowding > 0 ? std::pow(at.here / 2, curves->crowding) : 1;
-    return bytes * crowded / at.level->bandwidth.value;
-  }
+  static double at_rate(double bytes, const Crossing& at) { return bytes * at.seconds_per_byte; }
   const Crossing& outermost() const { return crossings_.back(); }
 
   /// `passes`: 1, or 2 for an all_reduce. The links of a unit and those between units each run in their fastest way.
@@ -103,14 +118,15 @@ class Collective {
   template <std::size_t N, typename F>
   double fastest(const std::array<CollectiveWay, N>& ways, const F& part) const {
     double best = INFINITY;
-    const std::size_t inner = crossings_.size() == 1 ? 0 : 1;
+    const bool one = crossings_.size() == 1;
+    std::array<std::optional<Part>, N> inside;
+    for (std::size_t i = 0; i < N && !one; ++i) inside[i] = part(ways[i], 0, 1);
     for (const CollectiveWay way : ways) {
-      const std::optional<Part> outside = part(way, inner, crossings_.size());
+      const std::optional<Part> outside = part(way, one ? 0 : 1, crossings_.size());
       if (!outside) continue;
-      if (inner == 0) best = std::min(best, outside->latency + outside->moving);
-      for (std::size_t i = 0; i < N * inner; ++i)
-        if (const std::optional<Part> inside = part(ways[i], 0, 1))
-          best = std::min(best, outside->latency + inside->latency + std::max(outside->moving, inside->moving));
+      if (one) best = std::min(best, outside->latency + outside->moving);
+      for (const auto& in : inside)
+        if (in) best = std::min(best, outside->latency + in->latency + std::max(outside->moving, in->moving));
     }
     return best;
   }
@@ -119,10 +135,10 @@ class Collective {
     Part part;
     for (std::size_t i = first; i < last; ++i) {
       const Crossing& c = crossings_[i];
-      const auto curve = this->curve(way, c);
+      const TransferCurve* curve = Collective::curve(way, c);
       if (!curve) return std::nullopt;
       part.latency += passes * (ranks_ / c.below - ranks_ / c.here) * curve->step;
-      const double own = c.level->curves && c.below == 1 ? c.level->curves->ring_copy : 0;
+      const double own = c.curves && c.below == 1 ? c.curves->ring_copy : 0;
       const double bytes = (passes * (ranks_ - 1) + own) / ranks_ * held_ / c.below;
       part.moving = std::max(part.moving, curve->moving(at_rate(bytes, c)));
       if (&c == &outermost()) part.latency += curve->start;
@@ -134,15 +150,11 @@ class Collective {
     double best = ring(2);
     const Crossing& out = outermost();
     if (crossings_.size() == 1 && out.below == 1) {
-      if (const auto sums = own_way(CollectiveWay::in_switch, out))
+      if (const TransferCurve* sums = own_way(CollectiveWay::in_switch, out))
         best = std::min(best, sums->start + sums->moving(at_rate(held_, out)));
     }
-    if (const auto tree = own_way(CollectiveWay::tree, out)) best = std::min(best, tree_of(*tree));
+    if (const TransferCurve* tree = own_way(CollectiveWay::tree, out)) best = std::min(best, tree_of(*tree));
     return best;
-  }
-  /// Curves that only levels with curves have.
-  static std::optional<TransferCurve> own_way(CollectiveWay way, const Crossing& at) {
-    return at.level->curves ? (*at.level->curves)[way] : std::nullopt;
   }
   /// Up the tree and down again; a second tree, in which the first one's leaves are inner nodes, carries half. A node
   /// sends its sum to its parent and the total to two children in one of the trees, its sum alone in the other: twice
@@ -152,8 +164,8 @@ class Collective {
     double slowest = 0;
     for (const Crossing& c : crossings_) {
       if (&c == &crossings_.front() && crossings_.size() > 1) {
-        const auto sums = own_way(CollectiveWay::in_switch, c);
-        const auto around = curve(CollectiveWay::ring_simple, c);
+        const TransferCurve* sums = own_way(CollectiveWay::in_switch, c);
+        const TransferCurve* around = curve(CollectiveWay::ring_simple, c);
         slowest = std::max(slowest, sums ? sums->moving(at_rate(held_, c))
                                          : around->moving(at_rate(2 * (c.here - 1) / c.here * held_, c)));
         continue;
@@ -174,13 +186,13 @@ class Collective {
     Part part;
     for (std::size_t i = first; i < last; ++i) {
       const Crossing& c = crossings_[i];
-      const auto curve = this->curve(way, c);
+      const TransferCurve* curve = Collective::curve(way, c);
       if (!curve) return std::nullopt;
-      const double own = c.level->curves && c.below == 1 ? c.level->curves->direct_copy : 0;
+      const double own = c.curves && c.below == 1 ? c.curves->direct_copy : 0;
       double bytes = held_ * (spec_.crossing * (c.here - c.below) + own) / ranks_;
       if (spec_.crossing < 1 && c.level == &machine_.links.front()) bytes = held_ * (c.here - 1) / c.here;
       part.moving = std::max(part.moving, curve->moving(at_rate(bytes, c)));
-      part.latency += (c.level->curves ? c.here - c.below : 1) * curve->step;
+      part.latency += (c.curves ? c.here - c.below : 1) * curve->step;
       if (&c == &outermost()) part.latency += curve->start;
     }
     return part;
@@ -190,7 +202,7 @@ class Collective {
     const Crossing& c = outermost();
     double best = INFINITY;
     for (const CollectiveWay way : kSends)
-      if (const auto curve = this->curve(way, c))
+      if (const TransferCurve* curve = Collective::curve(way, c))
         best = std::min(best, curve->start + curve->step + curve->moving(at_rate(held_, c)));
     return best;
   }
