@@ -254,6 +254,10 @@ std::optional<double> least_measured_slope(const CollectiveSpec& spec, const Mac
   return may_be_measured(spec, machine) ? machine.measured->least_slope(spec) : std::nullopt;
 }
 
+bool has_curve(const CollectiveSpec& spec, const Machine& machine) {
+  return spec.algorithm == CollectiveAlgorithm::nccl || special_seconds(spec, machine).has_value();
+}
+
 KernelCost collective_cost(const CollectiveSpec& spec, const Machine& machine) {
   if (spec.group.size() <= 1) return {{0}, CostSource::datasheet, 0};
   if (may_be_measured(spec, machine)) {

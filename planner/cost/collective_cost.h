@@ -35,6 +35,10 @@ namespace shardwright {
 /// fewer bytes takes less than t(0) and its share of t(bytes) - t(0); the search's floor is that.
 KernelCost collective_cost(const CollectiveSpec& spec, const Machine& machine);
 
+/// Whether the links have a curve of such a collective's algorithm, as all have of NCCL's; else collective_cost's time
+/// is NCCL's.
+bool has_curve(const CollectiveSpec& spec, const Machine& machine);
+
 /// Seconds a byte that collective_cost never falls below for collectives like `spec` of no more bytes, where those were
 /// measured; nothing where the links are asked.
 std::optional<double> least_measured_slope(const CollectiveSpec& spec, const Machine& machine);
