@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "hardware/catalog.h"
+#include "hardware/collective_curves.h"
 #include "hardware/kernel_curves.h"
 #include "hardware/measured_machine.h"
 
@@ -59,15 +60,34 @@ BytesPerSecond read_bandwidth(const YamlCursor& level, const Machine& machine) {
   return BytesPerSecond{per_nic->number(kMinRate, kMaxRate)} * (nics_per_gpu * share);
 }
 
+/// Curves by the name of their fabric; latency and efficiency are theirs.
+void use_fabric(const YamlCursor& name, const YamlCursor& level_map, LinkLevel& level) {
+  for (const char* key : {"latency_seconds", "efficiency"})
+    if (const auto own = level_map.find(key)) own->fail_at_key("cannot stand beside 'fabric', whose curves have it");
+  std::vector<std::string_view> names;
+  for (const auto& fabric : known_fabrics()) names.push_back(fabric->name);
+  level.curves = known_fabrics()[name.one_of(names)];
+  level.efficiency = 0;
+  for (const CollectiveWay way : {CollectiveWay::ring_ll, CollectiveWay::ring_ll128, CollectiveWay::ring_simple})
+    if (const auto& ring = (*level.curves)[way]; ring && ring->share > level.efficiency) {
+      level.latency = {ring->step};
+      level.efficiency = ring->share;
+    }
+}
+
 LinkLevel read_level(const YamlCursor& map, const Machine& machine) {
   map.only_keys({"name", "gpus", "bytes_per_second_per_gpu", "bytes_per_second_per_nic", "oversubscription",
-                 "latency_seconds", "efficiency", "source"});
+                 "latency_seconds", "efficiency", "fabric", "source"});
   LinkLevel level;
   level.name = map.at("name").text();
   level.gpus = map.at("gpus").integer(0, kMaxGpus);
   level.bandwidth = read_bandwidth(map, machine);
-  level.latency = {map.at("latency_seconds").number(0, 1)};
-  level.efficiency = fraction(map.at("efficiency"));
+  if (const auto fabric = map.find("fabric")) {
+    use_fabric(*fabric, map, level);
+  } else {
+    level.latency = {map.at("latency_seconds").number(0, 1)};
+    level.efficiency = fraction(map.at("efficiency"));
+  }
   if (const auto source = map.find("source")) source->text();
   return level;
 }

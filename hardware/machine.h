@@ -12,6 +12,8 @@
 
 namespace shardwright {
 
+struct FabricCurves;
+
 /// One level of links, nested: everything inside one unit reaches everything else inside it at this level's rate or
 /// better.
 struct LinkLevel {
@@ -20,6 +22,8 @@ struct LinkLevel {
   BytesPerSecond bandwidth;  // of one GPU into this level, one direction; NIC sharing and oversubscription counted
   Seconds latency;           // of one step of a ring at this level
   double efficiency = 1;     // share of `bandwidth` that large collectives reach
+  /// How collectives run over it (collective_curves.h); null: by latency and efficiency alone.
+  std::shared_ptr<const FabricCurves> curves = nullptr;
 };
 
 /// How far real kernels stay below the datasheet, beside the curves that were fitted (kernel_curves.h); see

@@ -25,6 +25,13 @@ Command score_command();
 Command fit_command();
 Command completion_command();
 
+/// `fit WHAT`, each in `fit_<what>_command.cc`. Of what they make: where it is to stand (InputError without --out, with
+/// an example), and writing it, or with --check only telling whether it would change. The exit code.
+int run_fit_kernels(const Arguments& arguments);
+int run_fit_collectives(const Arguments& arguments);
+std::string place_of_fit(const Arguments& arguments, const std::string& example);
+int write_fit(const Arguments& arguments, const std::string& place, const std::string& text);
+
 /// All of them, in the order of --help.
 std::vector<Command> all_commands();
 

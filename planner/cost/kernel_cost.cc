@@ -4,6 +4,7 @@
 
 #include "hardware/measured_times.h"
 #include "planner/cost/collective_cost.h"
+#include "planner/cost/exchange_cost.h"
 
 namespace shardwright {
 namespace {
@@ -33,10 +34,15 @@ struct Asked {
   Answer operator()(const MemorySpec& spec) const { return look_up(spec, machine); }
   Answer operator()(const CollectiveSpec& spec) const {
     const KernelCost cost = collective_cost(spec, machine);
-    // The links' formulas are NCCL's.
-    if (spec.algorithm != CollectiveAlgorithm::nccl && cost.source == CostSource::datasheet)
+    if (!has_curve(spec, machine) && cost.source == CostSource::datasheet)
       return fmt::format("no curve for {} but NCCL's", name_of(spec.kind));
     return cost;
+  }
+  Answer operator()(const MoeExchangeSpec& spec) const {
+    Answer answer = measured(spec, machine);
+    if (std::holds_alternative<KernelCost>(answer)) return answer;
+    const auto cost = exchange_cost(spec, machine);
+    return cost ? Answer(*cost) : answer;
   }
   template <typename Spec>
   Answer operator()(const Spec& spec) const {

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "hardware/catalog.h"
+#include "hardware/collective_curves.h"
 #include "tests/support/message_of.h"
 
 using namespace shardwright;
@@ -206,8 +207,19 @@ TEST_CASE("every link and every curve of the catalog names its source") {
   for (const CatalogFile& file : machine_catalog()) {
     CAPTURE(file.name);
     const YamlCursor top = YamlCursor::parse(std::string(file.text), std::string(file.path));
-    for (const YamlCursor& level : top.at("links").items()) CHECK_FALSE(level.at("source").text().empty());
+    for (const YamlCursor& level : top.at("links").items())
+      CHECK_FALSE(level.at(level.find("fabric") ? "fabric" : "source").text().empty());
     CHECK_FALSE(top.at("efficiency").at("source").text().empty());
+  }
+}
+
+TEST_CASE("every fabric names the data it was fitted on") {
+  CHECK(known_fabrics().size() == 5);
+  for (const auto& fabric : known_fabrics()) {
+    CAPTURE(fabric->name);
+    CHECK_FALSE(fabric->data.empty());
+    CHECK(fabric->relative_error > 0);
+    REQUIRE_FALSE(fabric->errors.empty());
   }
 }
 

@@ -106,20 +106,24 @@ TEST_CASE("every copy crosses by itself with alltoall, and where there is one ra
   CHECK(crossing(v3, experts_over(64, 64), wire_machine()) == 1);
 }
 
-TEST_CASE("deepep is taken where the network is the slower link, alltoall where nothing or too little is saved") {
+TEST_CASE("deepep is taken where it saves bytes or reaches more of the links, alltoall where it saves too little") {
   const Model v3 = find_model("deepseek-v3"), mixtral = find_model("mixtral-8x7b");
   const Machine h800 = find_machine("h800-sxm-80gb");
   CHECK(faster_dispatcher(v3, experts_over(64, 64), h800) == Dispatcher::deepep);
-  CHECK(faster_dispatcher(v3, experts_over(8, 8), h800) == Dispatcher::all_to_all);
+  // In one node both move the same bytes; DeepEP's kernels reach more of NVLink than NCCL's sends.
+  CHECK(faster_dispatcher(v3, experts_over(8, 8), h800) == Dispatcher::deepep);
+  Machine plain = h800;
+  for (LinkLevel& level : plain.links) level.curves = nullptr;
+  CHECK(faster_dispatcher(v3, experts_over(8, 8), plain) == Dispatcher::all_to_all);
   CHECK(faster_dispatcher(v3, experts_over(1, 8), h800) == Dispatcher::all_to_all);
   // 8 experts on 8 nodes: both copies of a row go to different nodes.
   Layout spread = experts_over(8, 8);
   spread.tensor = spread.expert_tensor = 8;
   spread.sequence_parallel = true;
   CHECK(faster_dispatcher(mixtral, spread, h800) == Dispatcher::all_to_all);
-  // Links inside a node that are no faster than those between: passing on costs more than crossing saves.
-  Machine slow = h800;
-  slow.links[0].bandwidth = slow.links[1].bandwidth;
+  // Links inside a node that are slower than those between: passing on costs more than crossing saves.
+  Machine slow = plain;
+  slow.links[0].bandwidth = slow.links[1].bandwidth * 0.5;
   CHECK(faster_dispatcher(v3, experts_over(64, 64), slow) == Dispatcher::all_to_all);
 }
 

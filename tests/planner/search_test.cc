@@ -320,7 +320,7 @@ TEST_CASE("brute force agrees: sliding windows and context parallelism") {
 }
 
 TEST_CASE("brute force agrees: any precision") {
-  PlanRequest r = request_for(shallow("deepseek-llm-7b", 6), "h100-sxm-80gb", 8, 4096, 8);
+  PlanRequest r = request_for(shallow("deepseek-llm-7b", 6), "h100-sxm-80gb", 8, 4096, 32);
   r.any_precision = true;
   r.pins.recompute = Recompute{};
   r.machine.memory = 30_GiB;
