@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 
 #include "hardware/catalog.h"
 #include "hardware/measured_machine.h"
@@ -19,6 +20,10 @@ constexpr std::int64_t kMaxMemoryBytes = std::int64_t{1} << 50;
 constexpr std::int64_t kMaxGpus = std::int64_t{1} << 24;
 constexpr double kMinRate = 1e6, kMaxRate = 1e16;    // bytes per second
 constexpr double kMinFlops = 1e6, kMaxFlops = 1e19;  // per second
+
+/// By whose attention kernels they run: blackwell-rtx, like ada, runs those that ampere has.
+constexpr std::array<std::string_view, 6> kArchitectures = {"volta",  "ampere",    "ada",
+                                                            "hopper", "blackwell", "blackwell-rtx"};
 
 double fraction(const YamlCursor& value) { return value.number(1e-6, 1); }
 
@@ -41,6 +46,25 @@ PerDataType<double> read_fractions(const YamlCursor& map) {
   for (DataType type : kDataTypes) fractions[type] = fraction(map.at("bf16"));
   for (const auto& [name, share] : map.entries()) fractions[*data_type_named(name)] = fraction(share);
   return fractions;
+}
+
+/// Shares of the clock that products keep in a long run, by type. Types without their own have that of the next wider
+/// type that has one, bf16's in the end; without bf16's the clock stays.
+SustainedTimes read_sustained_clock(const YamlCursor& map) {
+  std::vector<std::string_view> names;
+  for (DataType type : kDataTypes) names.push_back(name_of(type));
+  map.only_keys(names);
+  SustainedTimes times;
+  double longer = 1;
+  for (DataType type : {DataType::bf16, DataType::fp8, DataType::mxfp8, DataType::nvfp4}) {
+    if (const auto share = map.find(name_of(type))) longer = 1 / share->number(0.3, 1);
+    times.product[type] = longer;
+  }
+  for (DataType type : {DataType::fp16, DataType::tf32, DataType::fp32}) {
+    const auto share = map.find(name_of(type));
+    times.product[type] = share ? 1 / share->number(0.3, 1) : times.product[DataType::bf16];
+  }
+  return times;
 }
 
 EfficiencyCurves read_efficiency(const YamlCursor& map) {
@@ -128,11 +152,13 @@ Machine evenly_filled(Machine machine, std::int64_t gpus) {
 bool supports(const Machine& machine, DataType type) { return machine.peak[type].value > 0; }
 
 Machine read_machine(const YamlCursor& top) {
-  top.only_keys({"name", "memory_bytes", "unusable_memory_bytes", "peak_flops_per_second", "memory_bytes_per_second",
-                 "l2_bytes", "multiprocessors", "gpus_per_node", "nics_per_node", "links", "price_per_gpu_hour",
-                 "efficiency"});
+  top.only_keys({"name", "architecture", "sustained_clock", "memory_bytes", "unusable_memory_bytes",
+                 "peak_flops_per_second", "memory_bytes_per_second", "l2_bytes", "multiprocessors", "gpus_per_node",
+                 "nics_per_node", "links", "price_per_gpu_hour", "efficiency"});
   Machine machine;
   machine.name = top.at("name").text();
+  if (const auto architecture = top.find("architecture"))
+    machine.architecture = kArchitectures[architecture->one_of({kArchitectures.begin(), kArchitectures.end()})];
   machine.memory = {top.at("memory_bytes").integer(1, kMaxMemoryBytes)};
   machine.unusable_memory = {top.at("unusable_memory_bytes").integer(0, machine.memory.value - 1)};
   machine.peak = read_peak(top.at("peak_flops_per_second"));
@@ -144,6 +170,7 @@ Machine read_machine(const YamlCursor& top) {
   machine.links = read_links(top.at("links"), machine);
   if (const auto price = top.find("price_per_gpu_hour")) machine.price_per_gpu_hour = price->number(0, 1e6);
   machine.efficiency = read_efficiency(top.at("efficiency"));
+  if (const auto clock = top.find("sustained_clock")) machine.sustained = read_sustained_clock(*clock);
   return machine;
 }
 

@@ -32,8 +32,8 @@ struct SourceTimes {
 /// How long a kernel takes on one device: from what was measured there (Machine::measured), where anything alike was;
 /// else from the machine's efficiency curves and datasheet, whose forms stand in measurements.cc with their reasons. A
 /// GEMM of no elements, like any kernel, costs its launch. Groups of GEMMs that were not measured take what a batch
-/// of as many does. The type must be one that the machine supports (asserted).
-/// Collectives are not asked here but of planner/cost/collective_cost.h.
+/// of as many does. Products and attention take Machine::sustained times that. The type must be one that the machine
+/// supports (asserted). Collectives are not asked here but of planner/cost/collective_cost.h.
 KernelCost look_up(const GemmSpec&, const Machine&);
 KernelCost look_up(const GroupedGemmSpec&, const Machine&);
 KernelCost look_up(const AttentionSpec&, const Machine&);
