@@ -40,6 +40,13 @@ std::optional<std::int64_t> gpus_of(const MeasuredRow& row) {
   return std::int64_t{*p.dp} * p.tp.value_or(1) * p.pp.value_or(1) * p.cp.value_or(1);
 }
 
+/// Takes down that a part was captured; false where there is no such part.
+bool capture(const std::string& word, CudaGraphs& graphs) {
+  for (const auto& [name, captured] : kCudaGraphParts)
+    if (name == word) return graphs.*captured = true;
+  return false;
+}
+
 /// What the row does that a Layout cannot say; "" when it can all be said.
 std::string beyond_layout(const MeasuredRow& row) {
   const MeasuredLayout& l = row.layout;
@@ -52,6 +59,9 @@ std::string beyond_layout(const MeasuredRow& row) {
   }
   if (l.activation_offload_layers.value_or(0) > 0 || !l.activation_offload_modules.empty()) return "activation offload";
   if (l.optimizer_offload_fraction.value_or(0) > 0) return "optimizer offload";
+  CudaGraphs known;
+  for (const std::string& word : l.cuda_graphs.value_or(std::vector<std::string>{}))
+    if (!capture(word, known)) return "CUDA graphs of " + word;
   return "";
 }
 
@@ -115,7 +125,12 @@ Question question_of(const MeasuredRow& row, const Machines& machines) {
   q.workload.sequence_length = *row.workload.sequence_length;
   q.workload.global_batch = *batch;
   q.precision = row.workload.precision.value_or(DataType::bf16);
-  q.workload.formats = formats_for(q.precision);
+  // Only the software says what ran: never the source, nor the row's name.
+  q.engine = engine_of(row.software.framework, row.software.version);
+  if (row.workload.attention_backend == "cudnn") q.engine.attention = AttentionKernel::flash3;
+  for (const std::string& word : row.layout.cuda_graphs.value_or(std::vector<std::string>{}))
+    capture(word, q.workload.cuda_graphs);
+  q.workload.formats = formats_for(q.precision, q.engine);
   use_formats_of(row, q.workload.formats);
   q.workload.fused_attention = row.workload.attention_backend != "unfused";
   q.workload.capacity_factor = row.workload.capacity_factor.value_or(0);
@@ -168,7 +183,7 @@ struct Answer {
 class Metrics {
  public:
   Metrics(const MeasuredRow& row, const PlanRequest& q, const PricedLayout& priced)
-      : row_(row), q_(q), priced_(priced), p_(*priced.prediction), pricer_(q.model, q.machine, q.workload) {}
+      : row_(row), q_(q), priced_(priced), p_(*priced.prediction), pricer_(q) {}
 
   /// Nothing for a metric that this version does not predict.
   std::optional<Answer> predict(const std::string& metric) {
@@ -265,6 +280,7 @@ Outcome predict(const MeasuredRow& row, const Machines& machines) {
     v.predicted_high = answer.high;
     v.layout_fits = priced.fits;
     v.layout_assumed = priced.assumed;
+    v.engine = request.engine.name;
     return v;
   };
   const auto add = [&](const std::string& metric, std::optional<double> measured, const Answer& answer) {

@@ -25,6 +25,7 @@ struct ValidationRow {
   std::optional<double> time_error = {};    ///< kernel, collective: predicted time / measured time - 1, also of a
                                             ///< rate; absent where the row states its time beside that rate
   std::string span = {};                    ///< collective: kWithinNode or kAcrossNodes
+  std::string engine = {};                  ///< by the row's software alone
 };
 
 /// A row without a prediction. `reason` starts with one of these words; after ": " stands the detail.

@@ -4,6 +4,7 @@
 #include <boost/container/static_vector.hpp>
 #include <cassert>
 #include <cmath>
+#include <type_traits>
 
 #include "planner/cost/collective_cost.h"
 
@@ -275,14 +276,30 @@ double times_asked(const CostContext& context, const Node& node) {
 
 namespace {
 
+/// How much longer an engine's kernel takes than the question that it is asked as.
+template <typename Spec>
+double engine_factor(const CostContext& context, const Spec&) {
+  return std::is_same_v<Spec, MemorySpec> ? context.constants[EngineConstant::memory_kernel_factor] : 1;
+}
+
+KernelCost longer(double factor, KernelCost cost) {
+  cost.time = factor * cost.time;
+  return cost;
+}
+
 /// Calls `visit(spec, kernel, times, computes)` for what a node asks of the device and for each collective it takes.
 template <typename F>
 void for_each_kernel(const CostContext& context, const ShardedGraph& sharded, const Node& node, const F& visit) {
   if (node.kind == Node::Kind::compute || node.kind == Node::Kind::sum)
-    std::visit([&](const auto& spec) { visit(spec, look_up(spec, context.machine), times_asked(context, node), true); },
-               node_question(context, sharded, node));
+    std::visit(
+        [&](const auto& spec) {
+          visit(spec, longer(engine_factor(context, spec), look_up(spec, context.machine)), times_asked(context, node),
+                true);
+        },
+        node_question(context, sharded, node));
+  const double factor = context.constants[EngineConstant::communication_factor];
   for (const Move& move : moves_of(context, sharded, node))
-    visit(move.spec, collective_cost(move.spec, context.machine), move.times, false);
+    visit(move.spec, longer(factor, collective_cost(move.spec, context.machine)), move.times, false);
 }
 
 }  // namespace
@@ -341,7 +358,7 @@ std::vector<NodeCost> node_costs(const CostContext& context, const ShardedGraph&
   for (const Node& n : sharded.nodes)
     costs.push_back(n.kind == Node::Kind::gather_parameter ? NodeCost{} : node_cost(context, sharded, n));
   for_each_cast(context, sharded, [&](std::size_t node, const MemorySpec& spec) {
-    const KernelCost kernel = look_up(spec, context.machine);
+    const KernelCost kernel = longer(engine_factor(context, spec), look_up(spec, context.machine));
     costs[node].compute += kernel.time;
     costs[node].error += kernel.time * kernel.relative_error;
   });
@@ -360,21 +377,27 @@ LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, co
   LeastCost least;
   if (node.kind == Node::Kind::compute || node.kind == Node::Kind::sum) {
     const auto question = node_question(context, sharded, node);
-    const double times = times_asked(context, node);
-    least.each.compute = times * least_launch(context.machine);
+    const double asked = times_asked(context, node);
+    const double factor = std::visit([&](const auto& spec) { return engine_factor(context, spec); }, question);
+    least.each.compute = asked * factor * least_launch(context.machine);
     least.together.compute =
-        times * std::visit([&](const auto& spec) { return steady_time(spec, context.machine); }, question);
+        asked * factor * std::visit([&](const auto& spec) { return steady_time(spec, context.machine); }, question);
     // With one row, as a part of it may have, a product is a pass over memory.
     const auto gemm = product_of(question);
-    if (gemm && (gemm->m == 1 || gemm->n == 1 || gemm->k == 1))
-      least.together.compute =
-          std::min(least.together.compute, steady_time(streaming(context, sharded, node), context.machine));
+    if (gemm && (gemm->m == 1 || gemm->n == 1 || gemm->k == 1)) {
+      const MemorySpec pass = streaming(context, sharded, node);
+      const double slower = engine_factor(context, pass);
+      least.each.compute = std::min(1.0, slower) * least.each.compute;
+      least.together.compute = std::min(least.together.compute, slower * steady_time(pass, context.machine));
+    }
   }
+  const double factor = context.constants[EngineConstant::communication_factor];
   for (const Move& move : moves_of(context, sharded, node)) {
     CollectiveSpec spec = move.spec;
+    const double count = factor * move.times;
     if (const auto slope = least_measured_slope(spec, context.machine)) {
-      least.each.communication -= Seconds{move.times * *slope * move.lost};
-      least.together.communication += Seconds{move.times * *slope * static_cast<double>(spec.held.value)};
+      least.each.communication -= Seconds{count * *slope * move.lost};
+      least.together.communication += Seconds{count * *slope * static_cast<double>(spec.held.value)};
       continue;
     }
     // The time of a collective is a latency and a share of its bytes.
@@ -383,8 +406,8 @@ LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, co
     const Seconds latency = collective_cost(spec, context.machine).time;
     spec.held = {static_cast<std::int64_t>(move.lost)};
     const Seconds lost = collective_cost(spec, context.machine).time - latency;
-    least.each.communication += move.times * (latency - lost);
-    least.together.communication += move.times * (all - latency);
+    least.each.communication += count * (latency - lost);
+    least.together.communication += count * (all - latency);
   }
   return least;
 }
