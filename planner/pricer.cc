@@ -181,6 +181,14 @@ Pricer::Pricer(const Model& model, const Machine& machine, const Workload& workl
   model_flops_per_token_ = {3 * forward};
 }
 
+void Pricer::change(const EngineConstants& constants, const SustainedTimes& clocks) {
+  engine_.constants = constants;
+  machine_.sustained = clocks;
+  machine_ = as_used_by(engine_, std::move(machine_));
+  shapes_.clear();
+  least_.clear();
+}
+
 std::vector<Recompute> Pricer::priced_with(const Recompute& recompute) const {
   const bool listed = std::find(choices_.begin(), choices_.end(), recompute) != choices_.end();
   return listed ? choices_ : std::vector<Recompute>{recompute};

@@ -44,6 +44,10 @@ class Pricer {
   explicit Pricer(const PlanRequest& request);
   Pricer(const Pricer&) = delete;
 
+  /// The same with other constants of the engine and other clocks of the machine: what was priced is forgotten, what
+  /// was derived is kept. Nobody else may ask meanwhile.
+  void change(const EngineConstants& constants, const SustainedTimes& clocks);
+
   /// Priced at first use, for every one of recompute_choices(model) at once or, if `recompute` is none of them, for it
   /// alone.
   const ShapePrice& shape(const Shape& shape, const Recompute& recompute = {});

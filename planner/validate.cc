@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <memory>
 #include <variant>
@@ -303,15 +304,71 @@ Outcome predict(const MeasuredRow& row, const Machines& machines) {
   return outcome;
 }
 
-}  // namespace
+/// Of a step, best first: what was timed, then what follows from it.
+constexpr std::array<std::string_view, 9> kSpeeds = {"iteration_seconds",
+                                                     "tokens_per_second_per_gpu",
+                                                     "tokens_per_second",
+                                                     "samples_per_second_per_gpu",
+                                                     "tflops_per_gpu",
+                                                     "mfu",
+                                                     "hfu",
+                                                     "training_days",
+                                                     "gpu_hours_per_trillion_tokens"};
+bool is_rate(std::string_view speed) {
+  return speed != "iteration_seconds" && speed != "training_days" && speed != "gpu_hours_per_trillion_tokens";
+}
 
-Validation validate(const std::vector<std::string>& files, int threads,
-                    const std::optional<MeasuredMachine>& measured) {
+std::optional<TimedStep> timed_step(const MeasuredRow& row, const Machines& machines) {
+  if (row.suspect || row.trust == "C") return std::nullopt;
+  Question question = question_of(row, machines);
+  if (!std::holds_alternative<PlanRequest>(question)) return std::nullopt;
+  TimedStep step{row.id, row.source, row.software.measured_on, std::get<PlanRequest>(std::move(question)), {}, 0};
+  step.request.engine.constants = {};
+  step.request.machine.sustained = {};
+  PlanResult result;
+  try {
+    result = estimate(step.request);
+  } catch (const InputError&) { return std::nullopt; }
+  const PricedLayout& priced = result.plans.front();
+  if (!priced.prediction) return std::nullopt;
+  step.layout = priced.layout;
+  Metrics metrics(row, step.request, priced);
+  for (const std::string_view speed : kSpeeds) {
+    const auto measured = row.measured.find(speed);
+    const auto predicted = measured ? metrics.predict(std::string(speed)) : std::nullopt;
+    if (!predicted) continue;
+    const double longer = is_rate(speed) ? predicted->value / *measured : *measured / predicted->value;
+    step.seconds = longer * priced.prediction->step.value;
+    return step;
+  }
+  return std::nullopt;
+}
+
+std::vector<MeasuredRow> read_rows(const std::vector<std::string>& files) {
   std::vector<MeasuredRow> rows;
   for (const std::string& file : files) {
     MeasuredFile read = read_measured_rows(YamlCursor::open(file));
     std::move(read.rows.begin(), read.rows.end(), std::back_inserter(rows));
   }
+  return rows;
+}
+
+}  // namespace
+
+std::vector<TimedStep> timed_steps(const std::vector<std::string>& files, int threads) {
+  const std::vector<MeasuredRow> rows = read_rows(files);
+  const Machines machines({});
+  std::vector<std::optional<TimedStep>> steps(rows.size());
+  run_in_parallel(rows.size(), threads, [&](std::size_t i) { steps[i] = timed_step(rows[i], machines); });
+  std::vector<TimedStep> all;
+  for (std::optional<TimedStep>& step : steps)
+    if (step) all.push_back(std::move(*step));
+  return all;
+}
+
+Validation validate(const std::vector<std::string>& files, int threads,
+                    const std::optional<MeasuredMachine>& measured) {
+  const std::vector<MeasuredRow> rows = read_rows(files);
   const Machines machines(measured);
   std::vector<Outcome> outcomes(rows.size());
   run_in_parallel(rows.size(), threads, [&](std::size_t i) { outcomes[i] = predict(rows[i], machines); });

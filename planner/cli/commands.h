@@ -22,7 +22,11 @@ Command machines_command();
 Command validate_command();
 Command import_command();
 Command score_command();
+Command fit_command();
 Command completion_command();
+
+/// `fit engines`
+int run_fit_engines(const Arguments& arguments);
 
 /// All of them, in the order of --help.
 std::vector<Command> all_commands();
