@@ -18,13 +18,13 @@ int run(const Arguments& arguments) {
 Command fit_command() {
   return {"fit",
           "fit constants to measurements",
-          {"fit engines training.yaml --out planner/engine/constants/constants.yaml",
+          {"fit engines training.yaml \\\n    --out planner/engine/constants/constants.yaml",
            "fit engines training.yaml --leave-one-source-out"},
           {{"WHAT", "what is fitted: engines", true, false, Completes::words, {"engines"}},
            {"FROM", "files of rows", true, true, Completes::files}},
           {{"--out", "FILE", "the file to write, whole or not at all", Completes::files},
-           {"--date", "TEXT", "of the data, kept in the file (default: the rows' newest)"},
-           {"--leave-one-source-out", "", "also predict each source by a fit to the others"},
+           {"--date", "TEXT", "of the data, for the file (default: newest row)"},
+           {"--leave-one-source-out", "", "predict each source from the others"},
            threads_option()},
           run};
 }
