@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 
 #include "hardware/catalog.h"
 #include "hardware/collective_curves.h"
@@ -22,6 +23,10 @@ constexpr std::int64_t kMaxGpus = std::int64_t{1} << 24;
 constexpr double kMinRate = 1e6, kMaxRate = 1e16;    // bytes per second
 constexpr double kMinFlops = 1e6, kMaxFlops = 1e19;  // per second
 
+/// By whose attention kernels they run: blackwell-rtx, like ada, runs those that ampere has.
+constexpr std::array<std::string_view, 6> kArchitectures = {"volta",  "ampere",    "ada",
+                                                            "hopper", "blackwell", "blackwell-rtx"};
+
 double fraction(const YamlCursor& value) { return value.number(1e-6, 1); }
 
 PerDataType<FlopsPerSecond> read_peak(const YamlCursor& map) {
@@ -32,6 +37,25 @@ PerDataType<FlopsPerSecond> read_peak(const YamlCursor& map) {
   for (const auto& [name, rate] : map.entries()) { peak[*data_type_named(name)] = {rate.number(kMinFlops, kMaxFlops)}; }
   if (map.entries().empty()) map.fail("must name at least one data type");
   return peak;
+}
+
+/// Shares of the clock that products keep in a long run, by type. Types without their own have that of the next wider
+/// type that has one, bf16's in the end; without bf16's the clock stays.
+SustainedTimes read_sustained_clock(const YamlCursor& map) {
+  std::vector<std::string_view> names;
+  for (DataType type : kDataTypes) names.push_back(name_of(type));
+  map.only_keys(names);
+  SustainedTimes times;
+  double longer = 1;
+  for (DataType type : {DataType::bf16, DataType::fp8, DataType::mxfp8, DataType::nvfp4}) {
+    if (const auto share = map.find(name_of(type))) longer = 1 / share->number(0.3, 1);
+    times.product[type] = longer;
+  }
+  for (DataType type : {DataType::fp16, DataType::tf32, DataType::fp32}) {
+    const auto share = map.find(name_of(type));
+    times.product[type] = share ? 1 / share->number(0.3, 1) : times.product[DataType::bf16];
+  }
+  return times;
 }
 
 EfficiencyCurves read_efficiency(const YamlCursor& map) {
@@ -129,11 +153,13 @@ Machine evenly_filled(Machine machine, std::int64_t gpus) {
 bool supports(const Machine& machine, DataType type) { return machine.peak[type].value > 0; }
 
 Machine read_machine(const YamlCursor& top) {
-  top.only_keys({"name", "memory_bytes", "unusable_memory_bytes", "peak_flops_per_second", "memory_bytes_per_second",
-                 "l2_bytes", "multiprocessors", "gpus_per_node", "nics_per_node", "links", "price_per_gpu_hour",
-                 "efficiency"});
+  top.only_keys({"name", "architecture", "sustained_clock", "memory_bytes", "unusable_memory_bytes",
+                 "peak_flops_per_second", "memory_bytes_per_second", "l2_bytes", "multiprocessors", "gpus_per_node",
+                 "nics_per_node", "links", "price_per_gpu_hour", "efficiency"});
   Machine machine;
   machine.name = top.at("name").text();
+  if (const auto architecture = top.find("architecture"))
+    machine.architecture = kArchitectures[architecture->one_of({kArchitectures.begin(), kArchitectures.end()})];
   machine.memory = {top.at("memory_bytes").integer(1, kMaxMemoryBytes)};
   machine.unusable_memory = {top.at("unusable_memory_bytes").integer(0, machine.memory.value - 1)};
   machine.peak = read_peak(top.at("peak_flops_per_second"));
@@ -148,6 +174,7 @@ Machine read_machine(const YamlCursor& top) {
   machine.efficiency = read_efficiency(efficiency);
   const YamlCursor curves = efficiency.at("curves");
   machine.curves = std::make_shared<const KernelCurves>(choose_curves(named_curves(curves), machine, curves));
+  if (const auto clock = top.find("sustained_clock")) machine.sustained = read_sustained_clock(*clock);
   return machine;
 }
 

@@ -39,9 +39,25 @@ struct EfficiencyCurves {
 class MeasuredTimes;
 struct KernelCurves;
 
+/// How much longer kernels of tensor cores take in a training run than in a benchmark, measured or from a curve; 1: the
+/// same. `product`: of products and attention, by type: long runs reach the power limit, and clocks fall.
+struct SustainedTimes {
+  PerDataType<double> product = same();
+  double attention_forward = 1, attention_backward = 1;  ///< besides: of a run's own attention kernels
+  bool operator==(const SustainedTimes&) const = default;
+
+ private:
+  static constexpr PerDataType<double> same() {
+    PerDataType<double> ones;
+    for (DataType type : kDataTypes) ones[type] = 1;
+    return ones;
+  }
+};
+
 /// What one kind of machine is: a GPU and the network that many of them make.
 struct Machine {
   std::string name;                  // "h100-sxm-80gb"
+  std::string architecture;          // "hopper"; "" where nobody says
   Bytes memory;                      // of one GPU, as the driver reports it
   Bytes unusable_memory;             // taken by the driver's context and libraries before the first tensor
   PerDataType<FlopsPerSecond> peak;  // dense; 0: the type does not exist here
@@ -53,7 +69,8 @@ struct Machine {
   std::vector<LinkLevel> links;              // innermost first, at least one
   std::optional<double> price_per_gpu_hour;  // the user's to set
   EfficiencyCurves efficiency;
-  std::shared_ptr<const KernelCurves> curves;     // never null of a machine that was read
+  std::shared_ptr<const KernelCurves> curves;  // never null of a machine that was read
+  SustainedTimes sustained;
   std::shared_ptr<const MeasuredTimes> measured;  // kernels that were timed on it (measured_times.h); null: none
 
   Bytes usable_memory() const { return memory - unusable_memory; }

@@ -47,6 +47,7 @@ MeasuredTimes::MeasuredTimes(const Machine& machine, std::shared_ptr<const Measu
                              std::shared_ptr<const Measurements> carried)
     : machine_(machine), measurements_(std::move(measurements)) {
   machine_.measured = nullptr;
+  machine_.sustained = {};  // what was measured is no long run
   if (carried) carried_ = std::make_unique<const MeasuredTimes>(machine_, std::move(carried));
 }
 

@@ -71,6 +71,18 @@ Seconds curve_steady_time(const MemorySpec& spec, const Machine& machine) {
   return {memory_seconds(as_double(spec.moved.value), machine)};
 }
 
+/// In a long run, over what a kernel takes by itself.
+double sustained(const GemmSpec& spec, const Machine& machine) { return machine.sustained.product[spec.type]; }
+double sustained(const GroupedGemmSpec& spec, const Machine& machine) { return machine.sustained.product[spec.type]; }
+double sustained(const AttentionSpec& spec, const Machine& machine) {
+  const SustainedTimes& times = machine.sustained;
+  return times.product[spec.type] * (spec.backward ? times.attention_backward : times.attention_forward);
+}
+KernelCost in_a_long_run(KernelCost cost, double factor) {
+  cost.time = factor * cost.time;
+  return cost;
+}
+
 template <typename Spec>
 KernelCost time_of(const Spec& spec, const Machine& machine) {
   if (machine.measured) {
@@ -106,21 +118,27 @@ std::string_view name_of(CostSource source) {
 
 KernelCost look_up(const GemmSpec& spec, const Machine& machine) {
   assert(supports(machine, spec.type) && "a type that this machine does not compute in");
-  return time_of(spec, machine);
+  return in_a_long_run(time_of(spec, machine), sustained(spec, machine));
 }
 KernelCost look_up(const GroupedGemmSpec& spec, const Machine& machine) {
   assert(supports(machine, spec.type) && "a type that this machine does not compute in");
-  return time_of(spec, machine);
+  return in_a_long_run(time_of(spec, machine), sustained(spec, machine));
 }
 KernelCost look_up(const AttentionSpec& spec, const Machine& machine) {
   assert(supports(machine, spec.type) && "a type that this machine does not compute in");
-  return time_of(spec, machine);
+  return in_a_long_run(time_of(spec, machine), sustained(spec, machine));
 }
 KernelCost look_up(const MemorySpec& spec, const Machine& machine) { return time_of(spec, machine); }
 
-Seconds steady_time(const GemmSpec& spec, const Machine& machine) { return steady_time_of(spec, machine); }
-Seconds steady_time(const GroupedGemmSpec& spec, const Machine& machine) { return steady_time_of(spec, machine); }
-Seconds steady_time(const AttentionSpec& spec, const Machine& machine) { return steady_time_of(spec, machine); }
+Seconds steady_time(const GemmSpec& spec, const Machine& machine) {
+  return sustained(spec, machine) * steady_time_of(spec, machine);
+}
+Seconds steady_time(const GroupedGemmSpec& spec, const Machine& machine) {
+  return sustained(spec, machine) * steady_time_of(spec, machine);
+}
+Seconds steady_time(const AttentionSpec& spec, const Machine& machine) {
+  return sustained(spec, machine) * steady_time_of(spec, machine);
+}
 Seconds steady_time(const MemorySpec& spec, const Machine& machine) { return steady_time_of(spec, machine); }
 
 Seconds least_launch(const GemmSpec& spec, const Machine& machine) {

@@ -31,7 +31,8 @@ struct SourceTimes {
 
 /// How long a kernel takes on one device: from what was measured there (Machine::measured), where anything alike was;
 /// else from the machine's curves (kernel_curves.h) and datasheet. A GEMM of no elements, like any kernel, costs its
-/// launch. Products in less than 16 bits hold the cast of their activations. The type must be one that the machine
+/// launch. Products in less than 16 bits hold the cast of their activations. Products
+/// and attention take Machine::sustained times that. The type must be one that the machine
 /// supports (asserted). Collectives are not asked here but of planner/cost/collective_cost.h.
 KernelCost look_up(const GemmSpec&, const Machine&);
 KernelCost look_up(const GroupedGemmSpec&, const Machine&);

@@ -18,7 +18,8 @@ Floor::Floor(const Pricer& pricer, const Layout& layout, Bytes stream, bool bala
   paired_ = has_pairs(layout);
   if (layout.virtual_pipeline == 1 && backward == BackwardTasks::whole && !paired_)
     drained_ = 1 / (1 - std::pow(1 - 1 / micro_batches_, stages_));
-  send_ = send_time(layout, stream, pricer.machine_);
+  send_ = send_time(layout, stream, pricer.machine_, pricer.engine_.constants);
+  fixed_ = pricer.engine_.constants.seconds(EngineConstant::step_seconds);
 }
 
 Floor::Passes Floor::passes(const Pricer& pricer, const ShapePrice& shape, const Recompute& recompute) {
@@ -63,9 +64,10 @@ Floor::Passes Floor::passes(const Pricer& pricer, const LeastPrice& least, int m
 
 Floor::Weights Floor::weights(const Pricer& pricer, const Pricer::Data& data) {
   Weights sum;
-  sum.forward_beside = data.forward_beside();
-  sum.backward_beside = data.backward_beside();
-  sum.reduction_beside = data.overlap.has(Overlap::grad_reduce);
+  const BesideCompute beside = data.beside();
+  sum.forward_beside = beside.forward;
+  sum.backward_beside = beside.backward;
+  sum.reduction_beside = beside.reduction;
   const auto add = [&](const DataCost& d, int count) {
     sum.forward.push_back(count * d.forward.value);
     sum.backward.push_back(count * d.backward.value);
@@ -99,29 +101,45 @@ void Floor::Weights::lower_to(const Weights& other) {
 
 Seconds Floor::time(const Passes& passes, const Weights& weights) const {
   const double p = stages_, m = micro_batches_;
-  // More work hides more, but never more than itself: what holds for the least work holds for all.
+  const double counted = (paired_ ? 0.5 : 1.0) * m;  // a pair takes no less than its longer half
   const auto seconds = [this](double moves, double work, bool beside) {
     const double hides = beside ? std::min(moves, work) : 0;
     return moves - hides + hidden_ * hides;
   };
-  double work = 0, each = 0, last = weights.optimizer.value;
+  // A pass over the step, with what runs in each micro-batch and what runs once beside it. More work hides more of each
+  // of them, never more than itself; but of both together it may, in a single micro-batch. What holds for every work
+  // from `work` on is the least here and where it is as long as one of them: the sum is linear between those.
+  const auto least_sum = [&](double work, double each, bool each_beside, double once, bool once_beside) {
+    const auto sum = [&](double w) {
+      return counted * (w + seconds(each, w, each_beside)) + seconds(once, w, once_beside);
+    };
+    double least = sum(work);
+    if (once_beside && once > work)
+      for (double longer : {each, once})
+        if (longer > work) least = std::min(least, sum(longer));
+    return least;
+  };
+  double each = 0, all = weights.optimizer.value;
   for (std::size_t g = 0; g < passes.forward.size(); ++g) {
     const double forward = passes.forward[g], backward = passes.backward[g];
-    work += forward + backward;
-    if (weights.forward.empty()) continue;
+    each += forward + backward;
+    if (weights.forward.empty()) {
+      all += counted * (forward + backward);
+      continue;
+    }
     each += seconds(weights.forward[g], forward, weights.forward_beside);
     each += seconds(weights.backward[g], backward, weights.backward_beside);
-    last += seconds(weights.reduction[g], backward, weights.reduction_beside);
-    last += seconds(weights.gather[g], forward, weights.forward_beside);
+    all += least_sum(forward, weights.forward[g], weights.forward_beside, weights.gather[g], weights.forward_beside);
+    all += least_sum(backward, weights.backward[g], weights.backward_beside, weights.reduction[g],
+                     weights.reduction_beside);
   }
-  const Seconds once{(paired_ ? 0.5 : 1.0) * (work + each)}, after{last};  // a pair takes no less than its longer half
   // Stage i > 0 waits for the forwards of the embedding and of a layer in each chunk between: the mean over the stages.
   const Seconds layer = balanced_ ? passes.layer_forward : Seconds{};
   const Seconds waits = !round_ || paired_ ? Seconds{}
                                            : (p - 1) / p * passes.embedding_forward +
                                                  (p - 1) * (p - 2) / (2 * p) * layer + (p - 1) / 2 * send_;
-  const Seconds mean = (1 / p) * (m * once + after) + waits;
-  return (1 - 1e-9) * std::max(mean, drained_ * once);
+  const Seconds mean = Seconds{all / p} + waits;
+  return (1 - 1e-9) * (std::max(mean, Seconds{drained_ * (paired_ ? 0.5 : 1.0) * each}) + fixed_);
 }
 
 Bytes Floor::memory(const Passes& passes, const Weights& weights) const {

@@ -68,7 +68,7 @@ class Floor {
   bool round_ = true, paired_ = false;  // stage by stage and round again; a forward and a backward at once
   double hidden_;                       // what a second of moves still takes where it is hidden: see visible()
   Bytes stream_;
-  Seconds send_;
+  Seconds send_, fixed_;
 };
 
 }  // namespace shardwright

@@ -3,6 +3,7 @@
 #include <array>
 #include <compare>
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -36,6 +37,13 @@ enum class Overlap {
 inline constexpr std::array kOverlapList = {Overlap::tp,          Overlap::ep,           Overlap::shared_experts,
                                             Overlap::grad_reduce, Overlap::param_gather, Overlap::p2p};
 inline constexpr int kOverlaps = static_cast<int>(kOverlapList.size());
+inline constexpr std::array kScheduleList = {
+    Schedule::gpipe, Schedule::one_f_one_b, Schedule::interleaved, Schedule::zb_h1,    Schedule::zb_h2,
+    Schedule::zb_1p, Schedule::zb_2p,       Schedule::zb_v,        Schedule::dualpipe, Schedule::dualpipe_v};
+inline constexpr std::array kContextParallelList = {ContextParallel::all_gather, ContextParallel::ulysses,
+                                                    ContextParallel::ring};
+inline constexpr std::array kDispatcherList = {Dispatcher::all_to_all, Dispatcher::all_gather, Dispatcher::deepep,
+                                               Dispatcher::hybridep};
 
 /// "1f1b", "interleaved", "tp-cp-dp-pp", "core_attn", "allgather", "alltoall", ...
 std::string_view name_of(Schedule);
@@ -57,13 +65,19 @@ struct Recompute {
 struct Overlaps {
   std::uint8_t bits = 0;
   bool has(Overlap o) const { return bits >> static_cast<int>(o) & 1; }
-  void set(Overlap o, bool on) {
+  constexpr void set(Overlap o, bool on) {
     const auto bit = static_cast<std::uint8_t>(1u << static_cast<int>(o));
     bits = static_cast<std::uint8_t>(on ? bits | bit : bits & ~bit);
   }
   static Overlaps all() { return {(1u << kOverlaps) - 1}; }
   auto operator<=>(const Overlaps&) const = default;
 };
+
+constexpr Overlaps overlaps_named(std::initializer_list<Overlap> some) {
+  Overlaps on;
+  for (Overlap o : some) on.set(o, true);
+  return on;
+}
 
 /// "tp+p2p", "none"
 std::string to_string(Overlaps);

@@ -102,12 +102,9 @@ LayoutPins read_pins(const YamlCursor& map, const MeasuredLayout& layout) {
   pins.fsdp_group = degree_of(map, "fsdp_group");
   pins.recompute = recompute_of(layout);
   pins.micro_batch = degree_of(map, "micro_batch");
-  pins.schedule = named<Schedule>(
-      layout.schedule, {Schedule::gpipe, Schedule::one_f_one_b, Schedule::interleaved, Schedule::zb_h1, Schedule::zb_h2,
-                        Schedule::zb_1p, Schedule::zb_2p, Schedule::zb_v, Schedule::dualpipe, Schedule::dualpipe_v});
+  pins.schedule = named<Schedule>(layout.schedule, {kScheduleList.begin(), kScheduleList.end()});
   pins.rank_order = named<RankOrder>(text_of(map, "rank_order"), {RankOrder::tp_cp_dp_pp, RankOrder::tp_cp_pp_dp});
-  pins.dispatcher = named<Dispatcher>(
-      layout.dispatcher, {Dispatcher::all_to_all, Dispatcher::all_gather, Dispatcher::deepep, Dispatcher::hybridep});
+  pins.dispatcher = named<Dispatcher>(layout.dispatcher, {kDispatcherList.begin(), kDispatcherList.end()});
   const auto overlap = [&](Overlap which, const std::optional<bool>& on) {
     if (on) (*on ? pins.overlap_on : pins.overlap_off).set(which, true);
   };

@@ -53,7 +53,8 @@ PipelineShape::PipelineShape(const Pricer& pricer, const ShapePrice& shape, cons
   }
   add(0, pass_of(classes_), 1);
   add(parts - 1, pass_of(classes_ + 1), 1);
-  base_.send = send_time(layout, shape.stream, pricer.machine_);
+  base_.send = send_time(layout, shape.stream, pricer.machine_, pricer.engine_.constants);
+  fixed_ = pricer.engine_.constants.seconds(EngineConstant::step_seconds);
 }
 
 template <typename F>
@@ -80,11 +81,12 @@ PipelineShape::Added PipelineShape::added(const PassPrice& pass, const DataCost&
     first = std::min(moves, work);
     return visible(moves, work, taken_);
   };
+  const BesideCompute beside = data.beside();
   Added a;
-  a.forward = shown(cost.forward, pass.forward(), data.forward_beside(), a.first_forward);
-  a.backward = shown(cost.backward, pass.backward(), data.backward_beside(), a.first_backward);
-  a.reduction = shown(cost.reduction, pass.backward(), data.overlap.has(Overlap::grad_reduce), a.first_reduction);
-  a.gather = shown(cost.gather, pass.forward(), data.forward_beside(), a.first_gather);
+  a.forward = shown(cost.forward, pass.forward(), beside.forward, a.first_forward);
+  a.backward = shown(cost.backward, pass.backward(), beside.backward, a.first_backward);
+  a.reduction = shown(cost.reduction, pass.backward(), beside.reduction, a.first_reduction);
+  a.gather = shown(cost.gather, pass.forward(), beside.forward, a.first_gather);
   return a;
 }
 
@@ -173,7 +175,7 @@ Seconds PipelineShape::lower_bound(const Data& data) const {
   if (backward_tasks(pipeline_.schedule) != BackwardTasks::whole || pipeline_.paired) {
     Seconds least = tail(0);
     for (int s = 1; s < t.stages; ++s) least = std::min(least, tail(s));
-    return (1 - 1e-12) * (bound + least);
+    return (1 - 1e-12) * (bound + least + fixed_);
   }
   // The last task is the first part's last backward, on stage 0.
   Seconds all = bound + tail(0);
@@ -185,7 +187,7 @@ Seconds PipelineShape::lower_bound(const Data& data) const {
     all = std::max(all, (1 - 1e-11) * (arrives + pipeline_.micro_batches * work) + tail(s));
     arrives += t.forward[at(s)] + t.send;
   }
-  return (1 - 1e-12) * all;
+  return (1 - 1e-12) * (all + fixed_);
 }
 
 /// Bytes of a stage that do not depend on the micro-batches in flight.
@@ -299,7 +301,7 @@ Prediction PipelineShape::predict(const Data& data) const {
   int slowest = 0;
   std::vector<Seconds> busy;
   for (int s = 0; s < t.stages; ++s) {
-    const Seconds after = tail(data, all_moves, s).total();
+    const Seconds after = tail(data, all_moves, s).total() + fixed_;
     p.step = std::max(p.step, played.stage_end[at(s)] + after);
     busy.push_back(played.stage_busy[at(s)] + after);
     if (busy[at(s)] > busy[at(slowest)]) slowest = s;
@@ -319,6 +321,7 @@ Prediction PipelineShape::predict(const Data& data) const {
       const double times_run = count * passes;
       for (const PassTime* time : {&pass.in_forward, &pass.in_backward}) {
         p.compute += times_run * time->compute;
+        p.host += times_run * time->host;
         p.traffic.add(times_run, time->traffic);
         p.exposed.add(times_run, time->exposed);
       }
@@ -339,16 +342,18 @@ Prediction PipelineShape::predict(const Data& data) const {
         passes * (t.forward[at(g)] + t.backward[at(g)] - base_.forward[at(g)] - base_.backward[at(g)] - 2 * send);
   }
   p.exposed[Traffic::data] += exposed_data;
-  Seconds hidden = p.compute + p.exposed.total() + p.optimizer - busiest;  // by pairs
+  Seconds hidden = p.compute + p.exposed.total() + p.optimizer + p.host + fixed_ - busiest;  // by pairs
   for (Traffic kind : {Traffic::expert, Traffic::tensor, Traffic::context}) {
     const Seconds of_kind = std::min(std::max(Seconds{}, hidden), p.exposed[kind]);
     p.exposed[kind] = p.exposed[kind] - of_kind;
     hidden = hidden - of_kind;
   }
-  p.compute = p.compute - std::max(Seconds{}, hidden);  // less beside communications of their own
+  const Seconds of_host = std::min(std::max(Seconds{}, hidden), p.host);
+  p.host = p.host - of_host + fixed_;
+  p.compute = p.compute - std::max(Seconds{}, hidden - of_host);  // less beside communications of their own
   p.communication = p.traffic.total();
   p.exposed_communication = p.exposed.total();
-  p.bubble = std::max(Seconds{0}, p.step - p.compute - p.exposed_communication - p.optimizer);
+  p.bubble = std::max(Seconds{0}, p.step - p.compute - p.exposed_communication - p.optimizer - p.host);
   error += machine.efficiency.relative_error * after.total();
   const double relative = busiest.value > 0 ? error / busiest : 0;
   p.step_low = p.step * (1 - relative);
@@ -387,7 +392,8 @@ std::vector<TraceSpan> PipelineShape::trace(const Data& data) const {
     Seconds now = ends[at(s)];
     for (const auto& [name, length] : {std::pair{"reduce gradients", after.reduction},
                                        {"optimizer", after.optimizer},
-                                       {"gather parameters", after.gather}}) {
+                                       {"gather parameters", after.gather},
+                                       {"every step's own", fixed_}}) {
       if (length == Seconds{}) continue;
       spans.push_back({"stage " + std::to_string(s), "pipeline", name, "step", now, now + length});
       now += length;

@@ -92,6 +92,7 @@ class PipelineShape {
   std::int64_t gpus_ = 1;
   double taken_ = 0;  // of the multiprocessors, by what runs beside compute
   bool sends_beside_ = true;
+  Seconds fixed_;                                   // of every step
   std::vector<int> part_layers_;                    // by part, then class
   PipelineTimes base_;                              // without the data costs
   mutable std::vector<InFlight> in_flight_;         // by stage; no chunks stand for one that was not asked for yet

@@ -14,6 +14,7 @@ namespace {
 /// Pins that no layout of the request can hold are the user's mistake, not a rejection.
 void check(const PlanRequest& request, const Space& space) {
   const LayoutPins& pins = request.pins;
+  if (const std::string why = beyond_engine(request.engine, pins); !why.empty()) throw InputError(why);
   if (const std::string what = unsupported(request.model); !what.empty())
     throw InputError(fmt::format("{} has {}, which this version does not describe", request.model.name, what));
   if (space.degrees().empty()) {
@@ -87,6 +88,7 @@ PlanResult empty_result(const PlanRequest& request) {
   PlanResult r;
   r.model = request.model.name;
   r.machine = request.machine.name;
+  r.engine = request.engine.name;
   r.gpus = request.gpus;
   r.workload = request.workload;
   r.precision = request.precision;
@@ -101,7 +103,7 @@ std::vector<PlanRequest> by_precision(const PlanRequest& request) {
     if (!supports(request.machine, p)) continue;
     all.push_back(request);
     all.back().precision = p;
-    all.back().workload.formats = formats_for(p);
+    all.back().workload.formats = formats_for(p, request.engine);
   }
   return all;
 }
@@ -130,7 +132,7 @@ SearchAnswer search_all(const PlanRequest& request) {
   all.summary.proven_best = true;
   bool any_fits = false;
   for (const PlanRequest& one : by_precision(request)) {
-    Pricer pricer(one.model, evenly_filled(one.machine, one.gpus), one.workload);
+    Pricer pricer(one);
     SearchAnswer a = search(one, pricer);
     all.summary.considered += a.summary.considered;
     all.summary.priced += a.summary.priced;
@@ -156,6 +158,20 @@ SearchAnswer search_all(const PlanRequest& request) {
   for (auto* list : {&all.top, &all.pareto, &all.nearest})
     for (PricedLayout& p : *list) p.assumed = assumed(request.pins, p.layout);
   return all;
+}
+
+/// The engine's, of pinned tp, pp, cp and ep; 1 where that is none that such degrees can have.
+int default_etp(const PlanRequest& request) {
+  const LayoutPins& pins = request.pins;
+  const std::int64_t stage = request.gpus / *pins.pp;
+  if (!request.engine.etp_is_tp || request.model.n_routed_experts == 0) return 1;
+  Layout l;
+  l.tensor = *pins.tp;
+  l.context = *pins.cp;
+  l.data = static_cast<int>(std::max<std::int64_t>(1, stage / (std::int64_t{l.tensor} * l.context)));
+  l.expert = *pins.ep;
+  l.expert_tensor = l.tensor;
+  return impossible_mesh(request.model, l) ? 1 : l.expert_tensor;
 }
 
 /// The layout of a request of which every layout is impossible: its first, with the reason.
@@ -200,8 +216,9 @@ PlanResult plan(const PlanRequest& request) {
 PlanResult estimate(const PlanRequest& request) {
   PlanRequest one = request;
   LayoutPins& pins = one.pins;
-  for (std::optional<int>* degree : {&pins.tp, &pins.pp, &pins.cp, &pins.ep, &pins.etp})
+  for (std::optional<int>* degree : {&pins.tp, &pins.pp, &pins.cp, &pins.ep})
     if (!*degree) *degree = 1;
+  if (!pins.etp) pins.etp = default_etp(one);
   const bool one_chunk = !pins.schedule || takes_chunks(*pins.schedule, 1);
   if (!pins.vpp && (one_chunk || pins.pp == 1)) pins.vpp = 1;
   one.top = 1;
@@ -223,12 +240,11 @@ PlanResult estimate(const PlanRequest& request) {
 }
 
 std::vector<MemoryItem> memory_items(const PlanRequest& request, const Layout& layout, int stage) {
-  return Pricer(request.model, evenly_filled(request.machine, request.gpus), request.workload)
-      .memory_items(layout, stage);
+  return Pricer(request).memory_items(layout, stage);
 }
 
 std::vector<TraceSpan> trace_of(const PlanRequest& request, const Layout& layout) {
-  Pricer pricer(request.model, evenly_filled(request.machine, request.gpus), request.workload);
+  Pricer pricer(request);
   const ShapePrice& shape = pricer.shape(shape_of(layout), layout.recompute);
   std::vector<TraceSpan> spans = PipelineShape(pricer, shape, layout).trace(pricer.data_of(shape, layout));
   // One layer of each class, with what runs beside what in it.

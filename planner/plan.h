@@ -11,6 +11,7 @@
 #include "hardware/measurements.h"
 #include "hardware/quantities.h"
 #include "models/model.h"
+#include "planner/engine/engine.h"
 #include "planner/layout.h"
 #include "planner/trace.h"
 #include "planner/traffic.h"
@@ -43,7 +44,9 @@ struct Prediction {
   double tokens_per_second = 0, tokens_per_second_per_gpu = 0;
   FlopsPerSecond model_flops_per_gpu;  ///< forward and backward, causal half of attention, logits, no recompute
   double mfu = 0;                      ///< of the peak rate of the precision
-  Seconds compute, communication, exposed_communication, bubble, optimizer;  ///< add up to `step` with the exposed part
+  Seconds compute, communication, exposed_communication, bubble, optimizer;  ///< with the exposed part and `host` they
+                                                                             ///< add up to `step`
+  Seconds host;  ///< while a GPU waits for the host: launches, counts of rows, and what every step takes
   TrafficTimes traffic, exposed;  ///< of communication and of what of it is exposed, by parallelism
   std::vector<StageMemory> stages;
   std::vector<Seconds> idle;  ///< of the step, by stage: `bubble` is the slowest stage's, others wait for that, too
@@ -85,6 +88,7 @@ struct PlanRequest {
   Machine machine;
   std::int64_t gpus = 0;
   Workload workload;
+  Engine engine;
   DataType precision = DataType::bf16;
   bool any_precision = false;
   LayoutPins pins;
@@ -106,7 +110,7 @@ struct UnmeasuredKernel {
 
 /// The answer to `plan` and `estimate`.
 struct PlanResult {
-  std::string model, machine;
+  std::string model, machine, engine;
   std::int64_t gpus = 0;
   Workload workload;  ///< formats as used
   DataType precision = DataType::bf16;
@@ -129,8 +133,8 @@ struct MemoryItem {
 /// Every layout of the request's space, best first. Throws InputError when a pin cannot hold (tp 6 on 1024 GPUs).
 PlanResult plan(const PlanRequest& request);
 
-/// One layout: degrees that are not pinned are 1 (dp follows), the order of ranks is tp-cp-dp-pp, the rest is the
-/// fastest that fits, else the smallest.
+/// One layout: degrees that are not pinned are 1 (dp follows; etp is the engine's), the order of ranks is tp-cp-dp-pp,
+/// the rest is the fastest that fits, else the smallest.
 PlanResult estimate(const PlanRequest& request);
 
 /// The tensors behind the memory of `stage` of a layout that can be computed, largest first.

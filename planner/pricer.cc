@@ -80,9 +80,11 @@ CollectiveSpec send_of(const Layout& layout, Bytes stream) {
 
 }  // namespace
 
-Seconds send_time(const Layout& layout, Bytes stream, const Machine& machine) {
+Seconds send_time(const Layout& layout, Bytes stream, const Machine& machine, const EngineConstants& constants) {
   if (layout.pipeline == 1) return {};
-  return collective_cost(send_of(layout, stream), machine).time;
+  const double beside = layout.overlap.has(Overlap::p2p) ? constants[EngineConstant::hidden_communication_factor] : 1;
+  return constants[EngineConstant::communication_factor] * beside *
+         collective_cost(send_of(layout, stream), machine).time;
 }
 
 std::optional<Rejection> impossible_shape(const Model& model, const Machine& machine, const Workload& workload,
@@ -148,10 +150,14 @@ std::optional<Rejection> impossible(const Model& model, const Machine& machine, 
   return impossible_group(layout);
 }
 
-Pricer::Pricer(const Model& model, const Machine& machine, const Workload& workload)
+Pricer::Pricer(const PlanRequest& request)
+    : Pricer(request.model, evenly_filled(request.machine, request.gpus), request.workload, request.engine) {}
+
+Pricer::Pricer(const Model& model, const Machine& machine, const Workload& workload, const Engine& engine)
     : model_(model),
-      machine_(machine),
+      machine_(as_used_by(engine, machine)),
       workload_(workload),
+      engine_(engine),
       graphs_(model_graphs(model, {.fused_attention = workload.fused_attention,
                                    .dropout = workload.dropout,
                                    .capacity_factor = workload.capacity_factor})),
@@ -175,6 +181,14 @@ Pricer::Pricer(const Model& model, const Machine& machine, const Workload& workl
   model_flops_per_token_ = {3 * forward};
 }
 
+void Pricer::change(const EngineConstants& constants, const SustainedTimes& clocks) {
+  engine_.constants = constants;
+  machine_.sustained = clocks;
+  machine_ = as_used_by(engine_, std::move(machine_));
+  shapes_.clear();
+  least_.clear();
+}
+
 std::vector<Recompute> Pricer::priced_with(const Recompute& recompute) const {
   const bool listed = std::find(choices_.begin(), choices_.end(), recompute) != choices_.end();
   return listed ? choices_ : std::vector<Recompute>{recompute};
@@ -196,7 +210,7 @@ const ShapePrice& Pricer::remember(const Shape& shape, const Recompute& recomput
 }
 
 ShapePricer Pricer::shape_pricer(const Shape& shape) {
-  return ShapePricer(derived_, graphs_, model_, machine_, workload_, shape);
+  return ShapePricer(derived_, graphs_, model_, machine_, workload_, engine_, shape);
 }
 
 LeastPrice Pricer::least(Shape shape) {
@@ -255,10 +269,13 @@ Pricer::Data Pricer::data_of(const ShapePrice& shape, const Layout& layout) cons
   data.overlap = layout.overlap;
   data.zero = layout.zero;
   data.layers.reserve(shape.layers.size());
-  for (const GraphPrice& g : shape.layers) data.layers.push_back(data_cost(g, layout, machine_, formats));
-  data.embedding = data_cost(shape.embedding, layout, machine_, formats);
-  data.head = data_cost(shape.head, layout, machine_, formats, tied && layout.pipeline == 1);
-  if (tied && layout.pipeline > 1) data.tied.reduction = collective_cost(tied_reduction(layout, shape), machine_).time;
+  for (const GraphPrice& g : shape.layers)
+    data.layers.push_back(data_cost(g, layout, machine_, formats, false, engine_));
+  data.embedding = data_cost(shape.embedding, layout, machine_, formats, false, engine_);
+  data.head = data_cost(shape.head, layout, machine_, formats, tied && layout.pipeline == 1, engine_);
+  if (tied && layout.pipeline > 1)
+    data.tied.reduction = engine_.constants[EngineConstant::communication_factor] *
+                          collective_cost(tied_reduction(layout, shape), machine_).time;
   return data;
 }
 
@@ -283,7 +300,7 @@ std::vector<AskedKernel> Pricer::asked(const Layout& layout) {
   for (std::size_t g = 0; g < pricer.graphs(); ++g) {
     const double layers = g < 2 ? 1 : class_layers_until_[g - 2].back();
     const GraphPrice& weights = g == 0 ? known.embedding : g == 1 ? known.head : known.layers[g - 2];
-    AskedForData data = asked_for_data(weights, layout, machine_, workload_.formats, g == 1 && one_table);
+    AskedForData data = asked_for_data(weights, layout, machine_, workload_.formats, g == 1 && one_table, engine_);
     add(layers * micro_batches, pricer.of_graph(g).asked(layout.micro_batch, g < 2 ? Recompute{} : layout.recompute));
     add(layers * micro_batches, std::move(data.each));
     add(layers, std::move(data.once));

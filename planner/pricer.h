@@ -36,12 +36,17 @@ std::optional<Rejection> impossible_mesh(const Model& model, const Layout& layou
 std::optional<Rejection> impossible_pipeline(const Model& model, const Workload& workload, const Layout& layout);
 std::optional<Rejection> impossible_group(const Layout& layout);
 
-/// Prices layouts of one model, machine and workload. Distinct shapes are sharded and priced once and remembered. Any
-/// number of threads may ask.
+/// Prices layouts of one model, machine, workload and engine. Distinct shapes are sharded and priced once and
+/// remembered. Any number of threads may ask.
 class Pricer {
  public:
-  Pricer(const Model& model, const Machine& machine, const Workload& workload);
+  Pricer(const Model& model, const Machine& machine, const Workload& workload, const Engine& engine = Engine{});
+  explicit Pricer(const PlanRequest& request);
   Pricer(const Pricer&) = delete;
+
+  /// The same with other constants of the engine and other clocks of the machine: what was priced is forgotten, what
+  /// was derived is kept. Nobody else may ask meanwhile.
+  void change(const EngineConstants& constants, const SustainedTimes& clocks);
 
   /// Priced at first use, for every one of recompute_choices(model) at once or, if `recompute` is none of them, for it
   /// alone.
@@ -67,11 +72,7 @@ class Pricer {
     DataCost embedding, head, tied;  ///< tied: the all-reduce of a tied table's gradient between first and last stage
     Overlaps overlap;                ///< grad_reduce and param_gather
     int zero = 0;
-    bool forward_beside() const { return overlap.has(Overlap::param_gather); }
-    /// ZeRO-3 gathers and reduces in backward, ZeRO-2 reduces.
-    bool backward_beside() const {
-      return overlap.has(Overlap::grad_reduce) && (zero < 3 || overlap.has(Overlap::param_gather));
-    }
+    BesideCompute beside() const { return beside_compute(overlap, zero); }
   };
   Data data_of(const ShapePrice& shape, const Layout& layout) const;
 
@@ -95,6 +96,7 @@ class Pricer {
   const Model& model() const { return model_; }
   const Machine& machine() const { return machine_; }
   const Workload& workload() const { return workload_; }
+  const Engine& engine() const { return engine_; }
   /// Forward and backward of one token: causal half of attention, chosen experts, logits; no recompute, no prediction
   /// of further tokens.
   Flops model_flops_per_token() const { return model_flops_per_token_; }
@@ -106,8 +108,9 @@ class Pricer {
   friend class PipelineShape;
   friend class Floor;
   Model model_;
-  Machine machine_;
+  Machine machine_;  // as used by the engine
   Workload workload_;
+  Engine engine_;
   ModelGraphs graphs_;
   std::vector<std::vector<int>> class_layers_until_;  // [class][i]: layers of the class among the first i
   Flops model_flops_per_token_;
@@ -123,6 +126,6 @@ class Pricer {
 /// Ranks from one pipeline stage to the next.
 std::int64_t between_stages(const Layout& layout);
 /// Of handing a micro-batch's residual stream on; nothing with one stage.
-Seconds send_time(const Layout& layout, Bytes stream, const Machine& machine);
+Seconds send_time(const Layout& layout, Bytes stream, const Machine& machine, const EngineConstants& constants);
 
 }  // namespace shardwright

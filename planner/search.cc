@@ -34,6 +34,11 @@ std::vector<int> values(const std::optional<int>& pin, std::vector<int> all) {
   return pin ? std::vector<int>{*pin} : std::move(all);
 }
 
+template <typename T>
+bool has(const std::vector<T>& list, T value) {
+  return std::find(list.begin(), list.end(), value) != list.end();
+}
+
 /// A layout before it is priced in full.
 struct Candidate {
   double lower_bound;     // seconds
@@ -577,17 +582,19 @@ std::vector<PricedLayout> within_reach(std::vector<PricedLayout> front) {
 
 Space::Space(const PlanRequest& request) : request_(request) {
   const LayoutPins& pins = request.pins;
-  const bool experts = request.model.n_routed_experts > 0;
-  for (int tp : values(pins.tp, divisors(request.gpus)))
-    for (int pp : values(pins.pp, divisors(request.gpus)))
-      for (int cp : values(pins.cp, divisors(request.gpus))) {
+  const bool experts = request.model.n_routed_experts > 0, spread = experts && !request.engine.dispatchers.empty();
+  const Engine& engine = request.engine;
+  const std::vector<int> all = divisors(request.gpus), one = {1};
+  for (int tp : values(pins.tp, engine.tensor_parallel ? all : one))
+    for (int pp : values(pins.pp, engine.schedules.empty() ? one : all))
+      for (int cp : values(pins.cp, engine.cp_kinds.empty() ? one : all)) {
         const std::int64_t dense = std::int64_t{tp} * pp * cp;
         if (request.gpus % dense != 0) continue;
         const auto dp = static_cast<int>(request.gpus / dense);
         if (pins.dp && *pins.dp != dp) continue;
         Degrees d = {tp, pp, cp, dp};
         if (virtual_pipelines(d).empty()) continue;
-        for (int ep : values(pins.ep, experts ? divisors(request.model.n_routed_experts) : std::vector{1}))
+        for (int ep : values(pins.ep, spread ? divisors(request.model.n_routed_experts) : one))
           for (int etp : values(pins.etp, experts && tp > 1 ? std::vector{1, tp} : std::vector{1})) {
             if (!pins.ep && std::int64_t{tp} * cp * dp % (std::int64_t{ep} * etp) != 0) continue;
             d.expert = ep;
@@ -622,24 +629,27 @@ Layout Space::layout_at(const Degrees& d) const {
 std::vector<ContextParallel> Space::context_kinds(int context) const {
   if (context == 1) return {ContextParallel::all_gather};
   if (request_.pins.cp_kind) return {*request_.pins.cp_kind};
-  return {ContextParallel::all_gather, ContextParallel::ulysses, ContextParallel::ring};
+  return request_.engine.cp_kinds;
 }
 
 Dispatcher Space::dispatcher(const Degrees& d) const {
   if (d.expert == 1) return Dispatcher::all_to_all;
   if (request_.pins.dispatcher) return *request_.pins.dispatcher;
+  std::vector<Dispatcher> some;
+  for (Dispatcher one : {Dispatcher::all_to_all, Dispatcher::deepep})
+    if (has(request_.engine.dispatchers, one)) some.push_back(one);
+  if (some.size() == 1) return some.front();
+  if (some.empty()) return request_.engine.dispatchers.front();
   return faster_dispatcher(request_.model, layout_at(d), request_.machine);
 }
 
 Overlaps Space::overlaps(const Layout& l) const {
   const LayoutPins& pins = request_.pins;
-  Overlaps on = overlaps_of(l);
-  // Where every engine has it: what pairs are for, what keeps weights in step, and sends.
-  const bool pairs = l.schedule == Schedule::dualpipe || l.schedule == Schedule::dualpipe_v;
-  for (Overlap o : {Overlap::tp, Overlap::ep, Overlap::shared_experts})
-    if (!pins.overlap_on.has(o) && !(pairs && o == Overlap::ep)) on.set(o, false);
-  on.bits = static_cast<std::uint8_t>(on.bits & ~pins.overlap_off.bits);
-  return on;
+  Overlaps wanted = request_.engine.default_overlaps;
+  // What pairs are for.
+  if (l.schedule == Schedule::dualpipe || l.schedule == Schedule::dualpipe_v) wanted.set(Overlap::ep, true);
+  const int on = (wanted.bits | pins.overlap_on.bits) & ~pins.overlap_off.bits & overlaps_of(l).bits;
+  return {static_cast<std::uint8_t>(on)};
 }
 
 std::vector<int> Space::virtual_pipelines(const Degrees& d) const {
@@ -658,6 +668,7 @@ std::vector<int> Space::virtual_pipelines(const Degrees& d) const {
     if (v > 1 && d.pipeline == 1) return true;
     if (pins.schedule && d.pipeline > 1 && !takes_chunks(*pins.schedule, v)) return true;
     if (pins.schedule == Schedule::interleaved && v == 1) return true;
+    if (!pins.schedule && v > 1 && !has(request_.engine.schedules, Schedule::interleaved)) return true;
     if (!pins.layers_per_stage) return false;
     const auto entries = static_cast<std::int64_t>(pins.layers_per_stage->size());
     return entries != d.pipeline && entries != std::int64_t{d.pipeline} * v;
@@ -683,7 +694,9 @@ std::vector<Space::Sharding> Space::shardings(const Degrees& d) const {
   const std::optional<int> group = pins.fsdp_group;
   if (group ? *group == 1 : ranks == 1) return {{0, 1}};  // zero over one rank is none
   std::vector<Sharding> all;
-  for (int zero : values(pins.zero, group ? std::vector{1, 2, 3} : std::vector{0, 1, 2, 3})) {
+  std::vector<int> stages = request_.engine.zero;
+  if (group) std::erase(stages, 0);
+  for (int zero : values(pins.zero, stages)) {
     if (zero == 0) {
       all.push_back({0, 1});
     } else if (group) {

@@ -7,15 +7,15 @@
 
 namespace shardwright {
 
-/// The layouts that a request spans. A pinned key has its one value, else
+/// The layouts that a request spans. A pinned key has its one value, else of what the engine can run
 ///   tp, pp, cp          every divisor of the GPUs whose product divides them; dp is the rest
 ///   cp_kind             allgather, ulysses and ring where cp > 1
 ///   ep, etp             1; with experts every divisor of their number that divides tp * cp * dp / etp, and 1 or tp
-///   dispatcher          alltoall or deepep, the faster (row_traffic.h): they differ in nothing else
+///   dispatcher          alltoall or deepep, the faster (row_traffic.h): they differ in nothing else; of an engine
+///                       that has neither, its first
 ///   vpp                 1, and where pp > 1 every number up to (layers + 2) / pp
 ///   schedule            1f1b for vpp 1, interleaved above; the others only when pinned
-///   overlap             grad_reduce, param_gather and p2p, which every engine has; ep in dualpipe and dualpipe-v; the
-///                       others only when pinned
+///   overlap             the engine's default_overlaps; ep in dualpipe and dualpipe-v; the others only when pinned
 ///   sequence_parallel   both where tp > 1
 ///   micro_batch         every divisor of global_batch / dp
 ///   recompute           none, every set of modules, full

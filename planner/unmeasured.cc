@@ -25,8 +25,8 @@ std::vector<UnmeasuredKernel> unmeasured_kernels(const PlanRequest& request, con
     std::unique_ptr<Pricer>& pricer = pricers[p.precision];
     if (!pricer) {
       Workload workload = request.workload;
-      workload.formats = formats_for(p.precision);
-      pricer = std::make_unique<Pricer>(request.model, request.machine, workload);
+      workload.formats = formats_for(p.precision, request.engine);
+      pricer = std::make_unique<Pricer>(request.model, request.machine, workload, request.engine);
     }
     for (const AskedKernel& asked : pricer->asked(p.layout)) {
       const Seconds seconds = asked.times * asked.cost.time;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <memory>
 #include <variant>
@@ -40,6 +41,13 @@ std::optional<std::int64_t> gpus_of(const MeasuredRow& row) {
   return std::int64_t{*p.dp} * p.tp.value_or(1) * p.pp.value_or(1) * p.cp.value_or(1);
 }
 
+/// Takes down that a part was captured; false where there is no such part.
+bool capture(const std::string& word, CudaGraphs& graphs) {
+  for (const auto& [name, captured] : kCudaGraphParts)
+    if (name == word) return graphs.*captured = true;
+  return false;
+}
+
 /// What the row does that a Layout cannot say; "" when it can all be said.
 std::string beyond_layout(const MeasuredRow& row) {
   const MeasuredLayout& l = row.layout;
@@ -52,6 +60,9 @@ std::string beyond_layout(const MeasuredRow& row) {
   }
   if (l.activation_offload_layers.value_or(0) > 0 || !l.activation_offload_modules.empty()) return "activation offload";
   if (l.optimizer_offload_fraction.value_or(0) > 0) return "optimizer offload";
+  CudaGraphs known;
+  for (const std::string& word : l.cuda_graphs.value_or(std::vector<std::string>{}))
+    if (!capture(word, known)) return "CUDA graphs of " + word;
   return "";
 }
 
@@ -115,7 +126,12 @@ Question question_of(const MeasuredRow& row, const Machines& machines) {
   q.workload.sequence_length = *row.workload.sequence_length;
   q.workload.global_batch = *batch;
   q.precision = row.workload.precision.value_or(DataType::bf16);
-  q.workload.formats = formats_for(q.precision);
+  // Only the software says what ran: never the source, nor the row's name.
+  q.engine = engine_of(row.software.framework, row.software.version);
+  if (row.workload.attention_backend == "cudnn") q.engine.attention = AttentionKernel::flash3;
+  for (const std::string& word : row.layout.cuda_graphs.value_or(std::vector<std::string>{}))
+    capture(word, q.workload.cuda_graphs);
+  q.workload.formats = formats_for(q.precision, q.engine);
   use_formats_of(row, q.workload.formats);
   q.workload.fused_attention = row.workload.attention_backend != "unfused";
   q.workload.capacity_factor = row.workload.capacity_factor.value_or(0);
@@ -168,7 +184,7 @@ struct Answer {
 class Metrics {
  public:
   Metrics(const MeasuredRow& row, const PlanRequest& q, const PricedLayout& priced)
-      : row_(row), q_(q), priced_(priced), p_(*priced.prediction), pricer_(q.model, q.machine, q.workload) {}
+      : row_(row), q_(q), priced_(priced), p_(*priced.prediction), pricer_(q) {}
 
   /// Nothing for a metric that this version does not predict.
   std::optional<Answer> predict(const std::string& metric) {
@@ -265,6 +281,7 @@ Outcome predict(const MeasuredRow& row, const Machines& machines) {
     v.predicted_high = answer.high;
     v.layout_fits = priced.fits;
     v.layout_assumed = priced.assumed;
+    v.engine = request.engine.name;
     return v;
   };
   const auto add = [&](const std::string& metric, std::optional<double> measured, const Answer& answer) {
@@ -287,15 +304,71 @@ Outcome predict(const MeasuredRow& row, const Machines& machines) {
   return outcome;
 }
 
-}  // namespace
+/// Of a step, best first: what was timed, then what follows from it.
+constexpr std::array<std::string_view, 9> kSpeeds = {"iteration_seconds",
+                                                     "tokens_per_second_per_gpu",
+                                                     "tokens_per_second",
+                                                     "samples_per_second_per_gpu",
+                                                     "tflops_per_gpu",
+                                                     "mfu",
+                                                     "hfu",
+                                                     "training_days",
+                                                     "gpu_hours_per_trillion_tokens"};
+bool is_rate(std::string_view speed) {
+  return speed != "iteration_seconds" && speed != "training_days" && speed != "gpu_hours_per_trillion_tokens";
+}
 
-Validation validate(const std::vector<std::string>& files, int threads,
-                    const std::optional<MeasuredMachine>& measured) {
+std::optional<TimedStep> timed_step(const MeasuredRow& row, const Machines& machines) {
+  if (row.suspect || row.trust == "C") return std::nullopt;
+  Question question = question_of(row, machines);
+  if (!std::holds_alternative<PlanRequest>(question)) return std::nullopt;
+  TimedStep step{row.id, row.source, row.software.measured_on, std::get<PlanRequest>(std::move(question)), {}, 0};
+  step.request.engine.constants = {};
+  step.request.machine.sustained = {};
+  PlanResult result;
+  try {
+    result = estimate(step.request);
+  } catch (const InputError&) { return std::nullopt; }
+  const PricedLayout& priced = result.plans.front();
+  if (!priced.prediction) return std::nullopt;
+  step.layout = priced.layout;
+  Metrics metrics(row, step.request, priced);
+  for (const std::string_view speed : kSpeeds) {
+    const auto measured = row.measured.find(speed);
+    const auto predicted = measured ? metrics.predict(std::string(speed)) : std::nullopt;
+    if (!predicted) continue;
+    const double longer = is_rate(speed) ? predicted->value / *measured : *measured / predicted->value;
+    step.seconds = longer * priced.prediction->step.value;
+    return step;
+  }
+  return std::nullopt;
+}
+
+std::vector<MeasuredRow> read_rows(const std::vector<std::string>& files) {
   std::vector<MeasuredRow> rows;
   for (const std::string& file : files) {
     MeasuredFile read = read_measured_rows(YamlCursor::open(file));
     std::move(read.rows.begin(), read.rows.end(), std::back_inserter(rows));
   }
+  return rows;
+}
+
+}  // namespace
+
+std::vector<TimedStep> timed_steps(const std::vector<std::string>& files, int threads) {
+  const std::vector<MeasuredRow> rows = read_rows(files);
+  const Machines machines({});
+  std::vector<std::optional<TimedStep>> steps(rows.size());
+  run_in_parallel(rows.size(), threads, [&](std::size_t i) { steps[i] = timed_step(rows[i], machines); });
+  std::vector<TimedStep> all;
+  for (std::optional<TimedStep>& step : steps)
+    if (step) all.push_back(std::move(*step));
+  return all;
+}
+
+Validation validate(const std::vector<std::string>& files, int threads,
+                    const std::optional<MeasuredMachine>& measured) {
+  const std::vector<MeasuredRow> rows = read_rows(files);
   const Machines machines(measured);
   std::vector<Outcome> outcomes(rows.size());
   run_in_parallel(rows.size(), threads, [&](std::size_t i) { outcomes[i] = predict(rows[i], machines); });

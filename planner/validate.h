@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "hardware/measured_machine.h"
+#include "planner/plan.h"
 
 namespace shardwright {
 
@@ -25,6 +26,7 @@ struct ValidationRow {
   std::optional<double> time_error = {};    ///< kernel, collective: predicted time / measured time - 1, also of a
                                             ///< rate; absent where the row states its time beside that rate
   std::string span = {};                    ///< collective: kWithinNode or kAcrossNodes
+  std::string engine = {};                  ///< by the row's software alone
 };
 
 /// A row without a prediction. `reason` starts with one of these words; after ": " stands the detail.
@@ -67,6 +69,19 @@ struct Validation {
   std::optional<RankingSummary> ranking;  ///< absent without a family to rank
   OutOfMemory out_of_memory;
 };
+
+/// A published training step: what it asks, with neutral constants and clocks, the layout as the planner completes it,
+/// and the time of a step that its number means.
+struct TimedStep {
+  std::string id, source, measured_on;
+  PlanRequest request;
+  Layout layout;
+  double seconds = 0;
+};
+
+/// The steps of `files` whose speed was published, of trust A and B and not suspect, that can be predicted. Throws
+/// InputError.
+std::vector<TimedStep> timed_steps(const std::vector<std::string>& files, int threads);
 
 /// Predicts the rows of `files` (schema shardwright.measured/1). Every row id is in `rows` or in `skipped`. Rows of the
 /// machine that was `measured` are asked with its measurements. Throws InputError.

@@ -4,6 +4,13 @@
 
 namespace shardwright {
 
+std::string to_string(const CudaGraphs& graphs) {
+  std::string text;
+  for (const auto& [name, captured] : kCudaGraphParts)
+    if (graphs.*captured) text += (text.empty() ? "" : "+") + std::string(name);
+  return text.empty() ? "none" : text;
+}
+
 TrainingFormats formats_for(DataType precision) {
   TrainingFormats formats;
   formats.compute = precision;

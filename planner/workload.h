@@ -1,6 +1,9 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <string>
+#include <string_view>
 
 #include "hardware/data_type.h"
 #include "planner/expert_load.h"
@@ -22,6 +25,26 @@ struct TrainingFormats {
   bool operator==(const TrainingFormats&) const = default;
 };
 
+/// Parts of a step that were captured as CUDA graphs: the host launches each of them at once. Megatron-Core's names:
+/// attn holds all up to the sum behind attention, mlp what follows it where it is dense, moe_router the norm, the
+/// router and the shared experts, moe_preprocess what comes before the rows go to the experts.
+struct CudaGraphs {
+  bool full_iteration = false, layer = false, attn = false, mlp = false, moe_router = false, moe_preprocess = false;
+  bool operator==(const CudaGraphs&) const = default;
+};
+struct CudaGraphPart {
+  std::string_view name;
+  bool CudaGraphs::*captured;
+};
+inline constexpr std::array<CudaGraphPart, 6> kCudaGraphParts = {{{"full_iteration", &CudaGraphs::full_iteration},
+                                                                  {"layer", &CudaGraphs::layer},
+                                                                  {"attn", &CudaGraphs::attn},
+                                                                  {"mlp", &CudaGraphs::mlp},
+                                                                  {"moe_router", &CudaGraphs::moe_router},
+                                                                  {"moe_preprocess", &CudaGraphs::moe_preprocess}}};
+/// Names of what is captured, "attn+moe_router"; "none".
+std::string to_string(const CudaGraphs& graphs);
+
 /// What is to be trained, apart from the model: one optimizer step over `global_batch` sequences.
 struct Workload {
   std::int64_t sequence_length = 0;  // tokens
@@ -33,6 +56,7 @@ struct Workload {
   /// Above 0: each expert takes exactly so many times its mean of rows: what is more is dropped, what is less is
   /// padded. 0: no row is dropped.
   double capacity_factor = 0;
+  CudaGraphs cuda_graphs;
   bool operator==(const Workload&) const = default;
 };
 

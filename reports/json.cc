@@ -40,6 +40,7 @@ Json workload_json(const PlanResult& result) {
   if (result.workload.expert_load.kind != ExpertLoad::Kind::balanced)
     json["expert_load"] = to_string(result.workload.expert_load);
   if (result.workload.capacity_factor > 0) json["capacity_factor"] = result.workload.capacity_factor;
+  if (result.workload.cuda_graphs != CudaGraphs{}) json["cuda_graphs"] = to_string(result.workload.cuda_graphs);
   return json;
 }
 
@@ -127,6 +128,7 @@ Json prediction_json(const Prediction& p) {
     put(by_kind, "exposed_seconds", p.exposed[kind].value);
   }
   put(json, "optimizer_seconds", p.optimizer.value);
+  put(json, "host_seconds", p.host.value);
   if (!p.stages.empty()) {
     const StageMemory& worst = p.worst();
     json["memory_allocated_bytes"] = worst.allocated.value;
@@ -202,6 +204,7 @@ Json row_json(const ValidationRow& row) {
   if (!row.span.empty()) json["span"] = row.span;
   if (row.kind == "training" || row.kind == "inference") json["layout_fits"] = row.layout_fits;
   json["layout_assumed"] = row.layout_assumed;
+  if (!row.engine.empty()) json["engine"] = row.engine;
   return json;
 }
 
@@ -297,6 +300,7 @@ std::string plan_result_json(const PlanResult& result) {
   Json json = top("plan_result");
   json["model"] = result.model;
   json["machine"] = result.machine;
+  json["engine"] = result.engine;
   json["gpus"] = result.gpus;
   json["workload"] = workload_json(result);
   if (!result.is_estimate) json["search"] = search_json(result.search);

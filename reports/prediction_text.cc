@@ -133,6 +133,8 @@ std::string question_text(const PlanRequest& request, const PlanResult& result, 
                               grouped(work.sequence_length), grouped(work.global_batch * work.sequence_length),
                               request.any_precision ? "any precision" : name_of(result.precision)),
                   style.width);
+  text += "engine: " + result.engine + "\n";
+  if (work.cuda_graphs != CudaGraphs{}) text += "captured as CUDA graphs: " + to_string(work.cuda_graphs) + "\n";
   if (work.expert_load.kind != ExpertLoad::Kind::balanced)
     text += wrapped("experts loaded by " + to_string(work.expert_load), style.width);
   if (work.capacity_factor > 0)
@@ -149,10 +151,11 @@ std::string step_text(const Prediction& p, const std::string& title, const Table
     std::string_view name;
     Seconds time;
   };
-  const std::vector<Part> parts = {{"compute", p.compute},
-                                   {"communication", p.exposed_communication},
-                                   {"bubble", p.bubble},
-                                   {"optimizer", p.optimizer}};
+  std::vector<Part> parts = {{"compute", p.compute},
+                             {"communication", p.exposed_communication},
+                             {"bubble", p.bubble},
+                             {"optimizer", p.optimizer}};
+  if (p.host > Seconds{}) parts.push_back({"host", p.host});
   std::string text = bold(title, style) + "\n";
   const int bar_width = std::max(10, style.width - 38);
   for (const Part& part : parts) {
@@ -226,6 +229,8 @@ std::string estimate_command(const PlanRequest& request, const PlanResult& resul
   add("--sequence-length", result.workload.sequence_length);
   add("--global-batch", result.workload.global_batch);
   if (plan.precision != DataType::bf16) add("--precision", name_of(plan.precision));
+  if (result.engine != "generic") add("--engine", result.engine);
+  if (result.workload.cuda_graphs != CudaGraphs{}) add("--cuda-graphs", to_string(result.workload.cuda_graphs));
   const auto width = static_cast<std::size_t>(style.width);
   std::string text = "  ", line;
   for (const std::string& word : words) {

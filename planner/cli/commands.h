@@ -29,6 +29,7 @@ Command completion_command();
 /// an example), and writing it, or with --check only telling whether it would change. The exit code.
 int run_fit_kernels(const Arguments& arguments);
 int run_fit_collectives(const Arguments& arguments);
+int run_fit_engines(const Arguments& arguments);
 std::string place_of_fit(const Arguments& arguments, const std::string& example);
 int write_fit(const Arguments& arguments, const std::string& place, const std::string& text);
 

@@ -17,7 +17,7 @@ int run(const Arguments& arguments) {
   PlanResult result = estimate(request);
   const PricedLayout& plan = result.plans.at(0);
   std::vector<MemoryItem> tensors;
-  request.workload.formats = formats_for(plan.precision);
+  request.workload.formats = formats_for(plan.precision, request.engine);
   if (plan.prediction) tensors = memory_items(request, plan.layout, plan.prediction->worst_stage);
   write_trace(arguments, request, result);
   write_unmeasured(arguments, request, result);

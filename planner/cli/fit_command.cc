@@ -5,6 +5,7 @@
 #include "hardware/input_error.h"
 #include "hardware/input_file.h"
 #include "planner/cli/commands.h"
+#include "planner/cli/options.h"
 #include "planner/cli/output.h"
 
 namespace shardwright {
@@ -21,8 +22,9 @@ int run(const Arguments& arguments) {
   const std::string& what = arguments.positionals[0];
   if (what == "kernels") return run_fit_kernels(arguments);
   if (what == "collectives") return run_fit_collectives(arguments);
-  const std::string hint = did_you_mean(what, {"kernels", "collectives"});
-  throw InputError(fmt::format("WHAT: must be kernels or collectives, got '{}'{}", shown(what), hint));
+  if (what == "engines") return run_fit_engines(arguments);
+  const std::string hint = did_you_mean(what, {"kernels", "collectives", "engines"});
+  throw InputError(fmt::format("WHAT: must be kernels, collectives or engines, got '{}'{}", shown(what), hint));
 }
 
 }  // namespace
@@ -44,18 +46,26 @@ int write_fit(const Arguments& arguments, const std::string& place, const std::s
 }
 
 Command fit_command() {
-  return {
-      "fit",
-      "make curves of measurements, for machines that have none",
-      {"fit kernels measured-h100 --out h100.yaml --source 'own runs, 2026-08'",
-       "fit kernels measured-h100 --out h100.yaml --check",
-       "fit collectives measured-h100 rows.yaml --out collectives.yaml"},
-      {{"WHAT", "what is fitted: kernels or collectives", true, false, Completes::words, {"kernels", "collectives"}},
-       {"FROM", "folders with measurements; for collectives also files of rows", true, true, Completes::files, {}}},
-      {{"--out", "FILE", "the file to write, whole or not at all", Completes::files},
-       {"--source", "TEXT", "where kernels' measurements are from, kept in the file"},
-       {"--check", "", "write nothing; exit code 1 if FILE would change"}},
-      run};
+  return {"fit",
+          "make curves and constants of measurements",
+          {"fit kernels measured-h100 --out h100.yaml --source 'runs of 2026-08'",
+           "fit kernels measured-h100 --out h100.yaml --check",
+           "fit collectives measured-h100 rows.yaml --out collectives.yaml",
+           "fit engines training.yaml --leave-one-source-out"},
+          {{"WHAT",
+            "kernels, collectives or engines",
+            true,
+            false,
+            Completes::words,
+            {"kernels", "collectives", "engines"}},
+           {"FROM", "folders with measurements, files of rows", true, true, Completes::files, {}}},
+          {{"--out", "FILE", "the file to write, whole or not at all", Completes::files},
+           {"--source", "TEXT", "kernels: where the measurements are from"},
+           {"--date", "TEXT", "engines: of the data (default: the rows' newest)"},
+           {"--leave-one-source-out", "", "engines: also predict each source without it"},
+           {"--check", "", "write nothing; exit code 1 if FILE would change"},
+           threads_option()},
+          run};
 }
 
 }  // namespace shardwright

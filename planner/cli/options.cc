@@ -62,6 +62,25 @@ void read_routing(const Arguments& arguments, PlanRequest& request) {
   if (capacity) request.workload.capacity_factor = positive_number("--capacity-factor", *capacity, 1000);
 }
 
+CudaGraphs read_cuda_graphs(const std::string& text) {
+  CudaGraphs graphs;
+  if (text == "none") return graphs;
+  std::vector<std::string_view> known = {"none"};
+  for (const CudaGraphPart& part : kCudaGraphParts) known.push_back(part.name);
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find('+', begin), text.size());
+    const std::string word = text.substr(begin, end - begin);
+    const auto part = std::find_if(kCudaGraphParts.begin(), kCudaGraphParts.end(),
+                                   [&](const CudaGraphPart& p) { return p.name == word; });
+    if (part == kCudaGraphParts.end())
+      throw InputError(fmt::format("--cuda-graphs: must be some of {}, got '{}'{}", fmt::join(known, ", "), shown(word),
+                                   did_you_mean(word, known)));
+    graphs.*(part->captured) = true;
+    begin = end + 1;
+  }
+  return graphs;
+}
+
 /// Those of MACHINE, where it is a folder, and of --measurements; null where there are none.
 std::shared_ptr<const MeasuredTimes> read_all_measurements(const Arguments& arguments, const Machine& machine) {
   const std::optional<MeasuredMachine> added = read_measured_machine(arguments);
@@ -125,6 +144,8 @@ std::vector<Option> question_options() {
            "fp32 fp16 bf16 (default) fp8 mxfp8 nvfp4, or any",
            Completes::words,
            {kPrecisions.begin(), kPrecisions.end()}},
+          {"--engine", "NAME", "the framework that runs it (default: generic)", Completes::words, engine_names()},
+          {"--cuda-graphs", "PARTS", "what it captures: none, layer, attn+mlp, ..."},
           {"--expert-load", "LOAD", "rows of the experts: balanced, zipf:1.2, or a file"},
           {"--capacity-factor", "C", "experts take C times their mean of rows"},
           measurements_option()};
@@ -141,6 +162,8 @@ PlanRequest read_question(const Arguments& arguments) {
   request.workload.global_batch =
       required_number(arguments, "--global-batch", "sequences in an optimizer step", 512, kMostSequences);
   request.threads = read_threads(arguments);
+  request.engine = find_engine(arguments.find("--engine").value_or("generic"), "--engine");
+  if (const auto graphs = arguments.find("--cuda-graphs")) request.workload.cuda_graphs = read_cuda_graphs(*graphs);
   request.model = find_model(arguments.positionals[0]);
   request.machine = find_machine(arguments.positionals[1]);
   if (!gpus) request.gpus = request.machine.gpus_per_node;
@@ -149,7 +172,7 @@ PlanRequest read_question(const Arguments& arguments) {
     throw InputError(fmt::format("{}: not supported in this version: {}", shown(arguments.positionals[0]), lacking));
   }
   read_precision(arguments, request);
-  request.workload.formats = formats_for(request.precision);
+  request.workload.formats = formats_for(request.precision, request.engine);
   read_routing(arguments, request);
   // The slowest last: measurements are several hundred thousand rows.
   request.machine.measured = read_all_measurements(arguments, request.machine);
@@ -174,7 +197,7 @@ Option trace_option() {
 void write_trace(const Arguments& arguments, PlanRequest request, const PlanResult& result) {
   const auto path = arguments.find("--trace");
   if (!path || result.plans.empty() || !result.plans[0].prediction) return;
-  request.workload.formats = formats_for(result.plans[0].precision);
+  request.workload.formats = formats_for(result.plans[0].precision, request.engine);
   write_file(*path, chrome_trace(trace_of(request, result.plans[0].layout)));
 }
 

@@ -49,12 +49,20 @@ Bytes sized(std::int64_t elements, DataType format) {
 /// Calls `visit(spec, kernel, each)` for what is asked for each micro-batch, or once a step.
 template <typename F>
 DataCost cost_of(const GraphPrice& price, const Layout& layout, const Machine& machine, const TrainingFormats& formats,
-                 bool without_tied, const F& visit) {
+                 bool without_tied, const Engine& engine, const F& visit) {
   const DataGroups dense = groups_of(layout, false), routed = groups_of(layout, true);
   DataCost cost;
+  const BesideCompute beside = beside_compute(layout.overlap, layout.zero);
+  const double exposed = engine.constants[EngineConstant::communication_factor];
+  const double hidden = exposed * engine.constants[EngineConstant::hidden_communication_factor];
+  const auto is_beside = [&](Seconds DataCost::*part) {
+    if (part == &DataCost::backward) return beside.backward;
+    return part == &DataCost::reduction ? beside.reduction : beside.forward;
+  };
   const auto add = [&](Seconds DataCost::*part, CollectiveKind kind, Bytes held, const RankGroup& group) {
     const CollectiveSpec spec{kind, held, group};
-    const KernelCost c = collective_cost(spec, machine);
+    KernelCost c = collective_cost(spec, machine);
+    c.time = (is_beside(part) ? hidden : exposed) * c.time;
     cost.*part += c.time;
     visit(spec, c, part == &DataCost::forward || part == &DataCost::backward);
   };
@@ -101,7 +109,8 @@ DataCost cost_of(const GraphPrice& price, const Layout& layout, const Machine& m
   const Bytes streamed =
       sized(sharded, formats.gradient) + 2 * cost.optimizer_state + sized(sharded, formats.parameter);
   if (elements > 0) {
-    const MemorySpec pass{streamed};
+    const double moved = static_cast<double>(streamed.value) * engine.optimizer_traffic();
+    const MemorySpec pass{{static_cast<std::int64_t>(moved)}};
     const KernelCost optimizer = look_up(pass, machine);
     cost.optimizer = optimizer.time;
     visit(pass, optimizer, false);
@@ -116,19 +125,25 @@ Seconds visible(Seconds moves, Seconds work, double multiprocessors) {
   return moves - hidden + multiprocessors / (1 - multiprocessors) * hidden;
 }
 
+BesideCompute beside_compute(Overlaps overlap, int zero) {
+  const bool gathers = overlap.has(Overlap::param_gather), reduces = overlap.has(Overlap::grad_reduce);
+  return {gathers, reduces && (zero < 3 || gathers), reduces};
+}
+
 std::int64_t zero_parts(const Layout& layout, bool routed) { return groups_of(layout, routed).parts; }
 
 DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine& machine,
-                   const TrainingFormats& formats, bool without_tied) {
-  return cost_of(price, layout, machine, formats, without_tied, [](const auto&, const KernelCost&, bool) {});
+                   const TrainingFormats& formats, bool without_tied, const Engine& engine) {
+  return cost_of(price, layout, machine, formats, without_tied, engine, [](const auto&, const KernelCost&, bool) {});
 }
 
 AskedForData asked_for_data(const GraphPrice& price, const Layout& layout, const Machine& machine,
-                            const TrainingFormats& formats, bool without_tied) {
+                            const TrainingFormats& formats, bool without_tied, const Engine& engine) {
   AskedForData asked;
-  cost_of(price, layout, machine, formats, without_tied, [&](const auto& spec, const KernelCost& kernel, bool each) {
-    (each ? asked.each : asked.once).push_back({spec, kernel, 1});
-  });
+  cost_of(price, layout, machine, formats, without_tied, engine,
+          [&](const auto& spec, const KernelCost& kernel, bool each) {
+            (each ? asked.each : asked.once).push_back({spec, kernel, 1});
+          });
   return asked;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "planner/cost/shape_price.h"
+#include "planner/engine/engine.h"
 
 namespace shardwright {
 
@@ -11,7 +12,8 @@ namespace shardwright {
 /// zero 2   reduce-scattered every micro-batch, parameters all-gathered once
 /// zero 3   reduce-scattered every micro-batch, parameters all-gathered in every forward and again in every backward
 /// What is left of a partial gradient after the reduce-scatter (other replicas of the shard, tp for norms) is
-/// all-reduced once a step, on the shard. The optimizer streams its state once.
+/// all-reduced once a step, on the shard. The optimizer streams its state once, times the engine's optimizer_traffic.
+/// Times of communications are those of the layout's overlaps: what runs beside compute is slower (EngineConstants).
 struct DataCost {
   Seconds forward, backward;  ///< of one micro-batch
   Seconds reduction, gather;  ///< once a step, before and after the optimizer
@@ -26,7 +28,14 @@ Seconds visible(Seconds moves, Seconds work, double multiprocessors);
 
 /// `without_tied`: the table shared by embedding and head is counted elsewhere.
 DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine& machine,
-                   const TrainingFormats& formats, bool without_tied = false);
+                   const TrainingFormats& formats, bool without_tied = false, const Engine& engine = Engine{});
+
+/// Which communications of the weights run beside compute: gathers beside forward, and what runs in backward there.
+/// ZeRO-3 gathers and reduces in backward, ZeRO-2 reduces.
+struct BesideCompute {
+  bool forward, backward, reduction;
+};
+BesideCompute beside_compute(Overlaps overlap, int zero);
 
 /// Ranks that a stage's weights (experts' with `routed`) are cut over by ZeRO, beyond what tp, or ep and etp, cut.
 std::int64_t zero_parts(const Layout& layout, bool routed);
@@ -36,6 +45,6 @@ struct AskedForData {
   std::vector<AskedKernel> each, once;
 };
 AskedForData asked_for_data(const GraphPrice& price, const Layout& layout, const Machine& machine,
-                            const TrainingFormats& formats, bool without_tied = false);
+                            const TrainingFormats& formats, bool without_tied = false, const Engine& engine = Engine{});
 
 }  // namespace shardwright

@@ -4,6 +4,7 @@
 #include <boost/container/static_vector.hpp>
 #include <cassert>
 #include <cmath>
+#include <type_traits>
 
 #include "planner/cost/collective_cost.h"
 
@@ -275,14 +276,30 @@ double times_asked(const CostContext& context, const Node& node) {
 
 namespace {
 
+/// How much longer an engine's kernel takes than the question that it is asked as.
+template <typename Spec>
+double engine_factor(const CostContext& context, const Spec&) {
+  return std::is_same_v<Spec, MemorySpec> ? context.constants[EngineConstant::memory_kernel_factor] : 1;
+}
+
+KernelCost longer(double factor, KernelCost cost) {
+  cost.time = factor * cost.time;
+  return cost;
+}
+
 /// Calls `visit(spec, kernel, times, computes)` for what a node asks of the device and for each collective it takes.
 template <typename F>
 void for_each_kernel(const CostContext& context, const ShardedGraph& sharded, const Node& node, const F& visit) {
   if (node.kind == Node::Kind::compute || node.kind == Node::Kind::sum)
-    std::visit([&](const auto& spec) { visit(spec, look_up(spec, context.machine), times_asked(context, node), true); },
-               node_question(context, sharded, node));
+    std::visit(
+        [&](const auto& spec) {
+          visit(spec, longer(engine_factor(context, spec), look_up(spec, context.machine)), times_asked(context, node),
+                true);
+        },
+        node_question(context, sharded, node));
+  const double factor = context.constants[EngineConstant::communication_factor];
   for (const Move& move : moves_of(context, sharded, node))
-    visit(move.spec, collective_cost(move.spec, context.machine), move.times, false);
+    visit(move.spec, longer(factor, collective_cost(move.spec, context.machine)), move.times, false);
 }
 
 }  // namespace
@@ -318,24 +335,28 @@ LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, co
   LeastCost least;
   if (node.kind == Node::Kind::compute || node.kind == Node::Kind::sum) {
     const auto question = node_question(context, sharded, node);
-    const double times = times_asked(context, node);
+    const double asked = times_asked(context, node);
+    const double factor = std::visit([&](const auto& spec) { return engine_factor(context, spec); }, question);
     least.each.compute =
-        times * std::visit([&](const auto& spec) { return least_launch(spec, context.machine); }, question);
+        asked * factor * std::visit([&](const auto& spec) { return least_launch(spec, context.machine); }, question);
     least.together.compute =
-        times * std::visit([&](const auto& spec) { return steady_time(spec, context.machine); }, question);
+        asked * factor * std::visit([&](const auto& spec) { return steady_time(spec, context.machine); }, question);
     // With one row, as a part of it may have, a product is a pass over memory.
     const auto gemm = product_of(question);
     if (gemm && (gemm->m == 1 || gemm->n == 1 || gemm->k == 1)) {
       const MemorySpec pass = streaming(context, sharded, node);
-      least.each.compute = std::min(least.each.compute, times * least_launch(pass, context.machine));
-      least.together.compute = std::min(least.together.compute, steady_time(pass, context.machine));
+      const double slower = engine_factor(context, pass);
+      least.each.compute = std::min(least.each.compute, asked * slower * least_launch(pass, context.machine));
+      least.together.compute = std::min(least.together.compute, slower * steady_time(pass, context.machine));
     }
   }
+  const double factor = context.constants[EngineConstant::communication_factor];
   for (const Move& move : moves_of(context, sharded, node)) {
     CollectiveSpec spec = move.spec;
+    const double count = factor * move.times;
     if (const auto slope = least_measured_slope(spec, context.machine)) {
-      least.each.communication -= Seconds{move.times * *slope * move.lost};
-      least.together.communication += Seconds{move.times * *slope * static_cast<double>(spec.held.value)};
+      least.each.communication -= Seconds{count * *slope * move.lost};
+      least.together.communication += Seconds{count * *slope * static_cast<double>(spec.held.value)};
       continue;
     }
     // The time of a collective is a latency and a share of its bytes.
@@ -344,8 +365,8 @@ LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, co
     const Seconds latency = collective_cost(spec, context.machine).time;
     spec.held = {static_cast<std::int64_t>(move.lost)};
     const Seconds lost = collective_cost(spec, context.machine).time - latency;
-    least.each.communication += move.times * (latency - lost);
-    least.together.communication += move.times * (all - latency);
+    least.each.communication += count * (latency - lost);
+    least.together.communication += count * (all - latency);
   }
   return least;
 }

@@ -6,6 +6,7 @@
 
 #include "hardware/machine.h"
 #include "hardware/measurements.h"
+#include "planner/engine/constants.h"
 #include "planner/shard.h"
 #include "planner/workload.h"
 
@@ -21,6 +22,7 @@ struct CostContext {
   int ring_dim = -1;    // the dimension of keys and values that a ring passes around
   int expert_dim = -1;  // the dimension by which rows are routed
   double crossing = 1;  // of routed rows: see CollectiveSpec
+  EngineConstants constants = {};
 };
 
 /// What a compute or sum node asks of a device; nothing for a node that only moves data between ranks. Products of

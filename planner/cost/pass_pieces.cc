@@ -141,6 +141,7 @@ class Builder {
     p.alone = cost().communication;
     p.kind = static_cast<int>(traffic);
     if (streams & bit(Stream::compute)) return p;  // nobody is beside it
+    p.alone = c_.constants[EngineConstant::hidden_communication_factor] * p.alone;
     p.multiprocessors = communication_multiprocessors(c_.machine);
     // What arrives is written, what leaves is read.
     const LinkLevel& link = streams & bit(Stream::network) ? c_.machine.links.back() : c_.machine.links.front();
@@ -296,7 +297,7 @@ PassTime pass_time(const PassPieces& pass) {
                                       [](const Piece& p) { return p.streams & bit(Stream::compute); });
   if (one_by_one) return sum_of(pass);
   const Timeline timeline = play_streams(pass.pieces);
-  return {timeline.total, timeline.computing, {timeline.moving}, {timeline.exposed}};
+  return {timeline.total, timeline.computing, {timeline.moving}, {timeline.exposed}, {}};
 }
 
 }  // namespace shardwright

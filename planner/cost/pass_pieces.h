@@ -43,7 +43,8 @@ struct PassTime {
   Seconds total;
   Seconds compute;       ///< while something computes; slower beside communications that take multiprocessors
   TrafficTimes traffic;  ///< while it is under way
-  TrafficTimes exposed;  ///< of that, while nothing computes: total = compute + all that is exposed
+  TrafficTimes exposed;  ///< of that, while nothing computes: total = compute + all that is exposed + host
+  Seconds host = {};     ///< while the GPU waits for the host
   bool operator==(const PassTime&) const = default;
 };
 PassTime pass_time(const PassPieces& pass);

@@ -103,7 +103,8 @@ DerivedGraphs::Derived& DerivedGraphs::of(const OpGraph& graph, const std::vecto
 }
 
 GraphPricer::GraphPricer(DerivedGraphs& derived, const OpGraph& graph, const Model& model, const Machine& machine,
-                         const Workload& workload, const TrainingFormats& formats, const Shape& shape)
+                         const Workload& workload, const TrainingFormats& formats, const Engine& engine,
+                         const Shape& shape)
     : graph_(graph),
       workload_(workload),
       layout_(sample_layout(part_that_matters(graph, shape))),
@@ -117,10 +118,13 @@ GraphPricer::GraphPricer(DerivedGraphs& derived, const OpGraph& graph, const Mod
                formats,
                graph.find_dim("key_sequence"),
                graph.find_dim("expert"),
-               row_crossing(model, layout_, mesh_, machine)},
+               row_crossing(model, layout_, mesh_, machine),
+               engine.constants},
       derived_(derived.of(graph, extents_, mesh_, says_)),
       sharded_(derived_.any_size()),
       traffic_(traffic_of_nodes(context_, sharded_)),
+      host_work_(host_work(graph, mesh_, sharded_, workload.cuda_graphs,
+                           workload.capacity_factor == 0 && engine.counts_rows_on_host(shape.dispatcher))),
       forward_(sharded_.forward_nodes),
       overlap_(shape.overlap) {
   layout_.micro_batch = 0;
@@ -203,8 +207,23 @@ std::vector<TraceSpan> GraphPricer::trace(const PassPieces& pass, const std::str
 }
 
 PassTime GraphPricer::time_of(const std::vector<NodeId>& order) const {
-  if (one_by_one_) return pass_time(costs_, traffic_, order);
-  return pass_time(pass_pieces(context_, sharded_, costs_, traffic_, order, overlap_));
+  PassTime t = one_by_one_ ? pass_time(costs_, traffic_, order)
+                           : pass_time(pass_pieces(context_, sharded_, costs_, traffic_, order, overlap_));
+  const Seconds device = t.total;
+  t.total = host_time(order).total(device);
+  t.host = t.total - device;
+  return t;
+}
+
+GraphPricer::HostTime GraphPricer::host_time(const std::vector<NodeId>& order) const {
+  double launches = 0, waits = 0;
+  for (NodeId n : order) {
+    const HostWork& work = host_work_[static_cast<std::size_t>(n)];
+    launches += work.launches;
+    waits += work.waits;
+  }
+  return {launches * context_.constants.seconds(EngineConstant::host_seconds_per_kernel),
+          waits * context_.constants.seconds(EngineConstant::moe_host_seconds)};
 }
 
 GraphPrice GraphPricer::price(int micro_batch, const std::vector<Recompute>& choices) {
@@ -226,7 +245,10 @@ GraphPrice GraphPricer::price(int micro_batch, const std::vector<Recompute>& cho
       if (sharded_.nodes[static_cast<std::size_t>(n)].phase == Phase::weight_gradient)
         pass.weight_gradient += cost.compute + cost.communication;
     }
-    pass.weight_gradient = std::min(pass.weight_gradient, pass.in_backward.total);
+    // What the host adds it adds evenly.
+    const Seconds total = pass.in_backward.total, device = total - pass.in_backward.host;
+    if (pass.in_backward.host > Seconds{}) pass.weight_gradient = (total / device) * pass.weight_gradient;
+    pass.weight_gradient = std::min(pass.weight_gradient, total);
     pass.need = activation_need(sharded_, backward, sizes);
     return pass;
   });
@@ -253,7 +275,7 @@ std::vector<LeastPass> GraphPricer::least(const std::vector<Recompute>& choices)
     costs.push_back({});
     if (n.kind == Node::Kind::gather_parameter) continue;
     const LeastCost cost = least_cost(context_, sharded_, n);
-    costs.back() = {cost.each.compute, cost.together.compute};
+    costs.back() = {cost.each.compute, cost.together.compute, {}, {}};
     if (n.ring || runs_beside(overlap_, traffic_[i])) continue;  // may all be hidden
     costs.back().each += cost.each.communication;
     costs.back().together += cost.together.communication;
@@ -267,6 +289,11 @@ std::vector<LeastPass> GraphPricer::least(const std::vector<Recompute>& choices)
     LeastPass least;
     for (std::size_t i = 0; i < sharded_.forward_nodes; ++i) add_to(least.forward, costs[i]);
     for (NodeId n : backward.order) add_to(least.backward, costs[static_cast<std::size_t>(n)]);
+    for (const auto& [pass, host] :
+         {std::pair{&least.forward, host_time(forward_)}, {&least.backward, host_time(backward.order)}}) {
+      pass->host = host.launches;
+      pass->waits = host.waits;
+    }
     for (ValueId v : backward.saved) least.saved += bytes_of(graph_, sharded_.value(v), context_.formats);
     return least;
   });
@@ -319,12 +346,13 @@ std::vector<GraphPricer::SavedTensor> GraphPricer::saved_tensors(int micro_batch
 }
 
 ShapePricer::ShapePricer(DerivedGraphs& derived, const ModelGraphs& graphs, const Model& model, const Machine& machine,
-                         const Workload& workload, const Shape& shape)
+                         const Workload& workload, const Engine& engine, const Shape& shape)
     : derived_(derived),
       graphs_(graphs),
       model_(model),
       machine_(machine),
       workload_(workload),
+      engine_(engine),
       shape_(shape),
       pricers_(2 + graphs.layer_classes.size()) {}
 
@@ -334,8 +362,9 @@ const OpGraph& ShapePricer::graph(std::size_t i) const {
 
 GraphPricer& ShapePricer::of_graph(std::size_t i) {
   if (!pricers_[i])
-    pricers_[i] = std::make_unique<GraphPricer>(derived_, graph(i), model_, machine_, workload_,
-                                                i < 2 ? at_the_ends(workload_.formats) : workload_.formats, shape_);
+    pricers_[i] =
+        std::make_unique<GraphPricer>(derived_, graph(i), model_, machine_, workload_,
+                                      i < 2 ? at_the_ends(workload_.formats) : workload_.formats, engine_, shape_);
   return *pricers_[i];
 }
 
@@ -358,14 +387,21 @@ ShapePrice ShapePricer::price(int micro_batch, const std::vector<Recompute>& cho
 
 std::vector<std::vector<Seconds>> ShapePricer::pairs(int micro_batch, const std::vector<Recompute>& choices) {
   std::vector<PassPieces> forward;
-  for (std::size_t i = 2; i < graphs(); ++i) forward.push_back(of_graph(i).forward_pieces(micro_batch));
+  std::vector<GraphPricer::HostTime> forward_host;
+  for (std::size_t i = 2; i < graphs(); ++i) {
+    forward.push_back(of_graph(i).forward_pieces(micro_batch));
+    forward_host.push_back(of_graph(i).forward_host());
+  }
   std::vector<std::vector<Seconds>> all(static_cast<std::size_t>(most_index(choices)) + 1);
   for (const Recompute& choice : choices) {
     std::vector<PassPieces> backward;
     for (std::size_t i = 2; i < graphs(); ++i) backward.push_back(of_graph(i).backward_pieces(micro_batch, choice));
-    for (const PassPieces& f : forward)
-      for (const PassPieces& b : backward)
-        all[static_cast<std::size_t>(index_of(choice))].push_back(pass_time(paired(f, b)).total);
+    for (std::size_t f = 0; f < forward.size(); ++f)
+      for (std::size_t b = 0; b < backward.size(); ++b) {
+        const GraphPricer::HostTime host = forward_host[f] + of_graph(b + 2).backward_host(choice);
+        all[static_cast<std::size_t>(index_of(choice))].push_back(
+            host.total(pass_time(paired(forward[f], backward[b])).total));
+      }
   }
   return all;
 }
@@ -386,9 +422,9 @@ LeastPrice ShapePricer::least(const std::vector<Recompute>& choices) {
 }
 
 ShapePrice price_shape(const ModelGraphs& graphs, const Model& model, const Machine& machine, const Workload& workload,
-                       const Shape& shape, const std::vector<Recompute>& choices) {
+                       const Shape& shape, const std::vector<Recompute>& choices, const Engine& engine) {
   DerivedGraphs derived;
-  return ShapePricer(derived, graphs, model, machine, workload, shape).price(shape.micro_batch, choices);
+  return ShapePricer(derived, graphs, model, machine, workload, engine, shape).price(shape.micro_batch, choices);
 }
 
 Shape part_that_matters(const OpGraph& graph, const Shape& shape) {

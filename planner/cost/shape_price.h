@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -8,7 +9,9 @@
 
 #include "hardware/machine.h"
 #include "models/transformer.h"
+#include "planner/cost/host_time.h"
 #include "planner/cost/pass_pieces.h"
+#include "planner/engine/engine.h"
 #include "planner/layout.h"
 #include "planner/memory.h"
 #include "planner/recompute.h"
@@ -82,8 +85,8 @@ int index_of(const Recompute& recompute);
 /// all of a step would take if they ran as one. Bytes are shares of such a whole, too.
 struct LeastPass {
   struct Time {
-    Seconds each, together;
-    Seconds at(double share) const { return each + share * together; }
+    Seconds each, together, host, waits;  ///< host: of launches; waits: for it, besides
+    Seconds at(double share) const { return std::max(host, each + share * together) + waits; }
   };
   Time forward, backward;
   Bytes saved;  ///< from forward to backward, before an allocator rounds it
@@ -132,11 +135,22 @@ class GraphPricer {
  public:
   /// All are kept by reference, but for `formats` and `shape`, whose micro_batch is not looked at.
   GraphPricer(DerivedGraphs& derived, const OpGraph& graph, const Model& model, const Machine& machine,
-              const Workload& workload, const TrainingFormats& formats, const Shape& shape);
+              const Workload& workload, const TrainingFormats& formats, const Engine& engine, const Shape& shape);
   GraphPricer(const GraphPricer&) = delete;
 
   /// Passes of other choices than `choices` stay empty.
   GraphPrice price(int micro_batch, const std::vector<Recompute>& choices);
+  /// What the host takes for a pass: to launch it, and while it makes the GPU wait.
+  struct HostTime {
+    Seconds launches, waits;
+    friend HostTime operator+(const HostTime& a, const HostTime& b) {
+      return {a.launches + b.launches, a.waits + b.waits};
+    }
+    /// Of a pass that takes `device` on the GPU.
+    Seconds total(Seconds device) const { return std::max(device, launches) + waits; }
+  };
+  HostTime forward_host() const { return host_time(forward_); }
+  HostTime backward_host(const Recompute& choice) { return host_time(derived_.plan(choice).order); }
   /// The pieces of one pass of a micro-batch.
   PassPieces forward_pieces(int micro_batch);
   PassPieces backward_pieces(int micro_batch, const Recompute& choice);
@@ -164,6 +178,7 @@ class GraphPricer {
   void size_for(std::int64_t micro_batch);
   void cost_for(int micro_batch);
   PassTime time_of(const std::vector<NodeId>& order) const;
+  HostTime host_time(const std::vector<NodeId>& order) const;
 
   const OpGraph& graph_;
   const Workload& workload_;
@@ -175,6 +190,7 @@ class GraphPricer {
   DerivedGraphs::Derived& derived_;
   ShardedGraph sharded_;
   std::vector<std::int8_t> traffic_;  // by node
+  std::vector<HostWork> host_work_;   // by node
   std::vector<NodeId> forward_;       // nodes in order
   PassOverlap overlap_;
   bool one_by_one_ = true;       // nothing runs beside anything
@@ -186,7 +202,7 @@ class ShapePricer {
  public:
   /// References are kept.
   ShapePricer(DerivedGraphs& derived, const ModelGraphs& graphs, const Model& model, const Machine& machine,
-              const Workload& workload, const Shape& shape);
+              const Workload& workload, const Engine& engine, const Shape& shape);
 
   /// Graphs by number: embedding, head, layer classes.
   std::size_t graphs() const { return pricers_.size(); }
@@ -207,13 +223,14 @@ class ShapePricer {
   const Model& model_;
   const Machine& machine_;
   const Workload& workload_;
+  const Engine& engine_;
   Shape shape_;
   std::vector<std::unique_ptr<GraphPricer>> pricers_;
 };
 
 /// Shards every graph at `shape` and prices it.
 ShapePrice price_shape(const ModelGraphs& graphs, const Model& model, const Machine& machine, const Workload& workload,
-                       const Shape& shape, const std::vector<Recompute>& choices);
+                       const Shape& shape, const std::vector<Recompute>& choices, const Engine& engine = Engine{});
 
 /// A layout that has this shape and every kind of data axis, to shard graphs once for all layouts of the shape: its
 /// data parallelism is 2 replicas of 2 shards with ZeRO-3.

@@ -96,6 +96,24 @@ TEST_CASE("a type without a rate is not supported") {
   CHECK_FALSE(supports(machine, DataType::nvfp4));
 }
 
+TEST_CASE("clocks in a long run are those of the type, or of the next wider one that has one") {
+  CHECK(machine_of(kSmall).sustained == SustainedTimes{});
+  CHECK(machine_of(kSmall).architecture.empty());
+  const Machine m = machine_of(kSmall + "architecture: hopper\nsustained_clock: {bf16: 0.8, mxfp8: 0.5}\n");
+  CHECK(m.architecture == "hopper");
+  CHECK(m.sustained.product[DataType::bf16] == 1.25);
+  CHECK(m.sustained.product[DataType::fp16] == 1.25);
+  CHECK(m.sustained.product[DataType::fp8] == 1.25);
+  CHECK(m.sustained.product[DataType::mxfp8] == 2);
+  CHECK(m.sustained.product[DataType::nvfp4] == 2);
+  CHECK(m.sustained.attention_forward == 1);
+  CHECK(
+      complaint("name: small\n", "name: small\narchitecture: kepler\n") ==
+      "m.yaml:2:15: 'architecture' must be one of volta, ampere, ada, hopper, blackwell, blackwell-rtx, got 'kepler'");
+  CHECK(complaint("name: small\n", "name: small\nsustained_clock: {bf16: 1.1}\n") ==
+        "m.yaml:2:25: 'sustained_clock.bf16' must be between 0.3 and 1, got 1.1");
+}
+
 TEST_CASE("a machine may have no price") {
   CHECK_FALSE(machine_of(changed("price_per_gpu_hour: 2.5\n", "")).price_per_gpu_hour.has_value());
 }

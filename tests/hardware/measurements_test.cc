@@ -78,6 +78,26 @@ TEST_CASE("the steady time of a kernel leaves out its launch") {
   CHECK(steady_time(MemorySpec{Bytes{1000}}, machine).value == doctest::Approx(1000 / 0.5e18));
 }
 
+TEST_CASE("products and attention take longer in a long run, memory passes do not") {
+  const Machine by_itself = find_machine("h100-sxm-80gb");
+  Machine machine = by_itself;
+  machine.sustained.product[DataType::bf16] = 1.25;
+  machine.sustained.attention_backward = 2;
+  const auto slower = [&](const auto& spec) { return look_up(spec, machine).time / look_up(spec, by_itself).time; };
+  const auto steady = [&](const auto& spec) { return steady_time(spec, machine) / steady_time(spec, by_itself); };
+  GemmSpec gemm{.m = 512, .n = 512, .k = 512};
+  AttentionSpec attention{.heads = 8, .kv_heads = 8, .query_length = 1024, .key_length = 1024};
+  CHECK(slower(gemm) == doctest::Approx(1.25));
+  CHECK(steady(gemm) == doctest::Approx(1.25));
+  CHECK(slower(attention) == doctest::Approx(1.25));
+  attention.backward = true;
+  CHECK(slower(attention) == doctest::Approx(2.5));
+  CHECK(steady(attention) == doctest::Approx(2.5));
+  gemm.type = DataType::fp8;
+  CHECK(slower(gemm) == 1);
+  CHECK(slower(MemorySpec{1_MiB}) == 1);
+}
+
 TEST_CASE("parts of a kernel never beat the steady time of the whole") {
   std::mt19937 random(1);
   for (const std::string& name : machine_names()) {

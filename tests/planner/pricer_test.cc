@@ -16,6 +16,7 @@
 #include "planner/pipeline_shape.h"
 #include "tests/support/measured_machine.h"
 #include "tests/support/round_machine.h"
+#include "tests/support/slow_engine.h"
 
 namespace shardwright {
 namespace {
@@ -102,7 +103,7 @@ std::vector<Model> small_models() {
 
 /// Calls `check` with every layout of `wanted` that is possible, its layers filled in.
 template <typename Check>
-void with_random_layouts(int wanted, unsigned seed, const Check& check) {
+void with_random_layouts(int wanted, unsigned seed, const Check& check, const Engine& engine = Engine{}) {
   std::mt19937 random(seed);
   const std::vector<Machine> machines = {find_machine("h100-sxm-80gb"), find_machine("a100-sxm-40gb"), round_machine(),
                                          badly_measured(find_machine("h100-sxm-80gb"), seed)};
@@ -111,7 +112,7 @@ void with_random_layouts(int wanted, unsigned seed, const Check& check) {
       Workload w = workload(1024, 48);
       w.fused_attention = random() % 2;
       w.dropout = random() % 2;
-      Pricer pricer(model, m, w);
+      Pricer pricer(model, m, w, engine);
       for (int done = 0; done < wanted;) {
         Layout l = random_layout(random, model, w);
         if (impossible(model, m, w, l)) continue;
@@ -137,9 +138,9 @@ std::string why(const Layout& layout, Workload w = workload(1024, 48), const cha
 }  // namespace
 
 TEST_CASE("the parts of a step add up to it") {
-  with_random_layouts(300, 1, [](Pricer& pricer, const Layout& l) {
+  const auto check = [](Pricer& pricer, const Layout& l) {
     const Prediction p = pricer.price(l);
-    const double sum = (p.compute + p.exposed_communication + p.bubble + p.optimizer).value;
+    const double sum = (p.compute + p.exposed_communication + p.bubble + p.optimizer + p.host).value;
     CHECK(std::abs(sum - p.step.value) <= 1e-9 * p.step.value);
     CHECK(p.compute.value > 0);
     CHECK(p.bubble.value >= 0);
@@ -148,7 +149,10 @@ TEST_CASE("the parts of a step add up to it") {
     CHECK(p.step <= p.step_high);
     CHECK(p.tokens_per_second == Approx(48. * 1024 / p.step.value));
     CHECK(p.tokens_per_second_per_gpu == Approx(p.tokens_per_second / static_cast<double>(l.gpus())));
-  });
+    CHECK((p.host > Seconds{}) == (pricer.engine() == slow_engine()));
+  };
+  with_random_layouts(300, 1, check);
+  with_random_layouts(100, 11, check, slow_engine());
 }
 
 TEST_CASE("shares by source add up to one, and are the datasheet's where nothing was measured") {
@@ -208,13 +212,15 @@ TEST_CASE("a pipeline's stages ask for their mean, and for what they send") {
 TEST_CASE("no layout is faster than its lower bound") {
   double tightest = 0, sum = 0;
   int count = 0;
-  with_random_layouts(600, 2, [&](Pricer& pricer, const Layout& l) {
+  const auto check = [&](Pricer& pricer, const Layout& l) {
     const Seconds bound = pricer.lower_bound(l), step = pricer.price(l).step;
     CHECK(bound < step);
     tightest = std::max(tightest, bound / step);
     sum += bound / step;
     ++count;
-  });
+  };
+  with_random_layouts(600, 2, check);
+  with_random_layouts(200, 12, check, slow_engine());
   MESSAGE("bound / step over ", count, " layouts: ", sum / count, " in the mean, ", tightest, " at most");
 }
 
@@ -253,7 +259,9 @@ TEST_CASE("no layout falls below the floor of its shape") {
     memory += static_cast<double>(floor.memory(passes, weights).value) / static_cast<double>(worst.value);
     ++count;
   };
-  with_random_layouts(150, 5, [&](Pricer& pricer, const Layout& l) { check(pricer, l, true); });
+  const auto check_balanced = [&](Pricer& pricer, const Layout& l) { check(pricer, l, true); };
+  with_random_layouts(150, 5, check_balanced);
+  with_random_layouts(60, 13, check_balanced, slow_engine());
   MESSAGE("floor / step over ", count, " layouts: ", sum / count, " in the mean, ", tightest, " at most; memory ",
           memory / count, " in the mean; before the micro-batch is priced ", early / count, " of it");
   std::mt19937 random(6);

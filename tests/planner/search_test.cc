@@ -9,6 +9,7 @@
 
 #include "tests/support/measured_machine.h"
 #include "tests/support/message_of.h"
+#include "tests/support/slow_engine.h"
 
 namespace shardwright {
 namespace {
@@ -398,6 +399,69 @@ TEST_CASE("brute force agrees: a machine that was measured, badly") {
     tell("measured", s);
     CHECK(s.pruned > 0);
   }
+}
+
+TEST_CASE("brute force agrees: an engine that takes time of its own for everything") {
+  for (const char* model : {"llama-3.1-8b", "mixtral-8x7b"})
+    for (const bool measured : {false, true}) {
+      PlanRequest r = request_for(shallow(model, 3), "h100-sxm-80gb", 8, 1024, 8);
+      r.engine = slow_engine();
+      if (measured) r.machine = badly_measured(r.machine, 3);
+      r.machine.sustained.product[DataType::bf16] = 1.3;
+      r.machine.memory = 24_GiB;
+      if (measured) r.pins.recompute = Recompute{};
+      const SearchSummary s = agree(r);
+      tell("slow engine", s);
+      CHECK(s.pruned > 0);
+      CHECK(plan(r).plans[0].prediction->host > Seconds{});
+    }
+}
+
+TEST_CASE("an engine narrows the search to what it can run") {
+  PlanRequest r = request_for(shallow("deepseek-v2-lite", 4), "h100-sxm-80gb", 16, 1024, 16);
+  r.top = 100000;
+  r.pins.recompute = Recompute{};
+  r.engine = Engine{};
+  r.engine.tensor_parallel = false;
+  r.engine.schedules = {};
+  r.engine.cp_kinds = {ContextParallel::ring};
+  r.engine.dispatchers = {Dispatcher::all_gather};
+  r.engine.zero = {0, 3};
+  r.engine.default_overlaps = overlaps_named({Overlap::grad_reduce});
+  const PlanResult found = plan(r);
+  REQUIRE(found.plans.size() > 20);
+  CHECK(found.engine == "generic");
+  std::set<int> zero, context;
+  for (const PricedLayout& p : found.plans) {
+    CHECK(p.layout.tensor == 1);
+    CHECK(p.layout.pipeline == 1);
+    if (p.layout.context > 1) CHECK(p.layout.context_kind == ContextParallel::ring);
+    if (p.layout.expert > 1) CHECK(p.layout.dispatcher == Dispatcher::all_gather);
+    CHECK(to_string(p.layout.overlap) == "grad_reduce");
+    zero.insert(p.layout.zero);
+    context.insert(p.layout.context);
+  }
+  CHECK(zero == std::set<int>{0, 3});
+  CHECK(context.size() > 1);
+  r.engine.dispatchers = {};
+  r.engine.cp_kinds = {};
+  for (const PricedLayout& p : plan(r).plans) CHECK(p.layout.expert * p.layout.context == 1);
+  r.engine = Engine{};
+  r.engine.schedules = {Schedule::one_f_one_b};
+  for (const PricedLayout& p : plan(r).plans) CHECK(p.layout.virtual_pipeline == 1);
+}
+
+TEST_CASE("etp that is not given is the engine's, where the ranks allow it") {
+  PlanRequest r = request_for(shallow("deepseek-v2-lite", 4), "h100-sxm-80gb", 8, 1024, 16);
+  r.engine.etp_is_tp = true;
+  r.pins.tp = 2;
+  r.pins.ep = 4;
+  CHECK(estimate(r).plans[0].layout.expert_tensor == 2);
+  r.pins.ep = 8;  // 8 x 2 ranks of experts among 8
+  CHECK(estimate(r).plans[0].layout.expert_tensor == 1);
+  r.engine = Engine{};
+  r.pins.ep = 4;
+  CHECK(estimate(r).plans[0].layout.expert_tensor == 1);
 }
 
 TEST_CASE("brute force agrees: every recomputation of latent attention and experts") {

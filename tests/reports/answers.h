@@ -79,6 +79,7 @@ inline PlanResult round_result() {
   PlanResult result;
   result.model = request.model.name;
   result.machine = request.machine.name;
+  result.engine = request.engine.name;
   result.gpus = request.gpus;
   result.workload = request.workload;
   result.search = {1234, 34, 1000, {{"heads", 50}, {"memory", 150}}, 0.25, true};

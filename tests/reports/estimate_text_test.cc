@@ -23,6 +23,7 @@ TEST_CASE("an estimate shows the layout, what was filled in, time and memory") {
   CHECK(estimate_text(round_request(), round_estimate(), tensors) ==
         R"(llama-3.1-8b (8.03 B parameters) on 64 x round-gpu
 training, 32 sequences of 1,024 tokens = 32,768 tokens a step, bf16
+engine: generic
 layout: tp=8, pp=2, dp=4, sequence_parallel=true, zero=1, fsdp_group=4,
         recompute=none, micro_batch=1, schedule=1f1b, rank_order=tp-cp-dp-pp,
         overlap=none, layers_per_stage=17+15
@@ -103,6 +104,7 @@ TEST_CASE("a layout that cannot be run has its reason and nothing else") {
   CHECK(estimate_text(round_request(), result, {}) ==
         R"(llama-3.1-8b (8.03 B parameters) on 64 x round-gpu
 training, 32 sequences of 1,024 tokens = 32,768 tokens a step, bf16
+engine: generic
 layout: tp=8, pp=2, dp=4, sequence_parallel=true, zero=1, fsdp_group=4,
         recompute=none, micro_batch=1, schedule=1f1b, rank_order=tp-cp-dp-pp,
         overlap=none

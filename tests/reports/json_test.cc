@@ -24,7 +24,7 @@ TEST_CASE("a plan carries schema, question, search and ranked plans") {
   CHECK(text.ends_with("}\n"));
   CHECK(text.find("null") == std::string::npos);
   const Json json = Json::parse(text);
-  CHECK(keys_of(json) == std::vector<std::string>{"schema", "shardwright_version", "model", "machine", "gpus",
+  CHECK(keys_of(json) == std::vector<std::string>{"schema", "shardwright_version", "model", "machine", "engine", "gpus",
                                                   "workload", "search", "plans", "pareto"});
   CHECK(json["schema"] == "shardwright.plan_result/1");
   CHECK(json["shardwright_version"] == std::string(version()));
@@ -75,6 +75,7 @@ TEST_CASE("a prediction has its units in the keys and memory for each stage") {
   CHECK(predicted["exposed_communication_seconds"] == 1.0);
   CHECK(predicted["bubble_seconds"] == 0.5);
   CHECK(predicted["optimizer_seconds"] == 0.5);
+  CHECK(predicted["host_seconds"] == 0);
   CHECK(predicted["memory_allocated_bytes"] == (66_GiB).value);
   CHECK(predicted["memory_reserved_bytes"] == (68_GiB).value);
   CHECK(predicted["memory_per_stage"].size() == 2);

@@ -26,6 +26,7 @@ TEST_CASE("a plan is one page: ranking, reasons, memory, search, source, next co
   CHECK(plan_table(round_request(), round_result(), kAsked) ==
         R"(llama-3.1-8b (8.03 B parameters) on 64 x round-gpu
 training, 32 sequences of 1,024 tokens = 32,768 tokens a step, bf16
+engine: generic
 
 #  tp  sp  pp  vpp  dp  zero  mb  recompute  step s  tok/s/GPU  MFU %  mem GiB
 1   8   y   2    1   4     1   1  none        10.00      51.20   40.0     68.0
@@ -154,8 +155,9 @@ TEST_CASE("a list of layers that the planner chose and that is long is left to i
 TEST_CASE("pins are a part of the question") {
   PlanRequest request = round_request();
   request.pins = parse_layout("tp=8,sequence_parallel=true,recompute=full,schedule=1f1b", "--pin");
-  CHECK(contains(plan_table(request, round_result(), kAsked),
-                 "a step, bf16\npinned: tp=8, sequence_parallel=true, recompute=full, schedule=1f1b\n"));
+  CHECK(
+      contains(plan_table(request, round_result(), kAsked),
+               "a step, bf16\nengine: generic\npinned: tp=8, sequence_parallel=true, recompute=full, schedule=1f1b\n"));
 }
 
 TEST_CASE("a search that was not complete does not call its best the best") {
@@ -174,6 +176,7 @@ TEST_CASE("when nothing fits the text says which stage by how much, and shows th
   CHECK(plan_table(round_request(), result, kAsked) ==
         R"(llama-3.1-8b (8.03 B parameters) on 64 x round-gpu
 training, 32 sequences of 1,024 tokens = 32,768 tokens a step, bf16
+engine: generic
 
 No layout of this space fits.
 
@@ -223,6 +226,7 @@ TEST_CASE("when no layout is even possible the text has the reasons") {
   CHECK(plan_table(round_request(), result, kAsked) ==
         R"(llama-3.1-8b (8.03 B parameters) on 64 x round-gpu
 training, 32 sequences of 1,024 tokens = 32,768 tokens a step, bf16
+engine: generic
 
 No layout of this space fits.
 

@@ -1,0 +1,80 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "hardware/machine.h"
+#include "planner/engine/constants.h"
+#include "planner/layout.h"
+#include "planner/workload.h"
+
+namespace shardwright {
+
+/// The generation of an engine's fused attention.
+enum class AttentionKernel { flash1, flash2, flash3 };
+std::string_view name_of(AttentionKernel);
+
+/// Rows of these frameworks are an engine's: `software.framework` begins with `name`, `software.version` with
+/// `version`.
+struct EngineFramework {
+  std::string name, version;
+  bool operator==(const EngineFramework&) const = default;
+};
+
+/// Types of gradients where they are not those of formats_for.
+struct GradientFormats {
+  DataType gradient, gradient_reduce;
+  bool operator==(const GradientFormats&) const = default;
+};
+
+/// What a training framework can run, and what it takes beyond its kernels. `Engine{}` is one that can run everything
+/// and takes nothing: `generic` with neutral constants.
+struct Engine {
+  std::string name = "generic", description;
+  std::vector<EngineFramework> frameworks;
+  bool tensor_parallel = true;
+  bool etp_is_tp = false;  ///< the etp of a layout that does not give it: tp, else 1
+  Overlaps overlaps = Overlaps::all();
+  Overlaps default_overlaps = overlaps_named({Overlap::grad_reduce, Overlap::param_gather, Overlap::p2p});
+  std::vector<Schedule> schedules = {kScheduleList.begin(), kScheduleList.end()};  ///< none: no pipeline
+  std::vector<ContextParallel> cp_kinds = {kContextParallelList.begin(), kContextParallelList.end()};  ///< none: no cp
+  std::vector<Dispatcher> dispatchers = {kDispatcherList.begin(), kDispatcherList.end()};              ///< none: no ep
+  /// Those for which the host waits until it knows how many rows each expert gets, where rows are not dropped.
+  std::vector<Dispatcher> host_row_counts = {Dispatcher::all_to_all, Dispatcher::all_gather, Dispatcher::deepep};
+  std::vector<int> zero = {0, 1, 2, 3};  ///< always with 0
+  PerDataType<std::optional<GradientFormats>> gradients;
+  AttentionKernel attention = AttentionKernel::flash3;
+  bool fused_optimizer = true;  ///< one kernel for all of a rank's parameters
+  EngineConstants constants;
+
+  /// Bytes that the optimizer moves over the least that it could.
+  double optimizer_traffic() const;
+  bool counts_rows_on_host(Dispatcher dispatcher) const;
+  bool operator==(const Engine&) const = default;
+};
+
+/// An engine of the program, by name. Throws InputError: "--engine: unknown engine 'megatron' (did you mean
+/// 'megatron-core'?)", where `what` is "--engine".
+Engine find_engine(const std::string& name, const std::string& what);
+std::vector<std::string> engine_names();  ///< sorted
+
+/// The engine that a published row's software is: the longest match of all engines; generic where nothing matches.
+const Engine& engine_of(const std::string& framework, const std::string& version);
+
+/// Facts without constants, which are the program's for that name. Throws InputError.
+Engine read_engine(const YamlCursor& top);
+
+/// Fitted constants: of engines that have some, by name. A file of planner/engine/constants. Throws InputError.
+std::vector<std::pair<std::string, EngineConstants>> read_engine_constants(const YamlCursor& top);
+
+/// The formats that `--precision` stands for in this engine.
+TrainingFormats formats_for(DataType precision, const Engine& engine);
+
+/// `machine` with the attention kernels of the engine.
+Machine as_used_by(const Engine& engine, Machine machine);
+
+/// "" or why the engine has no such layout: "engine llm-foundry cannot run tp=2: it has no tensor parallelism".
+std::string beyond_engine(const Engine& engine, const LayoutPins& pins);
+
+}  // namespace shardwright

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "planner/validate.h"
+
+namespace shardwright {
+
+/// Clocks in a long run (Machine::sustained), as shares: of products in 16 bits and wider, and in fewer.
+struct SustainedClock {
+  double bf16 = 1, fp8 = 1;
+  bool operator==(const SustainedClock&) const = default;
+};
+
+struct EngineFitOptions {
+  int threads = 0;
+  int least_rows = 20;       ///< an engine with fewer has no constants of its own
+  double least_gain = 0.01;  ///< nor one whose mean error falls by less
+  double pull = 0.01;        ///< of a constant at the other end of its range, on the mean error
+};
+
+struct FittedEngine {
+  int rows = 0;             ///< that the engine is judged by: of generic, all that no other has
+  double median_error = 0;  ///< of those, |predicted / measured - 1|
+  EngineConstants constants;
+};
+
+struct EngineFit {
+  std::map<std::string, FittedEngine> engines;   ///< generic, and those with constants of their own
+  std::map<std::string, SustainedClock> clocks;  ///< by chip_of, of those with rows
+  int rows = 0, sources = 0;
+  double median_error = 0;
+  std::string newest;  ///< of the rows' dates; "" where none has one
+};
+
+/// Machines whose products slow down alike: "h100" of "h800-sxm-80gb", "b300" of "gb300-nvl72".
+std::string chip_of(const std::string& machine);
+
+/// Constants and clocks under which the published steps are predicted best: the mean over the sources of the mean of
+/// |log(predicted / measured)| of their rows, so that large sources do not drown small ones, and a mild pull towards
+/// what changes nothing (of an engine's own constants: towards generic's). First generic's constants and the clocks on
+/// all rows, then an engine's own where it has enough rows and gains by them, then all together. A pattern search
+/// along the axes, within the constants' ranges. The same for any number of threads.
+EngineFit fit_engines(const std::vector<TimedStep>& steps, const EngineFitOptions& options);
+
+/// Every source predicted by a fit to all others, which starts from `fit`.
+struct LeftOutSource {
+  std::string source;
+  int rows = 0;
+  double median_error = 0, in_sample = 0;  ///< left out, and by `fit`
+};
+struct LeftOutSources {
+  std::vector<LeftOutSource> sources;  ///< by name
+  double median_error = 0;             ///< over all rows, each left out with its source
+};
+LeftOutSources leave_one_source_out(const std::vector<TimedStep>& steps, const EngineFit& fit,
+                                    const EngineFitOptions& options);
+
+/// The file that planner/engine/constants has; `date`: of the data, "" for the rows' newest.
+std::string engine_constants_yaml(const EngineFit& fit, const std::string& date);
+
+}  // namespace shardwright
