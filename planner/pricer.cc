@@ -249,15 +249,14 @@ CollectiveSpec Pricer::tied_reduction(const Layout& layout, const ShapePrice& sh
 }
 
 Pricer::Data Pricer::data_of(const ShapePrice& shape, const Layout& layout) const {
-  const TrainingFormats& formats = workload_.formats;
   const bool tied = model_.tie_word_embeddings;
   Data data;
   data.overlap = layout.overlap;
   data.zero = layout.zero;
   data.layers.reserve(shape.layers.size());
-  for (const GraphPrice& g : shape.layers) data.layers.push_back(data_cost(g, layout, machine_, formats));
-  data.embedding = data_cost(shape.embedding, layout, machine_, formats);
-  data.head = data_cost(shape.head, layout, machine_, formats, tied && layout.pipeline == 1);
+  for (const GraphPrice& g : shape.layers) data.layers.push_back(data_cost(g, layout, machine_, workload_));
+  data.embedding = data_cost(shape.embedding, layout, machine_, workload_);
+  data.head = data_cost(shape.head, layout, machine_, workload_, tied && layout.pipeline == 1);
   if (tied && layout.pipeline > 1) data.tied.reduction = collective_cost(tied_reduction(layout, shape), machine_).time;
   return data;
 }

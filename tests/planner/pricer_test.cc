@@ -312,7 +312,8 @@ struct Fresh {
     };
     visit(order, gathered_forward);
     visit(plan.order, gathered_backward);
-    pass.need = activation_need(graph, sharded, plan, context.formats);
+    const bool inside = graph.stream_in >= 0 && graph.stream_out >= 0;  // the ends make gradients of weights apart
+    pass.need = activation_need(sharded, plan, value_bytes(graph, sharded, context.formats, !inside));
     for (const WeightState& w : sharded.weights) elements += w.used_elements;
   }
 };
