@@ -152,9 +152,7 @@ Pricer::Pricer(const Model& model, const Machine& machine, const Workload& workl
     : model_(model),
       machine_(machine),
       workload_(workload),
-      graphs_(model_graphs(model, {.fused_attention = workload.fused_attention,
-                                   .dropout = workload.dropout,
-                                   .capacity_factor = workload.capacity_factor})),
+      graphs_(model_graphs(model, graph_options(workload))),
       choices_(recompute_choices(model)) {
   if (workload.expert_load.kind != ExpertLoad::Kind::balanced && model.n_routed_experts > 0)  // drawn up once
     workload_.expert_load = {ExpertLoad::Kind::histogram, 0,

@@ -111,6 +111,10 @@ void with_random_layouts(int wanted, unsigned seed, const Check& check) {
       Workload w = workload(1024, 48);
       w.fused_attention = random() % 2;
       w.dropout = random() % 2;
+      w.fused_norm = random() % 2;
+      w.fused_activation = random() % 2;
+      w.cross_entropy = std::array{CrossEntropy::in_place, CrossEntropy::softmax, CrossEntropy::whole}[random() % 3];
+      w.memory.fragmentation = random() % 2 ? kCachingAllocator : kExpandableSegments;
       Pricer pricer(model, m, w);
       for (int done = 0; done < wanted;) {
         Layout l = random_layout(random, model, w);
