@@ -83,7 +83,10 @@ bool starts_with(const std::string& text, std::string_view start) { return text.
 void use_framework_of(const MeasuredRow& row, Workload& w) {
   const std::string& framework = row.software.framework;
   const auto is = [&](std::string_view name) { return starts_with(framework, name); };
-  const bool core = is("Megatron-LM 0.") || (is("Megatron-LM") && !row.software.version.empty());
+  const std::string& gpu = row.hardware.gpu;
+  const bool before_hopper = starts_with(gpu, "v100") || starts_with(gpu, "a100") || starts_with(gpu, "a800");
+  // Releases since 0.5 are Megatron-Core's, and so is whatever ran on Hopper.
+  const bool core = is("Megatron-LM 0.") || is("Megatron-LM/") || !row.software.version.empty() || !before_hopper;
   // Their launchers ask for expandable segments (scripts/performance/utils/executors.py, dgxc_executor).
   w.memory.fragmentation = is("Megatron-Bridge") || is("NeMo") ? kExpandableSegments : kCachingAllocator;
   if (is("Aleph Alpha")) {
