@@ -12,6 +12,8 @@ std::string_view name_of(OpKind kind) {
       return "gather";
     case OpKind::add_bias:
       return "add_bias";
+    case OpKind::cast:
+      return "cast";
     case OpKind::rotary:
       return "rotary";
     case OpKind::gelu:

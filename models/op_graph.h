@@ -69,11 +69,12 @@ enum class OpKind : std::uint8_t {
   contraction,  ///< out = sum over the dims that out lacks of a * b
   gather,       ///< rows of a table [v, h] by ids [...]: a contraction of a one-hot with v
   add_bias,     ///< x + bias, the bias lacking leading dims
+  cast,         ///< the same numbers, stored wider
   rotary,       ///< rotation of head_dim by position
   gelu,
-  gated_silu,          ///< silu(a) * b
+  gated_silu,          ///< silu(a) * b [-> and silu(a)]
   dropout,             ///< outputs: dropped, mask
-  rms_norm,            ///< x, weight
+  rms_norm,            ///< x, weight [-> and x before the weight, and x in fp32]
   layer_norm,          ///< x, weight, bias
   softmax,             ///< over the dim that is whole
   route,               ///< logits over experts -> gate and mask of the top k
@@ -83,7 +84,7 @@ enum class OpKind : std::uint8_t {
   attention,           ///< fused softmax attention: query parts, key parts, v [, sinks] -> o, log-sum-exp
   residual_sum,        ///< x + every other input
   vocabulary_max,      ///< logits -> largest a token
-  vocabulary_exp_sum,  ///< logits, max -> sum of exp(logit - max)
+  vocabulary_exp_sum,  ///< logits, max -> sum of exp(logit - max) [and exp(logit - max)]
   vocabulary_pick,     ///< logits, labels -> the label's logit
   cross_entropy,       ///< max, exp_sum, picked -> loss, the mean over all tokens
 };
@@ -104,6 +105,7 @@ struct Gradient {
   std::vector<int> reads = {};  ///< forward operands: 0.. are inputs, inputs.size().. are outputs
   bool identity = false;        ///< the output's gradient passes to every input of `of` unchanged; nothing is computed
   bool one_hot = false;         ///< at most one element for each element of the output is not zero: stored and added so
+  bool in_place = false;        ///< its result takes the place of a tensor of that size that nothing reads later
 };
 
 /// Names of the parts of a layer that can be recomputed as one, Megatron's where it has one.
@@ -117,6 +119,7 @@ struct Operator {
   DimList whole;                ///< dims that may not be sharded here (a norm's, the key sequence of attention)
   bool on_stream = false;       ///< works where the residual stream is placed, not where its inputs come from
   bool passes_partial = false;  ///< declared linear: partial sums may pass through unresolved
+  bool in_place = false;        ///< a result takes the place of an input of that size that nothing reads later
   std::uint8_t resolved = 0;    ///< inputs, a bit each, in which it is not linear even so
   std::vector<Gradient> gradients;
   int score_parts = 1;           ///< attention: scores are the sum of so many products of a query and a key part

@@ -19,7 +19,8 @@ struct CoreInputs {
 /// Appends operators with the names that a part of the model uses, so that the parts below read like the formulas.
 class Builder {
  public:
-  Builder(OpGraph& graph, const TransformerDims& dims) : g_(graph), d_(dims) {}
+  Builder(OpGraph& graph, const TransformerDims& dims, const GraphOptions& options)
+      : g_(graph), d_(dims), options_(options) {}
 
   Region region = Region::none;
   std::string prefix;  // of the names of what is made: a second part of the same kind in one graph
@@ -76,7 +77,13 @@ class Builder {
     op.whole = over;
     op.gradients = {{.of = {0, 1}, .reads = {0, 1}}};
     if (kind == Norm::layernorm) op.gradients[0].of.push_back(2);
-    return finish(std::move(op), dims(x));
+    if (options_.fused_norm || kind == Norm::layernorm) return finish(std::move(op), dims(x));
+    op.gradients[0].reads = {1, 3, 4};
+    const TensorId y = activation(name, dims(x));
+    op.outputs = {plain(y), plain(activation(name + ".normalised", dims(x))),
+                  plain(activation(name + ".fp32", dims(x), Width::fp32))};
+    g_.add_op(std::move(op));
+    return y;
   }
   TensorId gelu(TensorId x, std::string name) {
     Operator op = start(OpKind::gelu, name, {plain(x)});
@@ -86,7 +93,15 @@ class Builder {
   TensorId gated_silu(TensorId gate, TensorId up, std::string name) {
     Operator op = start(OpKind::gated_silu, name, {plain(gate), plain(up)});
     op.gradients = {{.of = {0, 1}, .reads = {0, 1}}};
-    return finish(std::move(op), dims(gate));
+    if (options_.fused_activation) return finish(std::move(op), dims(gate));
+    op.gradients[0].reads.push_back(3);
+    const TensorId y = activation(name, dims(gate)), silu = activation(name + ".silu", dims(gate));
+    for (const TensorId t : {y, silu}) {
+      if (dims(t).has(d_.expert)) g_.set_density(t, g_.tensor(gate).density);
+      op.outputs.push_back(plain(t));
+    }
+    g_.add_op(std::move(op));
+    return y;
   }
   TensorId dropout(TensorId x, std::string name, bool on_stream) {
     Operator op = start(OpKind::dropout, name, {plain(x)});
@@ -188,8 +203,9 @@ class Builder {
   }
   /// A statistic of each token over the vocabulary, four bytes.
   TensorId statistic(OpKind kind, std::vector<Operand> inputs, std::string name, Combine combine,
-                     std::vector<Gradient> gradients) {
+                     std::vector<Gradient> gradients, DimList whole) {
     Operator op = start(kind, name, std::move(inputs));
+    op.whole = whole;
     op.gradients = std::move(gradients);
     return finish(std::move(op), {d_.batch, d_.sequence}, Width::fp32, combine);
   }
@@ -197,6 +213,28 @@ class Builder {
     Operator op = start(OpKind::cross_entropy, "loss", {plain(largest), plain(exp_sum), plain(picked)});
     op.gradients = {{.of = {1}, .reads = {1}}, {.of = {2}, .reads = {1}}};
     return finish(std::move(op), {}, Width::fp32);
+  }
+
+  TensorId cast(TensorId x, std::string name, DimList whole, bool keep) {
+    Operator op = start(OpKind::cast, name, {plain(x)});
+    op.whole = whole;
+    op.gradients = {{.of = {0}}};
+    if (keep) op.gradients[0].reads = {0};
+    return finish(std::move(op), dims(x), Width::fp32);
+  }
+  /// The loss from logits [batch, sequence, vocab].
+  TensorId cross_entropy(TensorId logits, TensorId labels) {
+    const CrossEntropy kind = options_.cross_entropy;
+    const bool of_all = kind == CrossEntropy::whole;
+    const DimList whole = of_all ? DimList{d_.vocab} : DimList{};
+    if (kind != CrossEntropy::in_place) logits = cast(logits, "logits.fp32", whole, of_all);
+    const TensorId largest = statistic(OpKind::vocabulary_max, {plain(logits)}, "max", Combine::max, {}, whole);
+    // Who reads the logits last may take their place; backward runs the other way round.
+    TensorId sum = of_all ? exp_sum(logits, largest, whole) : TensorId{-1};
+    const TensorId picked = statistic(OpKind::vocabulary_pick, {plain(logits), plain(labels)}, "picked", Combine::sum,
+                                      {{.of = {0}, .reads = {1}, .one_hot = !of_all}}, whole);
+    if (!of_all) sum = exp_sum(logits, largest, whole);
+    return loss(largest, sum, picked);
   }
 
   Operand plain(TensorId t) const { return {t, dims(t)}; }
@@ -225,8 +263,26 @@ class Builder {
     return y;
   }
 
+  TensorId exp_sum(TensorId logits, TensorId largest, DimList whole) {
+    const CrossEntropy kind = options_.cross_entropy;
+    Operator op = start(OpKind::vocabulary_exp_sum, "exp_sum", {plain(logits), plain(largest)});
+    op.whole = whole;
+    op.gradients = {{.of = {0}, .reads = {0, 1}}};
+    op.gradients[0].in_place = kind != CrossEntropy::whole;
+    const DimList tokens = {d_.batch, d_.sequence};
+    op.outputs = {{activation(op.name, tokens, Width::fp32), tokens}};
+    const TensorId sum = op.outputs[0].tensor;
+    if (kind != CrossEntropy::in_place) {
+      op.in_place = kind == CrossEntropy::softmax;
+      op.gradients[0].reads = {3};
+      op.outputs.push_back(plain(activation("softmax", dims(logits), Width::fp32)));
+    }
+    g_.add_op(std::move(op));
+    return sum;
+  }
   OpGraph& g_;
   const TransformerDims& d_;
+  const GraphOptions& options_;
 };
 
 /// Multi-head or grouped-query attention.
@@ -446,12 +502,7 @@ TensorId append_loss(Builder& b, OpGraph& graph, const TransformerDims& d, Tenso
                                              : b.shared_weight("lm_head", {d.hidden, d.vocab});
   TensorId logits = b.linear(n, table, "logits", {d.batch, d.sequence, d.vocab});
   TensorId labels = b.index("labels", {d.batch, d.sequence});
-  TensorId largest = b.statistic(OpKind::vocabulary_max, {b.plain(logits)}, "max", Combine::max, {});
-  TensorId exp_sum = b.statistic(OpKind::vocabulary_exp_sum, {b.plain(logits), b.plain(largest)}, "exp_sum",
-                                 Combine::sum, {{.of = {0}, .reads = {0, 1}}});
-  TensorId picked = b.statistic(OpKind::vocabulary_pick, {b.plain(logits), b.plain(labels)}, "picked", Combine::sum,
-                                {{.of = {0}, .reads = {1}, .one_hot = true}});
-  TensorId loss = b.loss(largest, exp_sum, picked);
+  TensorId loss = b.cross_entropy(logits, labels);
   graph.losses.push_back(loss);
   return loss;
 }
@@ -493,7 +544,7 @@ TransformerDims add_transformer_dims(OpGraph& graph, const Model& model) {
 }
 
 TensorId append_embedding(OpGraph& graph, const TransformerDims& d, const Model& model, const GraphOptions& options) {
-  Builder b(graph, d);
+  Builder b(graph, d, options);
   const DimList wide = {d.batch, d.sequence, d.hidden};
   TensorId x = b.gather(b.index("token_ids", {d.batch, d.sequence}), b.weight("embed_tokens", {d.vocab, d.hidden}),
                         "embedded", wide);
@@ -518,18 +569,19 @@ LayerKind kind_of_layer(const Model& model, std::int64_t layer) {
 
 TensorId append_layer(OpGraph& graph, const TransformerDims& d, TensorId stream, const Model& model,
                       const LayerKind& kind, const GraphOptions& options) {
-  Builder b(graph, d);
+  Builder b(graph, d, options);
   return append_part(b, d, stream, model, kind, options);
 }
 
-TensorId append_head(OpGraph& graph, const TransformerDims& d, TensorId stream, const Model& model) {
-  Builder b(graph, d);
+TensorId append_head(OpGraph& graph, const TransformerDims& d, TensorId stream, const Model& model,
+                     const GraphOptions& options) {
+  Builder b(graph, d, options);
   return append_loss(b, graph, d, stream, model);
 }
 
 TensorId append_prediction_layer(OpGraph& graph, const TransformerDims& d, TensorId stream, const Model& model,
                                  const GraphOptions& options) {
-  Builder b(graph, d);
+  Builder b(graph, d, options);
   b.prefix = "prediction.";
   const DimList wide = {d.batch, d.sequence, d.hidden}, merged = {d.batch, d.sequence, d.merged};
   TensorId next = b.gather(b.index("next_token_ids", {d.batch, d.sequence}),
@@ -576,7 +628,7 @@ ModelGraphs model_graphs(const Model& model, const GraphOptions& options) {
   OpGraph& g = result.head;
   TransformerDims d = add_transformer_dims(g, model);
   const TensorId stream = enter(g, d);
-  append_head(g, d, stream, model);
+  append_head(g, d, stream, model, options);
   for (std::int64_t i = 0; i < model.num_nextn_predict_layers; ++i)
     append_prediction_layer(g, d, stream, model, options);
   return result;

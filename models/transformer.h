@@ -8,6 +8,16 @@
 
 namespace shardwright {
 
+/// How the loss comes from the logits, and what that keeps.
+enum class CrossEntropy : std::uint8_t {
+  in_place,  ///< one kernel over each rank's part of the vocabulary; the gradient takes the logits' place (Transformer
+             ///< Engine's and flash-attn's)
+  softmax,   ///< operators over each rank's part, on logits cast to fp32; the fp32 softmax, later the gradient, takes
+             ///< their place (Megatron's, fused or not)
+  whole,     ///< PyTorch's cross_entropy on fp32 logits of the whole vocabulary, which every rank gathers; the logits
+             ///< themselves are the model's output and live until its backward
+};
+
 /// What a run chooses about the graph, apart from the model.
 struct GraphOptions {
   bool fused_attention = true;  ///< one attention operator; else scores, softmax and the weighted sum apart
@@ -19,7 +29,10 @@ struct GraphOptions {
   /// is applied to the queries, the values' to the core's result (DeepSeek-V2, 2.1.2). Few queries and many keys, as in
   /// decode, then take less work and memory traffic, many queries more. The weights are the same.
   bool absorbed_latent = false;
-  double capacity_factor = 0;  ///< experts: above 0 each takes exactly so many times its mean of rows
+  double capacity_factor = 0;    ///< experts: above 0 each takes exactly so many times its mean of rows
+  bool fused_norm = true;        ///< else RMSNorm is written out as LLaMA's: x is kept in fp32, and x before the weight
+  bool fused_activation = true;  ///< else silu(gate) is kept, beside gate and up
+  CrossEntropy cross_entropy = CrossEntropy::in_place;
   bool operator==(const GraphOptions&) const = default;
 };
 
@@ -50,7 +63,8 @@ struct LayerKind {
 LayerKind kind_of_layer(const Model& model, std::int64_t layer);
 TensorId append_layer(OpGraph& graph, const TransformerDims& d, TensorId stream, const Model& model,
                       const LayerKind& kind, const GraphOptions& options);
-TensorId append_head(OpGraph& graph, const TransformerDims& d, TensorId stream, const Model& model);
+TensorId append_head(OpGraph& graph, const TransformerDims& d, TensorId stream, const Model& model,
+                     const GraphOptions& options = {});
 
 /// Multi-token prediction (DeepSeek-V3 report, 2.2): the stream and the next token's embedding, each normed and
 /// projected, added; one layer like the model's last; the model's own output table. Returns the loss.

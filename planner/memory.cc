@@ -1,6 +1,7 @@
 #include "planner/memory.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace shardwright {
 namespace {
@@ -22,6 +23,7 @@ class Lifetimes {
     now_reserved_ += sizes_[static_cast<std::size_t>(v)].reserved;
   }
   void run(const Node& node) {
+    if (node.in_place) give_place(node);
     for (ValueId v : node.outputs) begin(v);
     peak_ = std::max(peak_, now_);
     peak_reserved_ = std::max(peak_reserved_, now_reserved_);
@@ -34,6 +36,17 @@ class Lifetimes {
   Bytes peak_reserved() const { return peak_reserved_; }
 
  private:
+  /// Ends one input that nobody reads later, and that the largest result fits into.
+  void give_place(const Node& node) {
+    Bytes largest;
+    for (ValueId v : node.outputs) largest = std::max(largest, sizes_[static_cast<std::size_t>(v)].allocated);
+    for (ValueId v : node.inputs) {
+      const auto i = static_cast<std::size_t>(v);
+      if (!alive_[i] || kept_[i] || readers_[i] != 1 || sizes_[i].allocated != largest) continue;
+      end(v);
+      return;
+    }
+  }
   void end(ValueId v) {
     auto& alive = alive_[static_cast<std::size_t>(v)];
     if (!alive || kept_[static_cast<std::size_t>(v)]) return;
@@ -50,6 +63,14 @@ class Lifetimes {
 
 }  // namespace
 
+namespace {
+
+Bytes stored(std::int64_t elements, double bytes_per_element) {
+  return {static_cast<std::int64_t>(std::ceil(static_cast<double>(elements) * bytes_per_element))};
+}
+
+}  // namespace
+
 Bytes reserved_for(Bytes tensor) {
   const std::int64_t unit = tensor > 1_MiB ? (2_MiB).value : 512;
   return {(tensor.value + unit - 1) / unit * unit};
@@ -60,14 +81,53 @@ ActivationNeed activation_need(const OpGraph& graph, const ShardedGraph& sharded
   return activation_need(sharded, plan, value_bytes(graph, sharded, formats));
 }
 
-std::vector<ValueBytes> value_bytes(const OpGraph& graph, const ShardedGraph& sharded, const TrainingFormats& formats) {
+std::vector<ValueBytes> value_bytes(const OpGraph& graph, const ShardedGraph& sharded, const TrainingFormats& formats,
+                                    bool gradients_apart) {
   std::vector<ValueBytes> sizes(sharded.values.size());
   for (std::size_t i = 0; i < sizes.size(); ++i) {
-    if (graph.tensor(sharded.values[i].tensor).role != TensorRole::activation) continue;
-    const Bytes b = bytes_of(graph, sharded.values[i], formats);
+    const Value& value = sharded.values[i];
+    const TensorRole role = graph.tensor(value.tensor).role;
+    Bytes b;
+    if (role == TensorRole::activation) b = bytes_of(graph, value, formats);
+    if (role == TensorRole::weight && value.gradient && gradients_apart)
+      b = stored(value.elements, std::max(2.0, bytes_per_element(formats.parameter)));
     sizes[i] = {b, reserved_for(b)};
   }
   return sizes;
+}
+
+std::vector<char> narrow_products(const OpGraph& graph, const ShardedGraph& sharded, const TrainingFormats& formats) {
+  std::vector<char> narrow(sharded.nodes.size());
+  if (bytes_per_element(formats.compute) >= 2) return narrow;
+  for (std::size_t i = 0; i < narrow.size(); ++i) {
+    const Node& node = sharded.nodes[i];
+    if (node.kind != Node::Kind::compute) continue;
+    const Operator& op = graph.op(node.op);
+    // A router's product stays wide.
+    narrow[i] = op.kind == OpKind::contraction && graph.tensor(op.inputs[1].tensor).role == TensorRole::weight &&
+                graph.tensor(op.outputs[0].tensor).width == Width::compute;
+  }
+  return narrow;
+}
+
+void save_narrow(const ShardedGraph& sharded, const BackwardPlan& plan, const std::vector<char>& narrow,
+                 const TrainingFormats& formats, std::vector<ValueBytes>& sizes) {
+  const double width = bytes_per_element(formats.compute);
+  if (width >= 2) return;
+  std::vector<char> by_product(sizes.size()), by_others(sizes.size());
+  for (NodeId n : plan.order) {
+    const Node& node = sharded.nodes[static_cast<std::size_t>(n)];
+    const bool product = narrow[static_cast<std::size_t>(n)] && node.gradient >= 0;
+    for (ValueId v : node.inputs) (product ? by_product : by_others)[static_cast<std::size_t>(v)] = 1;
+  }
+  for (ValueId v : plan.saved) {
+    const auto i = static_cast<std::size_t>(v);
+    if (!by_product[i]) continue;
+    const Bytes cast = stored(sharded.value(v).elements, width);
+    if (!by_others[i]) sizes[i] = {};
+    sizes[i].allocated += cast;
+    sizes[i].reserved += reserved_for(cast);
+  }
 }
 
 ActivationNeed activation_need(const ShardedGraph& sharded, const BackwardPlan& plan,

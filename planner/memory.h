@@ -22,12 +22,20 @@ struct ActivationNeed {
 ActivationNeed activation_need(const OpGraph& graph, const ShardedGraph& sharded, const BackwardPlan& plan,
                                const TrainingFormats& formats);
 
-/// The same where several plans are asked about: sizes by value, nothing for those that are no activation.
+/// The same where several plans are asked about: sizes by value, nothing for weights, nor for their gradients unless
+/// the graph makes them apart from the accumulated ones.
 struct ValueBytes {
   Bytes allocated, reserved;
 };
-std::vector<ValueBytes> value_bytes(const OpGraph& graph, const ShardedGraph& sharded, const TrainingFormats& formats);
+std::vector<ValueBytes> value_bytes(const OpGraph& graph, const ShardedGraph& sharded, const TrainingFormats& formats,
+                                    bool gradients_apart = false);
 ActivationNeed activation_need(const ShardedGraph& sharded, const BackwardPlan& plan,
                                const std::vector<ValueBytes>& sizes);
+
+/// Products that read what they multiply in a narrower format than it is stored in, by node.
+std::vector<char> narrow_products(const OpGraph& graph, const ShardedGraph& sharded, const TrainingFormats& formats);
+/// What only the gradients of such products read is saved as they read it; what others read, too, is saved both ways.
+void save_narrow(const ShardedGraph& sharded, const BackwardPlan& plan, const std::vector<char>& narrow,
+                 const TrainingFormats& formats, std::vector<ValueBytes>& sizes);
 
 }  // namespace shardwright

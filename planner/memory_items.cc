@@ -8,12 +8,13 @@ namespace {
 /// Lists tensors of a stage, named with where they are: "layer.q_proj".
 struct Lister {
   const Layout& layout;
-  const TrainingFormats& formats;
+  const Workload& workload;
   std::vector<MemoryItem>& items;
 
   void weights(GraphPricer& graph, const std::string& where, std::int64_t copies, bool without_tied) const {
     for (const GraphPricer::WeightTensor& w : graph.weight_tensors()) {
       if (without_tied && w.name == "embed_tokens") continue;
+      const TrainingFormats& formats = workload.formats;
       const std::int64_t parts = layout.zero > 0 ? zero_parts(layout, w.routed) : 1;
       const std::int64_t shard = (w.elements + parts - 1) / parts;
       const auto add = [&](const char* part, const std::string& tensor, std::int64_t elements, double width) {
@@ -21,6 +22,8 @@ struct Lister {
                          Bytes{static_cast<std::int64_t>(static_cast<double>(elements) * width)} * copies, copies});
       };
       add("weights", w.name, layout.zero == 3 ? shard : w.elements, bytes_per_element(formats.parameter));
+      if (w.narrow && layout.zero < 3)
+        items.push_back({"weights", where + w.name + " (casts)", narrow_casts(w.elements, workload) * copies, copies});
       add("gradients", w.name, layout.zero >= 2 ? shard : w.elements, bytes_per_element(formats.gradient));
       if (formats.main_parameter != formats.parameter)
         add("optimizer", w.name + " (main copy)", shard, bytes_per_element(formats.main_parameter));
@@ -42,7 +45,7 @@ std::vector<MemoryItem> Pricer::memory_items(const Layout& layout, int stage) {
   const Route& route = pipeline.route();
   ShapePricer pricer = shape_pricer(shape_of(layout));
   std::vector<MemoryItem> items;
-  const Lister list{layout, workload_.formats, items};
+  const Lister list{layout, workload_, items};
   for (std::size_t c = 0; c < graphs_.layer_classes.size(); ++c) {
     std::int64_t layers = 0, kept = 0, for_weights = 0;
     for (int chunk = 0; chunk < route.chunks(); ++chunk) {
@@ -73,8 +76,8 @@ std::vector<MemoryItem> Pricer::memory_items(const Layout& layout, int stage) {
     }
   }
   const StageMemory memory = pipeline.memory(data_of(known, layout), stage);
-  items.push_back({"transient", "inside one layer's forward or backward", memory.parts.transient, 1});
-  items.push_back({"buffers", "on their way between stages, gathered by ZeRO", memory.parts.buffers, 1});
+  items.push_back({"transient", "inside a forward or backward, or gradients in fp32", memory.parts.transient, 1});
+  items.push_back({"buffers", "between stages, gathered by ZeRO, held by libraries", memory.parts.buffers, 1});
   std::stable_sort(items.begin(), items.end(),
                    [](const MemoryItem& a, const MemoryItem& b) { return a.bytes > b.bytes; });
   return items;

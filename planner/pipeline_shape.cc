@@ -8,6 +8,12 @@ namespace {
 
 std::size_t at(int i) { return static_cast<std::size_t>(i); }
 
+/// Workspaces of matrix products, allocated like tensors: PyTorch's (aten/src/ATen/cuda/CublasHandlePool.cpp: 32 MiB
+/// since Hopper, 8.125 MiB before) and Transformer Engine's (module/base.py: 32 MiB and 4 MiB).
+Bytes library_workspace(const Machine& machine) {
+  return supports(machine, DataType::fp8) ? 64_MiB : Bytes{(97 * (1_MiB).value) / 8};
+}
+
 }  // namespace
 
 Pipeline pipeline_of(const Layout& layout, std::int64_t global_batch) {
@@ -190,24 +196,43 @@ Seconds PipelineShape::lower_bound(const Data& data) const {
   return (1 - 1e-12) * (all + fixed_);
 }
 
-/// Bytes of a stage that do not depend on the micro-batches in flight.
-Bytes PipelineShape::unchanging(const Data& data, int stage, MemoryParts* parts) const {
-  MemoryParts p;
-  Bytes transient_reserved;
-  for (int c = 0; c < route_.chunks(); ++c)
+Bytes PipelineShape::Unchanging::reserved(Bytes kept, double fragmentation) const {
+  const Bytes comes_and_goes = kept + transient_reserved;
+  const Bytes holes{static_cast<std::int64_t>(fragmentation * static_cast<double>(comes_and_goes.value))};
+  return parts.total() - parts.transient + std::max(comes_and_goes + holes, widened);
+}
+
+PipelineShape::Unchanging PipelineShape::unchanging(const Data& data, int stage) const {
+  Unchanging u;
+  MemoryParts& p = u.parts;
+  unsigned classes = 0;
+  for (int c = 0; c < route_.chunks(); ++c) {
+    // Whose backward has run when the embedding's does.
+    Bytes freed, freed_reserved;
     for_each_graph(part(stage, c), [&](int graph, std::int64_t count) {
-      const PassPrice& pass = pass_of(graph);
+      const ActivationNeed& need = pass_of(graph).need;
       const DataCost& d = cost_of(data, graph);
       p.weights += count * d.weights;
       p.gradients += count * d.gradients;
       p.optimizer += count * d.optimizer_state;
       p.buffers = std::max(p.buffers, d.buffer);
-      p.transient = std::max(p.transient, pass.need.transient);
-      transient_reserved = std::max(transient_reserved, pass.need.transient_reserved);
+      u.widened += count * d.widened;
+      Bytes transient = need.transient, reserved = need.transient_reserved;
+      if (graph < classes_) {
+        classes |= 1u << graph;
+        freed += count * need.saved;
+        freed_reserved += count * need.saved_reserved;
+      } else if (graph == classes_) {
+        transient -= freed;
+        reserved -= freed_reserved;
+      }
+      p.transient = std::max(p.transient, transient);
+      u.transient_reserved = std::max(u.transient_reserved, reserved);
     });
+  }
   if (base_.stages > 1) p.buffers += 2 * shape_.stream;  // one activation and one gradient on their way in
-  if (parts) *parts = p;
-  return p.total() - p.transient + transient_reserved;
+  p.buffers += shape_.placeholders[classes] + library_workspace(pricer_.machine_);
+  return u;
 }
 
 PipelineShape::Kept PipelineShape::kept_of(int part) const {
@@ -264,29 +289,35 @@ const PipelineShape::Sizes& PipelineShape::kept(int stage) const {
 }
 
 StageMemory PipelineShape::memory(const Data& data, int stage) const {
-  StageMemory m;
+  const Unchanging u = unchanging(data, stage);
   const Sizes activations = kept(stage);
-  m.reserved = unchanging(data, stage, &m.parts) + activations.reserved;
+  StageMemory m;
+  m.reserved = u.reserved(activations.reserved, pricer_.workload_.memory.fragmentation);
+  m.parts = u.parts;
   m.parts.activations = activations.allocated;
+  m.parts.transient = std::max(u.parts.transient, u.widened - activations.allocated);
   m.allocated = m.parts.total();
   return m;
 }
 
 Bytes PipelineShape::worst_reserved(const Data& data) const {
   Bytes worst;
-  for (int s = 0; s < base_.stages; ++s) worst = std::max(worst, unchanging(data, s, nullptr) + kept(s).reserved);
+  for (int s = 0; s < base_.stages; ++s)
+    worst = std::max(worst, unchanging(data, s).reserved(kept(s).reserved, pricer_.workload_.memory.fragmentation));
   return worst;
 }
 
 bool PipelineShape::fits(const Data& data) const {
   const Bytes usable = pricer_.machine_.usable_memory();
-  std::vector<Bytes> room(at(base_.stages));
+  const double fragmentation = pricer_.workload_.memory.fragmentation;
+  std::vector<Unchanging> all;
+  all.reserve(at(base_.stages));
   for (int s = 0; s < base_.stages; ++s) {
-    room[at(s)] = usable - unchanging(data, s, nullptr);
-    if (room[at(s)] < Bytes{}) return false;
+    all.push_back(unchanging(data, s));
+    if (all.back().reserved({}, fragmentation) > usable) return false;
   }
   for (int s = 0; s < base_.stages; ++s)
-    if (kept(s).reserved > room[at(s)]) return false;
+    if (all[at(s)].reserved(kept(s).reserved, fragmentation) > usable) return false;
   return true;
 }
 

@@ -71,7 +71,15 @@ class PipelineShape {
   AllAdded all_added(const Data& data) const;  ///< by graph
   PipelineTimes times(const AllAdded& all) const;
   Tail tail(const Data& data, const AllAdded& all, int stage) const;
-  Bytes unchanging(const Data& data, int stage, MemoryParts* parts) const;
+  /// What of a stage does not depend on the micro-batches in flight.
+  struct Unchanging {
+    MemoryParts parts;         // without activations
+    Bytes transient_reserved;  // as parts.transient
+    Bytes widened;             // gradients in fp32, while the optimizer works and no activation is kept
+    /// With what micro-batches in flight keep.
+    Bytes reserved(Bytes kept, double fragmentation) const;
+  };
+  Unchanging unchanging(const Data& data, int stage) const;
   Kept kept_of(int part) const;
   const Sizes& kept(int stage) const;
   PassKeeps keeps_of(int part) const;

@@ -23,8 +23,12 @@ namespace shardwright {
 struct MemoryParts {
   Bytes weights, gradients, optimizer;
   Bytes activations;  ///< kept from forward to backward, all micro-batches in flight
-  Bytes transient;    ///< the most that is alive besides, inside one layer's forward or backward
-  Bytes buffers;      ///< pipeline receive buffers, gathered parameters and unsharded gradients of ZeRO
+  /// The most that is alive besides: inside one graph's forward or backward, or in the optimizer, which keeps no
+  /// activations but may widen its gradients.
+  Bytes transient;
+  /// Pipeline receive buffers, gathered parameters and unsharded gradients of ZeRO, what stands for gradients that
+  /// products add themselves, workspaces of libraries.
+  Bytes buffers;
   Bytes total() const { return weights + gradients + optimizer + activations + transient + buffers; }
   bool operator==(const MemoryParts&) const = default;
 };
@@ -32,8 +36,9 @@ struct MemoryParts {
 struct StageMemory {
   MemoryParts parts;
   Bytes allocated;  ///< parts.total()
-  Bytes
-      reserved;  ///< the same tensors in an allocator that hands out pages (memory.h); it has Machine::usable_memory()
+  /// The same tensors in an allocator that hands out pages (memory.h) and has holes between them (MemoryHabits); it has
+  /// Machine::usable_memory().
+  Bytes reserved;
   bool operator==(const StageMemory&) const = default;
 };
 

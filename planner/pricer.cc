@@ -158,9 +158,7 @@ Pricer::Pricer(const Model& model, const Machine& machine, const Workload& workl
       machine_(as_used_by(engine, machine)),
       workload_(workload),
       engine_(engine),
-      graphs_(model_graphs(model, {.fused_attention = workload.fused_attention,
-                                   .dropout = workload.dropout,
-                                   .capacity_factor = workload.capacity_factor})),
+      graphs_(model_graphs(model, graph_options(workload))),
       choices_(recompute_choices(model)) {
   if (workload.expert_load.kind != ExpertLoad::Kind::balanced && model.n_routed_experts > 0)  // drawn up once
     workload_.expert_load = {ExpertLoad::Kind::histogram, 0,
@@ -263,16 +261,15 @@ CollectiveSpec Pricer::tied_reduction(const Layout& layout, const ShapePrice& sh
 }
 
 Pricer::Data Pricer::data_of(const ShapePrice& shape, const Layout& layout) const {
-  const TrainingFormats& formats = workload_.formats;
   const bool tied = model_.tie_word_embeddings;
   Data data;
   data.overlap = layout.overlap;
   data.zero = layout.zero;
   data.layers.reserve(shape.layers.size());
   for (const GraphPrice& g : shape.layers)
-    data.layers.push_back(data_cost(g, layout, machine_, formats, false, engine_));
-  data.embedding = data_cost(shape.embedding, layout, machine_, formats, false, engine_);
-  data.head = data_cost(shape.head, layout, machine_, formats, tied && layout.pipeline == 1, engine_);
+    data.layers.push_back(data_cost(g, layout, machine_, workload_, false, engine_));
+  data.embedding = data_cost(shape.embedding, layout, machine_, workload_, false, engine_);
+  data.head = data_cost(shape.head, layout, machine_, workload_, tied && layout.pipeline == 1, engine_);
   if (tied && layout.pipeline > 1)
     data.tied.reduction = engine_.constants[EngineConstant::communication_factor] *
                           collective_cost(tied_reduction(layout, shape), machine_).time;

@@ -311,6 +311,7 @@ class Derivation {
     for (std::size_t next = 1; next < terms.size();) {
       const ValueId to = add_value(value(so_far).tensor, p, value(so_far).gradient);
       Node& n = add_node(Node::Kind::sum);
+      n.in_place = true;
       n.inputs.push_back(so_far);
       while (next < terms.size() && n.inputs.size() < n.inputs.max_size()) n.inputs.push_back(terms[next++]);
       makes(n, to);
@@ -405,6 +406,7 @@ class Derivation {
     forward_node_[static_cast<std::size_t>(id)] = static_cast<NodeId>(out_.nodes.size() - 1);
     for (ValueId v : reads) n.inputs.push_back(v);
     n.ring = plan.ring(all);
+    n.in_place = op.in_place;
     for (const Operand& out : op.outputs) {
       const ValueId y = add_value(
           out.tensor, plan.at(out.dims, static_cast<AxisSet>(partial | plan.contracted(all, out.dims))), false);
@@ -546,6 +548,7 @@ class Derivation {
     }
     Node& n = add_node(Node::Kind::compute);
     n.gradient = k;
+    n.in_place = gradient.in_place;
     n.inputs = inputs;
     n.ring = plan.ring(all);
     const NodeId node = static_cast<NodeId>(out_.nodes.size() - 1);

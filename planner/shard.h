@@ -63,7 +63,8 @@ struct Node {
   boost::container::static_vector<ValueId, 10> inputs;  ///< forward: the operator's; gradient: [dy,] then its reads
   boost::container::static_vector<ValueId, 6> outputs;  ///< forward: the operator's; gradient: of Gradient::of
   ReshardSteps steps;                                   ///< reshard and gather_parameter
-  AxisSet ring = 0;  ///< compute: operands cut over these axes are passed around inside the operator
+  AxisSet ring = 0;       ///< compute: operands cut over these axes are passed around inside the operator
+  bool in_place = false;  ///< a result takes the place of an input of its size that nothing reads later
 };
 
 /// A weight's life between steps: how it is used, and how its gradient gets to where the optimizer keeps its state.

@@ -11,6 +11,15 @@ std::string to_string(const CudaGraphs& graphs) {
   return text.empty() ? "none" : text;
 }
 
+GraphOptions graph_options(const Workload& workload) {
+  return {.fused_attention = workload.fused_attention,
+          .dropout = workload.dropout,
+          .capacity_factor = workload.capacity_factor,
+          .fused_norm = workload.fused_norm,
+          .fused_activation = workload.fused_activation,
+          .cross_entropy = workload.cross_entropy};
+}
+
 TrainingFormats formats_for(DataType precision) {
   TrainingFormats formats;
   formats.compute = precision;

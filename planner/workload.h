@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "hardware/data_type.h"
+#include "models/transformer.h"
 #include "planner/expert_load.h"
 
 namespace shardwright {
@@ -44,6 +45,31 @@ inline constexpr std::array<CudaGraphPart, 6> kCudaGraphParts = {{{"full_iterati
                                                                   {"moe_preprocess", &CudaGraphs::moe_preprocess}}};
 /// Names of what is captured, "attn+moe_router"; "none".
 std::string to_string(const CudaGraphs& graphs);
+/// Where a weight's gradient of one micro-batch is before it is part of the accumulated one.
+enum class WeightGradients : std::uint8_t {
+  placeholders,  ///< added by the product itself; autograd gets a tensor that nobody fills: of each shape of a layer's
+                 ///< weights one is kept for good, the output table's is made each time
+  added,         ///< added by the product itself
+  apart,         ///< made in the weight's type, then added
+};
+
+/// Holes between blocks of different sizes, as a share of the memory that comes and goes inside a step (activations and
+/// what is alive beside them). Of PyTorch's caching allocator: published runs show 0.13 to 0.4 where reserved and
+/// allocated bytes are both printed, and layouts on the edge of a GPU's memory ran at less than 0.2 and failed at more
+/// than 0.27. With expandable segments blocks grow in place, and whole pages alone are lost.
+inline constexpr double kCachingAllocator = 0.25, kExpandableSegments = 0.02;
+
+/// What a training framework does with memory besides what its operators read and make. Facts of an engine; the
+/// defaults are Megatron-Core's with Transformer Engine.
+struct MemoryHabits {
+  WeightGradients weight_gradients = WeightGradients::placeholders;
+  bool gather_again = true;        ///< what tp gathers for a product is gathered again in backward, not kept
+  bool narrow_activations = true;  ///< products below 16 bits: what backward's products read is kept as they read it
+  bool narrow_weights = true;      ///< and so are, beside 16-bit weights, their casts, row-wise and column-wise
+  bool widens_gradients = true;    ///< the optimizer copies its gradients to fp32 where they are narrower
+  double fragmentation = kExpandableSegments;  ///< what the allocator holds beyond live tensors, of what comes and goes
+  bool operator==(const MemoryHabits&) const = default;
+};
 
 /// What is to be trained, apart from the model: one optimizer step over `global_batch` sequences.
 struct Workload {
@@ -57,8 +83,14 @@ struct Workload {
   /// padded. 0: no row is dropped.
   double capacity_factor = 0;
   CudaGraphs cuda_graphs;
+  bool fused_norm = true, fused_activation = true;  // see GraphOptions
+  CrossEntropy cross_entropy = CrossEntropy::in_place;
+  MemoryHabits memory;
   bool operator==(const Workload&) const = default;
 };
+
+/// What the workload chooses about the model's graphs.
+GraphOptions graph_options(const Workload& workload);
 
 /// The formats that `--precision` stands for. tf32 and fp32 keep everything in fp32.
 TrainingFormats formats_for(DataType precision);

@@ -48,7 +48,7 @@ int write_fit(const Arguments& arguments, const std::string& place, const std::s
 Command fit_command() {
   return {"fit",
           "make curves and constants of measurements",
-          {"fit kernels measured-h100 --out h100.yaml --source 'runs of 2026-08'",
+          {"fit kernels measured-h100 --out h100.yaml --source 'own runs'",
            "fit kernels measured-h100 --out h100.yaml --check",
            "fit collectives measured-h100 rows.yaml --out collectives.yaml",
            "fit engines training.yaml --leave-one-source-out"},

@@ -46,10 +46,11 @@ Bytes sized(std::int64_t elements, DataType format) {
   return {static_cast<std::int64_t>(std::ceil(static_cast<double>(elements) * bytes_per_element(format)))};
 }
 
-/// Calls `visit(spec, kernel, each)` for what is asked for each micro-batch, or once a step.
+/// Calls `visit(spec, kernel, each)` for what is asked for each micro-batch, or once a step. `sharded` becomes the
+/// elements of which a rank keeps the optimizer's state.
 template <typename F>
 DataCost cost_of(const GraphPrice& price, const Layout& layout, const Machine& machine, const TrainingFormats& formats,
-                 bool without_tied, const Engine& engine, const F& visit) {
+                 bool without_tied, const Engine& engine, std::int64_t& sharded, const F& visit) {
   const DataGroups dense = groups_of(layout, false), routed = groups_of(layout, true);
   DataCost cost;
   const BesideCompute beside = beside_compute(layout.overlap, layout.zero);
@@ -66,7 +67,7 @@ DataCost cost_of(const GraphPrice& price, const Layout& layout, const Machine& m
     cost.*part += c.time;
     visit(spec, c, part == &DataCost::forward || part == &DataCost::backward);
   };
-  std::int64_t elements = 0, gathered = 0, sharded = 0;
+  std::int64_t elements = 0, gathered = 0;
   for (const WeightBucket& bucket : price.buckets) {
     WeightBucket b = bucket;
     if (without_tied && !b.routed && b.tensor_ranks.count == 0) {
@@ -132,15 +133,30 @@ BesideCompute beside_compute(Overlaps overlap, int zero) {
 
 std::int64_t zero_parts(const Layout& layout, bool routed) { return groups_of(layout, routed).parts; }
 
-DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine& machine,
-                   const TrainingFormats& formats, bool without_tied, const Engine& engine) {
-  return cost_of(price, layout, machine, formats, without_tied, engine, [](const auto&, const KernelCost&, bool) {});
+Bytes narrow_casts(std::int64_t elements, const Workload& workload) {
+  const DataType compute = workload.formats.compute;
+  if (!workload.memory.narrow_weights || bytes_per_element(compute) >= 2) return {};
+  const bool stored_narrow = bytes_per_element(workload.formats.parameter) < 2;
+  return (stored_narrow ? 1 : 2) * sized(elements, compute);
+}
+
+DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine& machine, const Workload& workload,
+                   bool without_tied, const Engine& engine) {
+  const TrainingFormats& formats = workload.formats;
+  std::int64_t sharded = 0;
+  DataCost cost = cost_of(price, layout, machine, formats, without_tied, engine, sharded,
+                          [](const auto&, const KernelCost&, bool) {});
+  if (layout.zero < 3) cost.weights += narrow_casts(price.narrow_elements, workload);
+  if (workload.memory.widens_gradients && bytes_per_element(formats.gradient) < 4)
+    cost.widened = sized(sharded, DataType::fp32);
+  return cost;
 }
 
 AskedForData asked_for_data(const GraphPrice& price, const Layout& layout, const Machine& machine,
                             const TrainingFormats& formats, bool without_tied, const Engine& engine) {
   AskedForData asked;
-  cost_of(price, layout, machine, formats, without_tied, engine,
+  std::int64_t sharded = 0;
+  cost_of(price, layout, machine, formats, without_tied, engine, sharded,
           [&](const auto& spec, const KernelCost& kernel, bool each) {
             (each ? asked.each : asked.once).push_back({spec, kernel, 1});
           });

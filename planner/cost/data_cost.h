@@ -19,16 +19,21 @@ struct DataCost {
   Seconds reduction, gather;  ///< once a step, before and after the optimizer
   Seconds optimizer;
   Bytes weights, gradients, optimizer_state;  ///< resident
+  Bytes widened;                              ///< gradients in fp32, while the optimizer works on them
   Bytes buffer;                               ///< gathered parameters and unsharded gradients while the graph runs
 };
+
+/// Of so many elements of weights that products below 16 bits read: their casts. Transformer Engine casts 16-bit ones
+/// once a step, row-wise and column-wise, and keeps both; of narrow ones it keeps the transpose.
+Bytes narrow_casts(std::int64_t elements, const Workload& workload);
 
 /// What of `moves` shows beside `work`: what is longer than that, and by how much it slows what it hides behind, taking
 /// a share of the multiprocessors from it. (The first of a row of moves has nothing to hide behind: add it whole.)
 Seconds visible(Seconds moves, Seconds work, double multiprocessors);
 
 /// `without_tied`: the table shared by embedding and head is counted elsewhere.
-DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine& machine,
-                   const TrainingFormats& formats, bool without_tied = false, const Engine& engine = Engine{});
+DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine& machine, const Workload& workload,
+                   bool without_tied = false, const Engine& engine = Engine{});
 
 /// Which communications of the weights run beside compute: gathers beside forward, and what runs in backward there.
 /// ZeRO-3 gathers and reduces in backward, ZeRO-2 reduces.

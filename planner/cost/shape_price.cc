@@ -12,14 +12,6 @@
 namespace shardwright {
 namespace {
 
-/// Matrix products of the embedding and the head stay in 16 bits where the layers' are narrower, as FP8 recipes have it
-/// (DeepSeek-V3 report, 3.3.1; Transformer Engine recipes leave the output layer out).
-TrainingFormats at_the_ends(TrainingFormats formats) {
-  if (bytes_per_element(formats.compute) < 2) formats.compute = DataType::bf16;
-  if (bytes_per_element(formats.parameter) < 2) formats.parameter = DataType::bf16;
-  return formats;
-}
-
 WeightBucket& bucket(std::vector<WeightBucket>& buckets, bool routed, const RankGroup& tensor_ranks) {
   for (WeightBucket& b : buckets)
     if (b.routed == routed && b.tensor_ranks == tensor_ranks) return b;
@@ -41,6 +33,7 @@ bool runs_beside(const PassOverlap& overlap, int traffic) {
 Declarations declarations(const OpGraph& graph, const Layout& layout, const Mesh& mesh, const Model& model,
                           const Workload& workload) {
   Declarations says = declare(graph, layout, mesh);
+  says.gather_again = workload.memory.gather_again;
   const bool even = workload.expert_load.kind == ExpertLoad::Kind::balanced || workload.capacity_factor > 0;
   if (layout.expert == 1 || even) return says;
   says.fullest.assign(graph.dims().size(), 1);
@@ -76,6 +69,12 @@ std::string text_of(const Mesh& mesh, const Declarations& says) {
 }
 
 }  // namespace
+
+TrainingFormats at_the_ends(TrainingFormats formats) {
+  if (bytes_per_element(formats.compute) < 2) formats.compute = DataType::bf16;
+  if (bytes_per_element(formats.parameter) < 2) formats.parameter = DataType::bf16;
+  return formats;
+}
 
 DerivedGraphs::Derived::Derived(const OpGraph& graph, ShardedGraph any_size)
     : graph_(graph), any_size_(std::move(any_size)) {
@@ -125,6 +124,7 @@ GraphPricer::GraphPricer(DerivedGraphs& derived, const OpGraph& graph, const Mod
       traffic_(traffic_of_nodes(context_, sharded_)),
       host_work_(host_work(graph, mesh_, sharded_, workload.cuda_graphs,
                            workload.capacity_factor == 0 && engine.counts_rows_on_host(shape.dispatcher))),
+      casts_(narrow_products(graph, sharded_, formats)),
       forward_(sharded_.forward_nodes),
       overlap_(shape.overlap) {
   layout_.micro_batch = 0;
@@ -232,7 +232,7 @@ GraphPrice GraphPricer::price(int micro_batch, const std::vector<Recompute>& cho
   const PassTime forward = time_of(forward_);
   Seconds forward_error;
   for (NodeId n : forward_) forward_error += costs_[static_cast<std::size_t>(n)].error;
-  const std::vector<ValueBytes> sizes = value_bytes(graph_, sharded_, context_.formats);
+  const std::vector<ValueBytes> wide = sizes();
   const auto plan_of = [&](const Recompute& choice) -> const BackwardPlan& { return derived_.plan(choice); };
   result.passes = for_each_choice<PassPrice>(choices, plan_of, [&](const BackwardPlan& backward) {
     PassPrice pass;
@@ -249,7 +249,8 @@ GraphPrice GraphPricer::price(int micro_batch, const std::vector<Recompute>& cho
     const Seconds total = pass.in_backward.total, device = total - pass.in_backward.host;
     if (pass.in_backward.host > Seconds{}) pass.weight_gradient = (total / device) * pass.weight_gradient;
     pass.weight_gradient = std::min(pass.weight_gradient, total);
-    pass.need = activation_need(sharded_, backward, sizes);
+    const std::vector<ValueBytes> saved = sizes_of(backward, wide);
+    pass.need = activation_need(sharded_, backward, saved);
     return pass;
   });
   return result;
@@ -284,6 +285,7 @@ std::vector<LeastPass> GraphPricer::least(const std::vector<Recompute>& choices)
     sum.each += cost.each;
     sum.together += cost.together;
   };
+  const std::vector<ValueBytes> wide = sizes();
   const auto plan_of = [&](const Recompute& choice) -> const BackwardPlan& { return derived_.plan(choice); };
   return for_each_choice<LeastPass>(choices, plan_of, [&](const BackwardPlan& backward) {
     LeastPass least;
@@ -294,9 +296,46 @@ std::vector<LeastPass> GraphPricer::least(const std::vector<Recompute>& choices)
       pass->host = host.launches;
       pass->waits = host.waits;
     }
-    for (ValueId v : backward.saved) least.saved += bytes_of(graph_, sharded_.value(v), context_.formats);
+    const std::vector<ValueBytes> saved = sizes_of(backward, wide);
+    for (ValueId v : backward.saved) least.saved += saved[static_cast<std::size_t>(v)].allocated;
     return least;
   });
+}
+
+/// The embedding's gradient is a table that autograd makes, whatever the framework.
+std::vector<ValueBytes> GraphPricer::sizes() const {
+  const bool is_head = graph_.stream_in >= 0 && graph_.stream_out < 0, is_embedding = graph_.stream_in < 0;
+  const WeightGradients made = workload_.memory.weight_gradients;
+  const bool apart =
+      is_embedding || made == WeightGradients::apart || (is_head && made == WeightGradients::placeholders);
+  return value_bytes(graph_, sharded_, context_.formats, apart);
+}
+
+std::vector<ValueBytes> GraphPricer::sizes_of(const BackwardPlan& plan, std::vector<ValueBytes> sizes) const {
+  if (workload_.memory.narrow_activations) save_narrow(sharded_, plan, casts_, context_.formats, sizes);
+  return sizes;
+}
+
+std::vector<char> GraphPricer::read_narrow() const {
+  std::vector<char> narrow(graph_.tensors().size());
+  for (std::size_t i = 0; i < sharded_.forward_nodes; ++i)
+    if (casts_[i]) narrow[static_cast<std::size_t>(sharded_.value(sharded_.nodes[i].inputs[1]).tensor)] = 1;
+  return narrow;
+}
+
+std::vector<std::pair<std::string, Bytes>> GraphPricer::matrices() {
+  if (layout_.micro_batch == 0) size_for(1);
+  std::vector<std::pair<std::string, Bytes>> result;
+  for (const WeightState& w : sharded_.weights) {
+    const Tensor& t = graph_.tensor(w.tensor);
+    if (t.dims.size() < 2) continue;
+    const std::int64_t experts =
+        is_of_expert(graph_, t) ? extents_[t.dims[0]] / mesh_.size_of(sharded_.value(w.value).placement.dims[0]) : 1;
+    const double width = std::max(2.0, bytes_per_element(context_.formats.parameter));
+    result.push_back(
+        {t.name, Bytes{static_cast<std::int64_t>(static_cast<double>(w.used_elements / experts) * width)}});
+  }
+  return result;
 }
 
 GraphPrice GraphPricer::weights() {
@@ -309,6 +348,7 @@ GraphPrice GraphPricer::weights() {
     const TensorId t = sharded_.value(n.inputs[0]).tensor;
     (i < sharded_.forward_nodes ? forward : backward)[static_cast<std::size_t>(t)] = 1;
   }
+  const std::vector<char> narrow = read_narrow();
   const auto tensor = static_cast<AxisSet>(set_of(mesh_.tuple("tp.kv")) | set_of(mesh_.tuple("tp.rep")));
   for (const WeightState& w : sharded_.weights) {
     AxisSet reduced = 0;
@@ -321,16 +361,19 @@ GraphPrice GraphPricer::weights() {
     if (forward[t]) b.gathered_forward += w.used_elements;
     if (backward[t]) b.gathered_backward += w.used_elements;
     if (graph_.tensors()[t].name == "embed_tokens") result.tied_elements += w.used_elements;
+    if (narrow[t]) result.narrow_elements += w.used_elements;
   }
   return result;
 }
 
 std::vector<GraphPricer::WeightTensor> GraphPricer::weight_tensors() {
   if (layout_.micro_batch == 0) size_for(1);
+  const std::vector<char> narrow = read_narrow();
   std::vector<WeightTensor> tensors;
   for (const WeightState& w : sharded_.weights) {
     const Tensor& tensor = graph_.tensor(w.tensor);
-    tensors.push_back({tensor.name, w.used_elements, is_of_expert(graph_, tensor)});
+    tensors.push_back(
+        {tensor.name, w.used_elements, is_of_expert(graph_, tensor), narrow[static_cast<std::size_t>(w.tensor)] != 0});
   }
   return tensors;
 }
@@ -338,10 +381,10 @@ std::vector<GraphPricer::WeightTensor> GraphPricer::weight_tensors() {
 std::vector<GraphPricer::SavedTensor> GraphPricer::saved_tensors(int micro_batch, const Recompute& choice) {
   size_for(micro_batch);
   std::vector<SavedTensor> tensors;
-  for (ValueId v : derived_.plan(choice).saved) {
-    const Value& value = sharded_.value(v);
-    tensors.push_back({graph_.tensor(value.tensor).name, bytes_of(graph_, value, context_.formats)});
-  }
+  const BackwardPlan& plan = derived_.plan(choice);
+  const std::vector<ValueBytes> known = sizes_of(plan, sizes());
+  for (ValueId v : plan.saved)
+    tensors.push_back({graph_.tensor(sharded_.value(v).tensor).name, known[static_cast<std::size_t>(v)].allocated});
   return tensors;
 }
 
@@ -381,8 +424,25 @@ ShapePrice ShapePricer::price(int micro_batch, const std::vector<Recompute>& cho
   price.head = of_graph(1).price(micro_batch, none);
   for (std::size_t i = 2; i < graphs(); ++i) price.layers.push_back(of_graph(i).price(micro_batch, choices));
   price.stream = stream(micro_batch);
+  if (workload_.memory.weight_gradients == WeightGradients::placeholders) price.placeholders = placeholders();
   if (shape_.pairs) price.pairs = pairs(micro_batch, choices);
   return price;
+}
+
+std::array<Bytes, 1 << kMostLayerClasses> ShapePricer::placeholders() {
+  // Matrices of one name have one shape in all classes.
+  std::map<std::string, std::pair<unsigned, Bytes>> known;
+  for (std::size_t i = 2; i < graphs(); ++i)
+    for (const auto& [name, bytes] : of_graph(i).matrices()) {
+      auto& [classes, size] = known[name];
+      classes |= 1u << (i - 2);
+      size = bytes;
+    }
+  std::array<Bytes, 1 << kMostLayerClasses> result = {};
+  for (std::size_t set = 0; set < result.size(); ++set)
+    for (const auto& [name, matrix] : known)
+      if (matrix.first & set) result[set] += matrix.second;
+  return result;
 }
 
 std::vector<std::vector<Seconds>> ShapePricer::pairs(int micro_batch, const std::vector<Recompute>& choices) {

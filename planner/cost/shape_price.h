@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -35,6 +36,10 @@ struct Shape {
 };
 Shape shape_of(const Layout& layout);
 
+/// Formats of the embedding and the head: their products stay in 16 bits where the layers' are narrower, as FP8 recipes
+/// have it (DeepSeek-V3 report, 3.3.1; Transformer Engine recipes leave the output layer out).
+TrainingFormats at_the_ends(TrainingFormats formats);
+
 /// One micro-batch through one graph, for one choice of recomputation.
 struct PassPrice {
   PassTime in_forward, in_backward;
@@ -58,7 +63,8 @@ struct WeightBucket {
 struct GraphPrice {
   std::vector<PassPrice> passes;  ///< by index_of(Recompute), up to the last that was asked for
   std::vector<WeightBucket> buckets;
-  std::int64_t tied_elements = 0;  ///< part of the buckets: the table that embedding and head share
+  std::int64_t tied_elements = 0;    ///< part of the buckets: the table that embedding and head share
+  std::int64_t narrow_elements = 0;  ///< part of the buckets: the matrices of products below 16 bits
   std::int64_t elements() const {
     std::int64_t n = 0;
     for (const WeightBucket& b : buckets) n += b.elements;
@@ -70,6 +76,8 @@ struct ShapePrice {
   GraphPrice embedding, head;
   std::vector<GraphPrice> layers;  ///< by layer class
   Bytes stream;                    ///< the residual stream of one rank: what a stage sends to the next
+  /// What a stage keeps in place of gradients (WeightGradients::placeholders), by the set of its layer classes.
+  std::array<Bytes, 1 << kMostLayerClasses> placeholders = {};
   /// With Shape::pairs, a forward and another micro-batch's backward at once: by index_of(Recompute), then [class of
   /// the forward's layer * classes + class of the backward's].
   std::vector<std::vector<Seconds>> pairs;
@@ -164,7 +172,7 @@ class GraphPricer {
   struct WeightTensor {
     std::string name;
     std::int64_t elements = 0;
-    bool routed = false;
+    bool routed = false, narrow = false;  // narrow: read by products below 16 bits
   };
   struct SavedTensor {
     std::string name;
@@ -172,6 +180,8 @@ class GraphPricer {
   };
   std::vector<WeightTensor> weight_tensors();
   std::vector<SavedTensor> saved_tensors(int micro_batch, const Recompute& choice);
+  /// Of each matrix of a layer one rank's part, of experts one expert's: name and bytes.
+  std::vector<std::pair<std::string, Bytes>> matrices();
   std::vector<LeastPass> least(const std::vector<Recompute>& choices);
 
  private:
@@ -179,6 +189,9 @@ class GraphPricer {
   void cost_for(int micro_batch);
   PassTime time_of(const std::vector<NodeId>& order) const;
   HostTime host_time(const std::vector<NodeId>& order) const;
+  std::vector<char> read_narrow() const;  // weights, by tensor
+  std::vector<ValueBytes> sizes() const;
+  std::vector<ValueBytes> sizes_of(const BackwardPlan& plan, std::vector<ValueBytes> sizes) const;
 
   const OpGraph& graph_;
   const Workload& workload_;
@@ -191,6 +204,7 @@ class GraphPricer {
   ShardedGraph sharded_;
   std::vector<std::int8_t> traffic_;  // by node
   std::vector<HostWork> host_work_;   // by node
+  std::vector<char> casts_;           // by node: a product that reads what it multiplies in a narrow format
   std::vector<NodeId> forward_;       // nodes in order
   PassOverlap overlap_;
   bool one_by_one_ = true;       // nothing runs beside anything
@@ -214,6 +228,8 @@ class ShapePricer {
   LeastPrice least(const std::vector<Recompute>& choices);
   /// The residual stream of one rank.
   Bytes stream(int micro_batch) const;
+  /// ShapePrice::placeholders
+  std::array<Bytes, 1 << kMostLayerClasses> placeholders();
   /// ShapePrice::pairs
   std::vector<std::vector<Seconds>> pairs(int micro_batch, const std::vector<Recompute>& choices);
 

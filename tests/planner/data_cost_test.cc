@@ -26,8 +26,14 @@ Layout data_parallel(int dp, int zero, int group) {
   return l;
 }
 
+Workload in(const TrainingFormats& formats) {
+  Workload w;
+  w.formats = formats;
+  return w;
+}
+
 DataCost cost_of(const Layout& layout, const TrainingFormats& formats, const Machine& machine = wire_machine()) {
-  return data_cost(weights(), layout, machine, formats);
+  return data_cost(weights(), layout, machine, in(formats));
 }
 
 /// Resident bytes of one parameter.
@@ -109,10 +115,10 @@ TEST_CASE("gradients that are partial over tp are summed over it, on the shard w
   Layout l = data_parallel(4, 0, 1);
   l.tensor = 2;
   const double psi = kElements;
-  CHECK(data_cost(weights(run_of(2)), l, wire_machine(), two_bytes).reduction.value / 2 == Approx(2 * psi * 7 / 8));
+  CHECK(data_cost(weights(run_of(2)), l, wire_machine(), in(two_bytes)).reduction.value / 2 == Approx(2 * psi * 7 / 8));
   l.zero = 1;
   l.shard_group = 4;
-  CHECK(data_cost(weights(run_of(2)), l, wire_machine(), two_bytes).reduction.value / 2 ==
+  CHECK(data_cost(weights(run_of(2)), l, wire_machine(), in(two_bytes)).reduction.value / 2 ==
         Approx(psi * 3 / 4 + 2 * (psi / 4) / 2));
 }
 
@@ -175,18 +181,40 @@ TEST_CASE("the optimizer streams what it reads and writes, once") {
 TEST_CASE("a table that is counted elsewhere is left out") {
   GraphPrice price = weights();
   price.tied_elements = kElements / 4;
-  const DataCost with = data_cost(price, data_parallel(8, 1, 8), wire_machine(), formats_for(DataType::bf16), false);
-  const DataCost without = data_cost(price, data_parallel(8, 1, 8), wire_machine(), formats_for(DataType::bf16), true);
+  const DataCost with =
+      data_cost(price, data_parallel(8, 1, 8), wire_machine(), in(formats_for(DataType::bf16)), false);
+  const DataCost without =
+      data_cost(price, data_parallel(8, 1, 8), wire_machine(), in(formats_for(DataType::bf16)), true);
   CHECK(without.weights.value * 4 == with.weights.value * 3);
   CHECK(without.optimizer_state.value * 4 == with.optimizer_state.value * 3);
   CHECK(without.reduction.value == Approx(with.reduction.value * 3 / 4));
 }
 
 TEST_CASE("a graph without weights costs nothing, not even an optimizer's launch") {
-  const DataCost c = data_cost({}, data_parallel(8, 3, 8), round_machine(), formats_for(DataType::bf16));
+  const DataCost c = data_cost({}, data_parallel(8, 3, 8), round_machine(), in(formats_for(DataType::bf16)));
   CHECK(c.optimizer.value == 0);
   CHECK(c.forward.value == 0);
   CHECK((c.weights + c.gradients + c.optimizer_state + c.buffer).value == 0);
+}
+
+TEST_CASE("an optimizer that works in fp32 copies narrower gradients, each rank those of its shard") {
+  const TrainingFormats fp16 = formats_for(DataType::fp16);
+  CHECK(cost_of(data_parallel(8, 0, 1), fp16).widened == Bytes{4 * kElements});
+  CHECK(cost_of(data_parallel(8, 1, 8), fp16).widened == Bytes{4 * kElements / 8});
+  CHECK(cost_of(data_parallel(8, 0, 1), formats_for(DataType::bf16)).widened == Bytes{0});  // they are fp32
+  Workload none = in(fp16);
+  none.memory.widens_gradients = false;
+  CHECK(data_cost(weights(), data_parallel(8, 0, 1), wire_machine(), none).widened == Bytes{0});
+}
+
+TEST_CASE("weights that fp8 products read are kept as cast, or transposed where they are fp8 themselves") {
+  Workload w = in(formats_for(DataType::fp8));
+  CHECK(narrow_casts(100, w) == Bytes{200});  // row-wise and column-wise
+  w.formats.parameter = DataType::fp8;
+  CHECK(narrow_casts(100, w) == Bytes{100});
+  w.memory.narrow_weights = false;
+  CHECK(narrow_casts(100, w) == Bytes{0});
+  CHECK(narrow_casts(100, in(formats_for(DataType::bf16))) == Bytes{0});
 }
 
 }  // namespace shardwright

@@ -25,7 +25,7 @@ constexpr Recompute kNone = {}, kFull = {true, 0}, kSelective = {false, kCoreAtt
 ActivationNeed need(const Model& model, const Workload& workload, const Shape& shape, const Recompute& recompute) {
   Machine machine = round_machine();
   machine.efficiency.kernel_latency = {0};
-  const ModelGraphs graphs = model_graphs(model, {workload.fused_attention, workload.dropout});
+  const ModelGraphs graphs = model_graphs(model, graph_options(workload));
   const int choice = index_of(recompute);
   return price_shape(graphs, model, machine, workload, shape, {recompute})
       .layers[0]
@@ -296,6 +296,156 @@ TEST_CASE("the parts of a stage's memory are its tensors") {
       }
     }
   }
+}
+
+/// Memory of the fullest stage of a Llama-3 70B cut to 12 layers, on B200s.
+StageMemory worst_of_70b(const char* layout, std::int64_t batch, const Workload& facts = {}) {
+  PlanRequest request;
+  request.model = find_model("llama-3.1-70b");
+  request.model.num_hidden_layers = 12;
+  request.machine = find_machine("b200-sxm-192gb");
+  request.gpus = 8;
+  request.workload = facts;
+  request.workload.sequence_length = 4096;
+  request.workload.global_batch = batch;
+  request.workload.formats = formats_for(DataType::bf16);
+  request.pins = parse_layout(layout, "--layout");
+  const Prediction p = *estimate(request).plans[0].prediction;
+  return p.stages[static_cast<std::size_t>(p.worst_stage)];
+}
+
+constexpr const char* kEightWays =
+    "tp=8,pp=1,cp=1,dp=1,sequence_parallel=true,zero=0,recompute=none,micro_batch=1,overlap=none";
+
+TEST_CASE("a Megatron-Core stage holds what was measured: the parts of Llama-3 70B with 12 layers on 8 ranks of tp") {
+  // SimuMax, docs/b200/b200_release_v1.2_summary.json: 28.29 GiB allocated. A layer has 2 x 8192^2 + 2 x 8192 x 1024 +
+  // 3 x 8192 x 28672 = 855,638,016 elements in matrices and 16,384 in norms, each table 128256 x 8192. Matrices and
+  // tables are cut 8 ways: 1,546,117,120 + 12 x 16,384 + 8,192 elements a rank, 6 bytes and 12 of the optimizer.
+  const std::int64_t elements = (12 * 855638016LL + 2 * 128256LL * 8192) / 8 + 12 * 16384 + 8192;
+  Workload facts;
+  facts.memory.fragmentation = kCachingAllocator;
+  const StageMemory m = worst_of_70b(kEightWays, 4, facts);
+  CHECK(m.parts.weights == Bytes{2 * elements});
+  CHECK(m.parts.gradients == Bytes{4 * elements});
+  CHECK(m.parts.optimizer == Bytes{12 * elements});
+  // 12 h + 4 h_kv + 6 f of a token and layer, with h 8192, h_kv 1024, f 28672, cut 8 ways, 4 bytes of log-sum-exp a
+  // head; the head's stream and norm, 4 h / 8; its logits, 2 v / 8; of the token ids and labels nothing; each token's
+  // largest logit and sum, 8 bytes.
+  const std::int64_t layer = (12 * 8192 + 4 * 1024 + 6 * 28672 + 4 * 64) / 8;
+  CHECK(m.parts.activations == Bytes{4096 * (12 * layer + 4 * 8192 / 8 + 2 * 128256 / 8 + 8)});
+  // One placeholder for each shape of a layer's weights, and two workspaces of 32 MiB.
+  CHECK(m.parts.buffers == Bytes{2 * 855638016LL / 8 + 12 * 0} + 64_MiB);
+  // When the head's weight gradient is made: its input gathered again, its gradient whole, its placeholder.
+  CHECK(m.parts.transient >= Bytes{2 * 128256LL * 8192 / 8 + 4096 * 2 * 8192});
+  CHECK(static_cast<double>(m.allocated.value) / static_cast<double>((1_GiB).value) == Approx(28.29).epsilon(0.002));
+  CHECK(static_cast<double>(m.reserved.value) / static_cast<double>((1_GiB).value) == Approx(29.12).epsilon(0.02));
+}
+
+TEST_CASE("the embedding's gradient is a table, made when the layers behind it are done") {
+  // 2 x 128256 x 8192 = 2.1e9 bytes on stage 0, less than what 6 layers keep of a micro-batch: 6.7e9.
+  const char* layout = "tp=1,pp=2,cp=1,dp=4,zero=1,recompute=none,micro_batch=1,overlap=none,layers_per_stage=6+6";
+  CHECK(worst_of_70b(layout, 16).parts.transient < Bytes{2 * 128256LL * 8192});
+  const char* recomputed = "tp=1,pp=2,cp=1,dp=4,zero=1,recompute=full,micro_batch=1,overlap=none,layers_per_stage=12+0";
+  // Full recomputation keeps 12 streams of 2 h a token: 0.8e9.
+  CHECK(worst_of_70b(recomputed, 16).parts.transient > Bytes{2 * 128256LL * 8192 - 12 * 4096 * 2 * 8192});
+}
+
+TEST_CASE("the peak is the optimizer's where its copies of gradients outweigh activations") {
+  Workload w;
+  PlanRequest request;
+  request.model = find_model("llama-3.1-8b");
+  request.machine = find_machine("h100-sxm-80gb");
+  request.gpus = 8;
+  request.workload.sequence_length = 1024;
+  request.workload.global_batch = 8;
+  request.workload.formats = formats_for(DataType::bf16);
+  request.workload.formats.gradient = request.workload.formats.gradient_reduce = DataType::bf16;
+  request.pins = parse_layout(
+      "tp=8,pp=1,cp=1,dp=1,sequence_parallel=true,zero=0,recompute=full,micro_batch=1,overlap=none", "--layout");
+  const auto memory = [&] { return estimate(request).plans[0].prediction->stages[0]; };
+  const StageMemory with = memory();
+  CHECK(with.parts.activations + with.parts.transient == 2 * with.parts.gradients);  // 4 bytes of each
+  CHECK(with.allocated == with.parts.total());
+  request.workload.memory.widens_gradients = false;
+  CHECK(memory().allocated < with.allocated);
+}
+
+TEST_CASE("holes are a share of what comes and goes, not of weights and their state") {
+  Workload tight, loose;
+  tight.memory.fragmentation = 0;
+  loose.memory.fragmentation = kCachingAllocator;
+  const StageMemory none = worst_of_70b(kEightWays, 4, tight), some = worst_of_70b(kEightWays, 4, loose);
+  CHECK(none.allocated == some.allocated);
+  const double pages = static_cast<double>((some.reserved - none.reserved).value);
+  CHECK(pages == Approx(kCachingAllocator * static_cast<double>((some.parts.activations + some.parts.transient).value))
+                     .epsilon(0.01));
+}
+
+TEST_CASE("kernels that are written out keep more of a token") {
+  Workload w;
+  w.sequence_length = 8192;
+  w.global_batch = 64;
+  w.formats = formats_for(DataType::bf16);
+  const Model model = find_model("llama-3.1-8b");
+  const auto bytes = [&](const Shape& shape) {
+    return static_cast<double>(need(model, w, shape, kNone).saved.value) / 8192;
+  };
+  const double fused = bytes({});
+  // Two norms: x in fp32 and x before the weight, 6 h, in place of x, 2 h.
+  w.fused_norm = false;
+  CHECK(bytes({}) - fused == Approx(2 * (4 + 2 - 2) * 4096));
+  w.fused_norm = true;
+  w.fused_activation = false;  // silu(gate)
+  CHECK(bytes({}) - fused == Approx(2 * 14336));
+  w.fused_activation = true;
+  // Under sequence parallelism each norm's result is kept whole, 2 h, or its shard, 2 h / 2.
+  const Shape sharded = {.tensor = 2, .sequence_parallel = true};
+  const double again = bytes(sharded);
+  w.memory.gather_again = false;
+  CHECK(bytes(sharded) - again == Approx(2 * (2 - 1) * 4096));
+}
+
+TEST_CASE("fp8 products keep what they read in fp8, others what they read in 16 bits") {
+  Workload w;
+  w.sequence_length = 8192;
+  w.global_batch = 64;
+  w.formats = formats_for(DataType::fp8);
+  const Model model = find_model("llama-3.1-8b");
+  const auto bytes = [&] { return static_cast<double>(need(model, w, {}, kNone).saved.value) / 8192; };
+  // Norms' inputs 2 x 2 h, their results h each; q 2 h, k and v 2 h_kv each; the core's result 2 h for its own
+  // backward and h for the product's; gate and up 2 f each, their product f; log-sum-exp.
+  CHECK(bytes() == Approx(11 * 4096 + 4 * 1024 + 5 * 14336 + 4 * 32));
+  w.memory.narrow_activations = false;
+  CHECK(bytes() == Approx(12 * 4096 + 4 * 1024 + 6 * 14336 + 4 * 32));
+}
+
+TEST_CASE("the loss keeps the logits, an fp32 softmax, or all of the vocabulary") {
+  Workload w;
+  w.sequence_length = 1000;
+  w.global_batch = 1;
+  w.formats = formats_for(DataType::bf16);
+  w.memory.weight_gradients = WeightGradients::added;
+  Model model = find_model("llama-3.1-8b");
+  model.vocab_size = 100000;  // so wide that its rows outweigh all others
+  const auto head = [&](CrossEntropy kind, int tp) {
+    w.cross_entropy = kind;
+    const ActivationNeed n =
+        price_shape(model_graphs(model, graph_options(w)), model, round_machine(), w, {.tensor = tp}, {Recompute{}})
+            .head.passes[0]
+            .need;
+    const double rows = 1000. * 100000;
+    return std::pair(static_cast<double>(n.saved.value) / rows, static_cast<double>(n.transient.value) / rows);
+  };
+  const double other = 0.25;  // the stream, its norm and their gradients: 8 h of 2 v bytes and less
+  const auto [in_place, in_place_more] = head(CrossEntropy::in_place, 2);
+  CHECK(in_place == Approx(1).epsilon(other));  // 2 bytes, half of the rows
+  CHECK(in_place_more < other);
+  const auto [softmax, softmax_more] = head(CrossEntropy::softmax, 2);
+  CHECK(softmax == Approx(2).epsilon(other));       // 4 bytes
+  CHECK(softmax_more == Approx(1).epsilon(other));  // the 16-bit logits, or their gradient
+  const auto [whole, whole_more] = head(CrossEntropy::whole, 2);
+  CHECK(whole == Approx(6 - 1).epsilon(other));       // 2 bytes of the gathered part too, see gather_again, and 4
+  CHECK(whole_more == Approx(8 + 1).epsilon(other));  // gradients of the picked and of the sum
 }
 
 TEST_CASE("OPT-13B under tensor parallelism fills a GPU as DeepSpeed's AutoTP measured it, within 7 %") {

@@ -112,6 +112,10 @@ void with_random_layouts(int wanted, unsigned seed, const Check& check, const En
       Workload w = workload(1024, 48);
       w.fused_attention = random() % 2;
       w.dropout = random() % 2;
+      w.fused_norm = random() % 2;
+      w.fused_activation = random() % 2;
+      w.cross_entropy = std::array{CrossEntropy::in_place, CrossEntropy::softmax, CrossEntropy::whole}[random() % 3];
+      w.memory.fragmentation = random() % 2 ? kCachingAllocator : kExpandableSegments;
       Pricer pricer(model, m, w, engine);
       for (int done = 0; done < wanted;) {
         Layout l = random_layout(random, model, w);
@@ -320,7 +324,8 @@ struct Fresh {
     };
     visit(order, gathered_forward);
     visit(plan.order, gathered_backward);
-    pass.need = activation_need(graph, sharded, plan, context.formats);
+    const bool inside = graph.stream_in >= 0 && graph.stream_out >= 0;  // the ends make gradients of weights apart
+    pass.need = activation_need(sharded, plan, value_bytes(graph, sharded, context.formats, !inside));
     for (const WeightState& w : sharded.weights) elements += w.used_elements;
   }
 };

@@ -569,6 +569,7 @@ TEST_CASE("when nothing fits, the three layouts that need least memory are named
 TEST_CASE("where one precision fits, what misses in another is not named") {
   PlanRequest r = request_for(shallow("llama-3.1-8b", 4), "h100-sxm-80gb", 8, 2048, 8);
   r.pins = parse_layout("dp=8,zero=0,recompute=full,micro_batch=1", "--pin");
+  r.workload.memory.widens_gradients = false;
   const auto needs = [&](DataType precision) {
     PlanRequest one = r;
     one.precision = precision;

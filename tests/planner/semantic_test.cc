@@ -144,6 +144,10 @@ std::vector<Case> tiny_models() {
   full_norm.qk_norm = QkNorm::full;
   return {{"llama", tiny_llama(), {}},
           {"gpt, unfused, dropout, tied", tiny_gpt(), {.fused_attention = false, .dropout = true}},
+          {"llama, norm and activation written out, fp32 softmax",
+           tiny_llama(),
+           {.fused_norm = false, .fused_activation = false, .cross_entropy = CrossEntropy::softmax}},
+          {"llama, the loss of the whole vocabulary", tiny_llama(), {.cross_entropy = CrossEntropy::whole}},
           {"windowed", windowed, {}},
           {"a norm on each head", head_norm, {}},
           {"a norm over all heads", full_norm, {}}};
@@ -187,7 +191,7 @@ OpGraph whole_model(const Model& model, const GraphOptions& options) {
   TensorId stream = append_embedding(g, d, model, options);
   for (std::int64_t layer = 0; layer < 2; ++layer)
     stream = append_layer(g, d, stream, model, kind_of_layer(model, layer), options);
-  append_head(g, d, stream, model);
+  append_head(g, d, stream, model, options);
   for (std::int64_t i = 0; i < model.num_nextn_predict_layers; ++i)
     append_prediction_layer(g, d, stream, model, options);
   return g;

@@ -584,6 +584,14 @@ struct RankSimulator::Arguments {
   std::int64_t columns() const { return extent[last(0)]; }
   DimId last(std::size_t i) const { return dims(i)[dims(i).size() - 1]; }
 
+  static Array copy(std::span<const double> a) { return {a.begin(), a.end()}; }
+  Array ones(std::size_t i) const { return Array(operands[i].size(), 1); }
+  Array exponentials() const {
+    Array e = copy(operands[0]);
+    for (std::size_t i = 0; i < e.size(); ++i)
+      e[i] = std::exp(e[i] - operands[1][i / static_cast<std::size_t>(columns())]);
+    return e;
+  }
   std::vector<Array> forward() const {
     const auto& in = operands;
     switch (op.kind) {
@@ -597,11 +605,14 @@ struct RankSimulator::Arguments {
         return {reference::gather(in[0], in[1], elements(dims(1)) / extent[dims(1)[0]], begin[dims(1)[0]])};
       case OpKind::add_bias:
         return {reference::add_bias(labelled(in[0], dims(0)), labelled(in[1], dims(1)))};
+      case OpKind::cast:
+        return {copy(in[0])};
       case OpKind::rotary:
         return {reference::rotary(in[0], rotary())};
       case OpKind::gelu:
         return {reference::gelu(in[0])};
       case OpKind::gated_silu:
+        if (op.outputs.size() > 1) return {reference::gated_silu(in[0], in[1]), reference::gated_silu(in[0], ones(0))};
         return {reference::gated_silu(in[0], in[1])};
       case OpKind::dropout: {
         Array m = mask();
@@ -609,6 +620,10 @@ struct RankSimulator::Arguments {
         return {std::move(y), std::move(m)};
       }
       case OpKind::rms_norm:
+        if (op.outputs.size() > 1) {
+          const Array plain(in[1].size(), 1);
+          return {reference::rms_norm(in[0], in[1]), reference::rms_norm(in[0], plain), copy(in[0])};
+        }
         return {reference::rms_norm(in[0], in[1])};
       case OpKind::layer_norm:
         return {reference::layer_norm(in[0], in[1], in[2])};
@@ -629,6 +644,7 @@ struct RankSimulator::Arguments {
       case OpKind::vocabulary_max:
         return {reference::vocabulary_max(in[0], columns())};
       case OpKind::vocabulary_exp_sum:
+        if (op.outputs.size() > 1) return {reference::vocabulary_exp_sum(in[0], in[1], columns()), exponentials()};
         return {reference::vocabulary_exp_sum(in[0], in[1], columns())};
       case OpKind::vocabulary_pick:
         return {reference::vocabulary_pick(in[0], in[1], columns(), begin[last(0)])};
@@ -656,6 +672,8 @@ struct RankSimulator::Arguments {
                                            extent[dims(1)[0]])};
       case OpKind::add_bias:
         return {{}, reference::add_bias_gradient(labelled(dy, dims(0)), {dims(1).begin(), dims(1).end()})};
+      case OpKind::cast:
+        return {copy(dy)};
       case OpKind::rotary:
         return {reference::rotary_gradient(dy, rotary())};
       case OpKind::gelu:
@@ -668,8 +686,9 @@ struct RankSimulator::Arguments {
         return {reference::dropout(dy, in[2], kDropout)};
       case OpKind::rms_norm:
       case OpKind::layer_norm: {
-        auto d = op.kind == OpKind::rms_norm ? reference::rms_norm_gradient(in[0], in[1], dy)
-                                             : reference::layer_norm_gradient(in[0], in[1], dy);
+        const auto x = in[op.outputs.size() > 1 ? 4 : 0];  // written out it keeps x in fp32
+        auto d = op.kind == OpKind::rms_norm ? reference::rms_norm_gradient(x, in[1], dy)
+                                             : reference::layer_norm_gradient(x, in[1], dy);
         return {std::move(d.x), std::move(d.weight), std::move(d.bias)};
       }
       case OpKind::softmax:
@@ -693,6 +712,11 @@ struct RankSimulator::Arguments {
       case OpKind::vocabulary_max:
         return {};
       case OpKind::vocabulary_exp_sum:
+        if (op.outputs.size() > 1) {
+          Array d = copy(in[3]);
+          for (std::size_t i = 0; i < d.size(); ++i) d[i] *= dy[i / static_cast<std::size_t>(columns())];
+          return {std::move(d)};
+        }
         return {reference::vocabulary_exp_sum_gradient(in[0], in[1], dy, columns())};
       case OpKind::vocabulary_pick:
         return {reference::vocabulary_pick_gradient(in[1], dy, columns(), begin[last(0)])};
