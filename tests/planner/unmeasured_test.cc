@@ -61,7 +61,7 @@ TEST_CASE("what was not measured is listed by the seconds it may be wrong by") {
   REQUIRE(kernel != nullptr);
   CHECK(kernel->calls >= 32 * 2 * 4);
   CHECK(kernel->source == CostSource::datasheet);
-  CHECK(kernel->relative_error == request.machine.efficiency.relative_error);
+  CHECK(kernel->relative_error == look_up(up, request.machine).relative_error);
   CHECK(kernel->seconds.value == doctest::Approx(kernel->calls * look_up(up, request.machine).time.value));
 }
 
