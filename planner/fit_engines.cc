@@ -25,8 +25,7 @@ struct Values {
   }
 };
 
-/// One number of them, on a scale from 0 to 1 along which a step means about the same everywhere: square where the
-/// range begins at what changes nothing, so that small values are told apart; else logarithmic.
+/// One number of them, on a scale where 0 changes nothing and 1 is usual.
 struct Axis {
   std::string engine;  // "" of a clock
   EngineConstantFacts facts;
@@ -36,23 +35,23 @@ struct Axis {
   double& of(Values& values) const {
     return clock ? values.clocks.at(chip).*clock : values.engines.at(engine)[facts.constant];
   }
-  double at(double t) const {
-    if (clock) return 1 - (1 - kLeastClock) * t * t;
-    if (facts.neutral == facts.low) return facts.low + (facts.high - facts.low) * t * t;
-    return facts.low * std::pow(facts.high / facts.low, t);
+  double place(Values& values) const {
+    const double value = of(values);
+    return clock ? (1 / value - 1) / kUsualSlowing : (value - facts.neutral) / facts.usual;
   }
-  double place(double value) const {
-    if (clock) return std::sqrt((1 - value) / (1 - kLeastClock));
-    if (facts.neutral == facts.low) return std::sqrt((value - facts.low) / (facts.high - facts.low));
-    return std::log(value / facts.low) / std::log(facts.high / facts.low);
+  void put(Values& values, double t) const {
+    of(values) = clock ? 1 / (1 + kUsualSlowing * std::max(t, 0.0))
+                       : std::clamp(facts.neutral + t * facts.usual, facts.low, facts.high);
   }
-  /// Towards this it is pulled.
-  double rest(const Values& values) const {
-    if (clock) return 0;
-    return place(engine == "generic" ? facts.neutral : values.engines.at("generic")[facts.constant]);
+  /// Towards this it is pulled: an engine's own constant to generic's, a clock to the mean of all.
+  double rest(Values& values) const {
+    if (!clock) return engine == "generic" ? 0 : Axis{"generic", facts, "", nullptr}.place(values);
+    double sum = 0;
+    for (const auto& [name, known] : values.clocks) sum += Axis{"", {}, name, clock}.place(values);
+    return sum / static_cast<double>(values.clocks.size());
   }
 
-  static constexpr double kLeastClock = 0.5;
+  static constexpr double kUsualSlowing = 0.2;
 };
 
 SustainedTimes times_of(const SustainedClock& clock) {
@@ -101,90 +100,172 @@ class Steps {
   std::vector<std::string> chips_;
 };
 
+/// Solves a x = b for a symmetric positive matrix of b.size() columns, by Cholesky.
+std::vector<double> solve(std::vector<double> a, std::vector<double> b) {
+  const std::size_t n = b.size();
+  for (std::size_t i = 0; i < n; ++i)
+    for (std::size_t j = 0; j <= i; ++j) {
+      double sum = a[i * n + j];
+      for (std::size_t k = 0; k < j; ++k) sum -= a[i * n + k] * a[j * n + k];
+      a[i * n + j] = i == j ? std::sqrt(sum) : sum / a[j * n + j];
+    }
+  for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t k = 0; k < i; ++k) b[i] -= a[i * n + k] * b[k];
+    b[i] /= a[i * n + i];
+  }
+  for (std::size_t i = n; i-- > 0;) {
+    for (std::size_t k = i + 1; k < n; ++k) b[i] -= a[k * n + i] * b[k];
+    b[i] /= a[i * n + i];
+  }
+  return b;
+}
+
 /// A search for the best values of some axes on some of the steps.
 class Fit {
  public:
   Fit(Steps& steps, std::vector<std::size_t> rows, Values values, const EngineFitOptions& options)
       : steps_(steps), rows_(std::move(rows)), values_(std::move(values)), options_(options), logs_(steps.size()) {
     steps_.predict(values_, rows_, logs_);
+    std::map<std::string_view, double> count;
+    for (std::size_t i : rows_) ++count[steps_.step(i).source];
+    double sum = 0;
+    weights_.resize(steps.size());
+    for (std::size_t i : rows_) sum += weights_[i] = 1 / std::sqrt(count[steps_.step(i).source]);
+    for (double& w : weights_) w /= sum;
   }
 
   const Values& values() const { return values_; }
   double log_of(std::size_t row) const { return logs_[row]; }
   double error_of(std::size_t row) const { return std::abs(std::expm1(logs_[row])); }
 
-  /// Mean over the sources of their rows' mean, of the rows of an engine or of all ("").
-  double mean_error(const std::vector<double>& logs, const std::string& engine = "") const {
-    std::map<std::string_view, std::pair<double, int>> by_source;
-    for (std::size_t i : rows_) {
-      if (!engine.empty() && steps_.engine(i) != engine) continue;
-      auto& [sum, n] = by_source[steps_.step(i).source];
-      sum += std::abs(logs[i]);
-      ++n;
-    }
-    double mean = 0;
-    for (const auto& [source, sum] : by_source) mean += sum.first / sum.second;
-    return by_source.empty() ? 0 : mean / static_cast<double>(by_source.size());
+  /// Mean of |log(predicted / measured)| of an engine's rows.
+  double mean_error(const std::string& engine) const {
+    double sum = 0, n = 0;
+    for (std::size_t i : rows_)
+      if (steps_.engine(i) == engine) sum += std::abs(logs_[i]), ++n;
+    return n > 0 ? sum / n : 0;
   }
-  double mean_error(const std::string& engine = "") const { return mean_error(logs_, engine); }
 
-  /// Along one axis after the other: a step that helps is taken and made longer for the next round; one that helps in
-  /// neither direction is halved.
-  void search(const std::vector<Axis>& axes, double first_step) {
-    constexpr double kLastStep = 0.004;
-    constexpr int kMostRounds = 40;
-    std::vector<double> step(axes.size(), first_step);
-    double best = cost(axes, values_, logs_);
-    for (int round = 0; round < kMostRounds; ++round) {
-      bool going = false;
-      for (std::size_t a = 0; a < axes.size(); ++a) {
-        if (step[a] < kLastStep) continue;
-        going = true;
-        const double improved = try_along(axes, axes[a], step[a], best);
-        step[a] *= improved < best ? 1.5 : 0.5;
-        best = improved;
+  /// Gauss and Newton's steps, shortened as Levenberg and Marquardt's until they help; rows far off weigh less
+  /// (soft L1).
+  void search(const std::vector<Axis>& axes, int rounds) {
+    double damping = 1e-3, best = cost(axes, values_, logs_);
+    for (int round = 0; round < rounds; ++round) {
+      const std::vector<double> slopes = slopes_along(axes);
+      const double before = best;
+      for (int attempt = 0; attempt < 6 && best == before; ++attempt) {
+        Values values = moved(axes, slopes, damping);
+        std::vector<double> logs = logs_;
+        steps_.predict(values, rows_, logs);
+        const double found = cost(axes, values, logs);
+        damping *= found < best ? 0.2 : 10;
+        if (found >= best) continue;
+        best = found;
+        values_ = std::move(values);
+        logs_ = std::move(logs);
       }
-      if (!going) return;
+
+      if (before - best < 1e-3 * best) return;
     }
   }
 
  private:
+  static constexpr double kFar = 0.05;  // of a row's log: beyond it errors count by their size, not its square
+
   double cost(const std::vector<Axis>& axes, Values& values, const std::vector<double>& logs) const {
-    double pulled = 0;
-    for (const Axis& axis : axes) pulled += std::pow(axis.place(axis.of(values)) - axis.rest(values), 2);
-    return mean_error(logs) + options_.pull * pulled;
+    double sum = 0;
+    for (std::size_t i : rows_) sum += weights_[i] * 2 * kFar * kFar * (std::sqrt(1 + std::pow(logs[i] / kFar, 2)) - 1);
+    for (const Axis& axis : axes) sum += options_.pull * std::pow(axis.place(values) - axis.rest(values), 2);
+    return sum;
   }
-  bool changes(const Axis& axis, std::size_t row) const {
-    if (axis.clock) return axis.chip == steps_.chip(row);
-    return axis.engine == steps_.engine(row) ||
-           (axis.engine == "generic" && !values_.engines.contains(steps_.engine(row)));
-  }
-  double try_along(const std::vector<Axis>& axes, const Axis& axis, double step, double best) {
-    std::vector<std::size_t> changed;
-    for (std::size_t i : rows_)
-      if (changes(axis, i)) changed.push_back(i);
-    const double here = axis.place(axis.of(values_));
-    for (const double way : {step, -step}) {
-      const double there = std::clamp(here + way, 0.0, 1.0);
-      if (there == here) continue;
-      Values values = values_;
-      axis.of(values) = axis.at(there);
-      std::vector<double> logs = logs_;
-      steps_.predict(values, changed, logs);
-      const double found = cost(axes, values, logs);
-      if (found >= best) continue;
-      values_ = std::move(values);
-      logs_ = std::move(logs);
-      return found;
+
+  /// Which axis of a kind (one constant of all engines, or all clocks) a row feels; -1: none that is fitted.
+  std::vector<int> felt(const std::vector<Axis>& axes, int kind) const {
+    std::vector<int> result(steps_.size(), -1);
+    for (std::size_t a = 0; a < axes.size(); ++a) {
+      const Axis& axis = axes[a];
+      if (kind_of(axis) != kind) continue;
+      for (std::size_t i : rows_) {
+        const bool own = values_.engines.contains(steps_.engine(i));
+        const bool feels =
+            axis.clock ? axis.chip == steps_.chip(i) && (axis.clock == &SustainedClock::fp8) == steps_.is_narrow(i)
+                       : axis.engine == (own ? steps_.engine(i) : "generic");
+        if (feels) result[i] = static_cast<int>(a);
+      }
     }
-    return best;
+    return result;
+  }
+  static int kind_of(const Axis& axis) { return axis.clock ? kEngineConstants : static_cast<int>(axis.facts.constant); }
+
+  /// By kind, then row. All axes of a kind move at once, since no row feels two of them.
+  std::vector<double> slopes_along(const std::vector<Axis>& axes) {
+    constexpr double kStep = 0.2;  // wide: some constants do nothing while they are small
+    std::vector<double> slopes((kEngineConstants + 1) * steps_.size());
+    for (int kind = 0; kind <= kEngineConstants; ++kind) {
+      Values values = values_;
+      for (const Axis& axis : axes)
+        if (kind_of(axis) == kind) axis.put(values, axis.place(values) + kStep);
+      std::vector<double> logs = logs_;
+      steps_.predict(values, rows_, logs);
+      for (std::size_t i : rows_)
+        slopes[static_cast<std::size_t>(kind) * steps_.size() + i] = (logs[i] - logs_[i]) / kStep;
+    }
+    return slopes;
+  }
+
+  Values moved(const std::vector<Axis>& axes, const std::vector<double>& slopes, double damping) {
+    const std::size_t n = axes.size();
+    std::vector<std::vector<int>> felt_by;
+    for (int kind = 0; kind <= kEngineConstants; ++kind) felt_by.push_back(felt(axes, kind));
+    std::vector<double> a(n * n), b(n);
+    for (std::size_t i : rows_) {
+      const double weight = weights_[i] / std::sqrt(1 + std::pow(logs_[i] / kFar, 2));
+      for (std::size_t p = 0; p < felt_by.size(); ++p) {
+        if (felt_by[p][i] < 0) continue;
+        const auto x = static_cast<std::size_t>(felt_by[p][i]);
+        const double slope = weight * slopes[p * steps_.size() + i];
+        b[x] -= slope * logs_[i];
+        for (std::size_t q = 0; q < felt_by.size(); ++q)
+          if (felt_by[q][i] >= 0)
+            a[x * n + static_cast<std::size_t>(felt_by[q][i])] += slope * slopes[q * steps_.size() + i];
+      }
+    }
+    Values values = values_;
+    for (std::size_t x = 0; x < n; ++x) {
+      b[x] -= options_.pull * (axes[x].place(values) - axes[x].rest(values));
+      a[x * n + x] = (a[x * n + x] + options_.pull) * (1 + damping);
+    }
+    // What would leave its range goes to the end of it, and the others move as they then should.
+    std::vector<double> step(n);
+    std::vector<char> held(n);
+    for (bool again = true; again;) {
+      std::vector<double> left = a, right = b;
+      for (std::size_t x = 0; x < n; ++x)
+        for (std::size_t y = 0; held[x] && y < n; ++y) {
+          right[y] -= a[y * n + x] * step[x];
+          left[x * n + y] = left[y * n + x] = x == y;
+        }
+      for (std::size_t x = 0; x < n; ++x)
+        if (held[x]) right[x] = step[x];
+      const std::vector<double> by = solve(std::move(left), std::move(right));
+      again = false;
+      for (std::size_t x = 0; x < n; ++x) {
+        if (held[x]) continue;
+        const double from = axes[x].place(values_), to = from + by[x];
+        axes[x].put(values, to);
+        step[x] = axes[x].place(values) - from;
+        held[x] = std::abs(step[x] - by[x]) > 1e-9;
+        again = again || held[x];
+      }
+    }
+    return values;
   }
 
   Steps& steps_;
   std::vector<std::size_t> rows_;
   Values values_;
   const EngineFitOptions& options_;
-  std::vector<double> logs_;
+  std::vector<double> logs_, weights_;
 };
 
 std::vector<Axis> axes_of_engine(const std::string& engine) {
@@ -225,34 +306,35 @@ std::vector<std::size_t> rows_where(const Steps& steps, const std::function<bool
   return rows;
 }
 
-Values neutral_values(const Steps& steps) {
+/// Where the search begins: what is usual, since some constants change nothing before they are that large.
+Values usual_values(const Steps& steps) {
   Values values;
   values.engines["generic"] = {};
+  for (const Axis& axis : axes_of_engine("generic")) axis.put(values, 1);
   for (std::size_t i = 0; i < steps.size(); ++i) values.clocks[steps.chip(i)] = {};
   return values;
 }
 
+constexpr int kMostRounds = 15;
+
 Values fit_values(Steps& steps, const std::vector<std::size_t>& rows, const EngineFitOptions& options) {
-  constexpr double kFirst = 0.15, kAgain = 0.05;
-  Fit shared(steps, rows, neutral_values(steps), options);
-  shared.search(all_axes(steps, rows, shared.values()), kFirst);
+  Fit shared(steps, rows, usual_values(steps), options);
+  shared.search(all_axes(steps, rows, shared.values()), kMostRounds);
   Values values = shared.values();
-  for (const auto& [name, count] : rows_by_engine(steps, rows)) {
-    if (name == "generic" || count < options.least_rows) continue;
-    Values with_own = values;
-    with_own.engines[name] = values.engines.at("generic");
-    const auto is_its = [&](std::size_t i) { return steps.engine(i) == name; };
-    std::vector<std::size_t> its;
-    std::copy_if(rows.begin(), rows.end(), std::back_inserter(its), is_its);
-    Fit own(steps, its, with_own, options);
-    const double before = own.mean_error();
-    own.search(axes_of_engine(name), kFirst);
-    if (before - own.mean_error() > options.least_gain) values = own.values();
-  }
-  if (values.engines.size() == 1) return values;
-  Fit together(steps, rows, values, options);
-  together.search(all_axes(steps, rows, values), kAgain);
-  return together.values();
+  for (const auto& [name, count] : rows_by_engine(steps, rows))
+    if (name != "generic" && count >= options.least_rows)
+      values.engines[name] = usual_values(steps).engines.at("generic");
+  Fit apart(steps, rows, values, options);
+  apart.search(all_axes(steps, rows, values), kMostRounds);
+  // Constants of its own an engine keeps only where it gains by them.
+  Values kept = apart.values();
+  for (const auto& [name, constants] : apart.values().engines)
+    if (name != "generic" && shared.mean_error(name) - apart.mean_error(name) <= options.least_gain)
+      kept.engines.erase(name);
+  if (kept.engines.size() == apart.values().engines.size()) return kept;
+  Fit last(steps, rows, kept, options);
+  last.search(all_axes(steps, rows, kept), kMostRounds);
+  return last.values();
 }
 
 double rounded(double value) { return std::stod(fmt::format("{:.4g}", value)); }
@@ -275,6 +357,14 @@ Values values_of(const EngineFit& fit) {
   for (const auto& [name, engine] : fit.engines) values.engines[name] = engine.constants;
   values.clocks = fit.clocks;
   return values;
+}
+
+/// Where the clocks of the same width stand.
+double mean_of(const std::vector<Axis>& clocks, const Axis& like, Values& values) {
+  double sum = 0, n = 0;
+  for (const Axis& axis : clocks)
+    if (axis.clock == like.clock) sum += axis.place(values), ++n;
+  return n > 0 ? sum / n : 0;
 }
 
 }  // namespace
@@ -322,22 +412,17 @@ LeftOutSources leave_one_source_out(const std::vector<TimedStep>& timed, const E
   for (const std::string& source : sources) {
     const auto others = rows_where(steps, [&](std::size_t i) { return timed[i].source != source; });
     const auto its = rows_where(steps, [&](std::size_t i) { return timed[i].source == source; });
-    Values values = values_of(fit);
-    const std::map<std::string, int> counts = rows_by_engine(steps, others);
-    std::erase_if(values.engines, [&](const auto& engine) {
-      const auto count = counts.find(engine.first);
-      return engine.first != "generic" && (count == counts.end() || count->second < options.least_rows);
-    });
-    // A clock that only this source knew is not known.
+    // A clock that only this source knew is taken for the mean of the others.
+    std::vector<Axis> unknown;
     const std::vector<Axis> clocks = axes_of_clocks(steps, others);
-    for (auto& [chip, clock] : values.clocks)
+    for (const auto& [chip, clock] : fit.clocks)
       for (const auto member : {&SustainedClock::bf16, &SustainedClock::fp8})
         if (std::none_of(clocks.begin(), clocks.end(),
                          [&](const Axis& axis) { return axis.chip == chip && axis.clock == member; }))
-          clock.*member = 1;
-    Fit refit(steps, others, values, options);
-    refit.search(all_axes(steps, others, values), 0.05);
-    const Fit left_out(steps, its, refit.values(), options);
+          unknown.push_back({"", {}, chip, member});
+    Values found = fit_values(steps, others, options);
+    for (const Axis& axis : unknown) axis.put(found, mean_of(clocks, axis, found));
+    const Fit left_out(steps, its, found, options);
     std::vector<double> errors, before;
     for (std::size_t i : its) {
       errors.push_back(left_out.error_of(i));

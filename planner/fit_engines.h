@@ -18,7 +18,7 @@ struct EngineFitOptions {
   int threads = 0;
   int least_rows = 20;       ///< an engine with fewer has no constants of its own
   double least_gain = 0.01;  ///< nor one whose mean error falls by less
-  double pull = 0.01;        ///< of a constant at the other end of its range, on the mean error
+  double pull = 1e-5;        ///< of a constant that differs by what is usual
 };
 
 struct FittedEngine {
@@ -38,14 +38,14 @@ struct EngineFit {
 /// Machines whose products slow down alike: "h100" of "h800-sxm-80gb", "b300" of "gb300-nvl72".
 std::string chip_of(const std::string& machine);
 
-/// Constants and clocks under which the published steps are predicted best: the mean over the sources of the mean of
-/// |log(predicted / measured)| of their rows, so that large sources do not drown small ones, and a mild pull towards
-/// what changes nothing (of an engine's own constants: towards generic's). First generic's constants and the clocks on
-/// all rows, then an engine's own where it has enough rows and gains by them, then all together. A pattern search
-/// along the axes, within the constants' ranges. The same for any number of threads.
+/// Constants and clocks under which the published steps are predicted best: least soft-L1 of log(predicted / measured),
+/// a source of n rows weighing as sqrt(n), so that large ones do not drown small ones, and a mild pull towards what
+/// changes nothing (an engine's own constants: towards generic's; clocks: towards their mean). First generic's
+/// constants and the clocks on all rows, then with an engine's own where it has enough rows and gains by them.
+/// Gauss-Newton steps within the constants' ranges. The same for any number of threads.
 EngineFit fit_engines(const std::vector<TimedStep>& steps, const EngineFitOptions& options);
 
-/// Every source predicted by a fit to all others, which starts from `fit`.
+/// Every source predicted by a fit to all others, from the beginning; `fit` is that to all of them.
 struct LeftOutSource {
   std::string source;
   int rows = 0;

@@ -10,6 +10,7 @@
 
 #include "hardware/measured_times.h"
 #include "planner/measured_rows.h"
+#include "planner/network_rate.h"
 #include "planner/parallel.h"
 #include "planner/plan.h"
 #include "planner/pricer.h"
@@ -66,14 +67,18 @@ std::string beyond_layout(const MeasuredRow& row) {
   return "";
 }
 
-/// Nodes as the row has them: the link level that spans the catalog's node spans the row's; an NVLink domain is the
-/// innermost.
+/// Nodes and network as the row has them: the link level that spans the catalog's node spans the row's; an NVLink domain
+/// is the innermost; a stated rate is that of every level beyond the node.
 void use_nodes_of(const MeasuredRow& row, Machine& machine) {
   if (row.hardware.nvlink_domain) machine.links.front().gpus = *row.hardware.nvlink_domain;
-  if (!row.hardware.gpus_per_node) return;
-  for (LinkLevel& level : machine.links)
-    if (level.gpus == machine.gpus_per_node && !row.hardware.nvlink_domain) level.gpus = *row.hardware.gpus_per_node;
-  machine.gpus_per_node = static_cast<int>(*row.hardware.gpus_per_node);
+  if (row.hardware.gpus_per_node) {
+    for (LinkLevel& level : machine.links)
+      if (level.gpus == machine.gpus_per_node && !row.hardware.nvlink_domain) level.gpus = *row.hardware.gpus_per_node;
+    machine.gpus_per_node = static_cast<int>(*row.hardware.gpus_per_node);
+  }
+  if (const auto rate = network_rate(row.hardware.interconnect, machine.gpus_per_node))
+    for (LinkLevel& level : machine.links)
+      if (level.gpus == 0 || level.gpus > machine.links.front().gpus) level.bandwidth = {*rate};
 }
 
 void use_formats_of(const MeasuredRow& row, TrainingFormats& formats) {

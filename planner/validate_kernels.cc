@@ -122,7 +122,9 @@ ValidationRow unpredicted(const MeasuredRow& row, const std::string& metric, std
 }
 
 std::variant<std::vector<ValidationRow>, std::string> predict_kernel_row(const MeasuredRow& row,
-                                                                         const Machine& machine) {
+                                                                         const Machine& in_long_runs) {
+  Machine machine = in_long_runs;
+  machine.sustained = {};  // a benchmark is no long run
   const auto named = kernels_of(row);
   if (const auto* none = std::get_if<NoKernel>(&named)) return "kernel: " + none->reason;
   std::vector<TimedKernel> kernels;

@@ -144,7 +144,7 @@ TEST_CASE("fitted constants are read whole and in their ranges") {
   };
   CHECK(complaint("") == "c.yaml:4:16: 'engines.small.constants.host_seconds_per_kernel' is missing");
   CHECK(complaint("host_seconds_per_kernel: 1, ") ==
-        "c.yaml:4:42: 'engines.small.constants.host_seconds_per_kernel' must be between 0 and 0.0001, got 1");
+        "c.yaml:4:42: 'engines.small.constants.host_seconds_per_kernel' must be between 0 and 0.0002, got 1");
 }
 
 TEST_CASE("every engine of the program has constants in their ranges and what it overlaps by itself") {

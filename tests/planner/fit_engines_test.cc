@@ -63,7 +63,7 @@ std::vector<TimedStep> steps_of(const Truth& truth, int others, int own) {
 EngineFitOptions exact() {
   EngineFitOptions options;
   options.threads = 2;
-  options.pull = 1e-5;
+  options.pull = 1e-9;
   return options;
 }
 
