@@ -134,6 +134,10 @@ TEST_CASE("an answer has the error of its kind of question, and of another chip'
   const double error = look_up(large, own).relative_error;
   CHECK(error < look_up(GemmSpec{.m = 16, .n = 4096, .k = 4096}, own).relative_error);
   CHECK(look_up(large, borrowed).relative_error == Approx(std::hypot(error, 0.1)));
+  AttentionSpec prefill{.heads = 32, .kv_heads = 8, .query_length = 8192, .key_length = 8192};
+  const double wide = look_up(prefill, own).relative_error;
+  prefill.type = DataType::fp8;
+  CHECK(look_up(prefill, own).relative_error == Approx(std::hypot(wide, 0.2)));
 }
 
 TEST_CASE("every file of curves that is built in names its source and holds 16-bit products") {
