@@ -76,6 +76,15 @@ Seconds curve_steady_time(const MemorySpec& spec, const Machine& machine) {
   return {memory_seconds(as_double(spec.moved.value), machine)};
 }
 
+std::optional<KernelCost> curve_time(const MoeLayerSpec& spec, const Machine& machine) {
+  const auto fitted = machine.curves->of_moe_layer(spec);
+  if (!fitted) return std::nullopt;
+  const double time = spec.tokens == 0 ? fitted->curve.launch_seconds : seconds(fitted->curve, spec, machine);
+  return KernelCost{{time},
+                    CostSource::datasheet,
+                    std::hypot(fitted->relative_error(is_large(spec)), machine.efficiency.curves_error)};
+}
+
 /// In a long run, over what a kernel takes by itself.
 double sustained(const GemmSpec& spec, const Machine& machine) { return machine.sustained.product[spec.type]; }
 double sustained(const GroupedGemmSpec& spec, const Machine& machine) { return machine.sustained.product[spec.type]; }
@@ -134,6 +143,14 @@ KernelCost look_up(const AttentionSpec& spec, const Machine& machine) {
   return in_a_long_run(time_of(spec, machine), sustained(spec, machine));
 }
 KernelCost look_up(const MemorySpec& spec, const Machine& machine) { return time_of(spec, machine); }
+
+std::optional<KernelCost> look_up(const MoeLayerSpec& spec, const Machine& machine) {
+  assert(supports(machine, spec.type) && "a type that this machine does not compute in");
+  std::optional<KernelCost> cost = machine.measured ? machine.measured->find(spec) : std::nullopt;
+  if (!cost) cost = curve_time(spec, machine);
+  if (cost) return in_a_long_run(*cost, machine.sustained.product[spec.type]);
+  return std::nullopt;
+}
 
 Seconds steady_time(const GemmSpec& spec, const Machine& machine) {
   return sustained(spec, machine) * steady_time_of(spec, machine);
