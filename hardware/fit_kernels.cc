@@ -271,8 +271,8 @@ void fit_attentions(const Machine& machine, const KernelTable& table, CurveFile&
 
 // ---- Layers of experts ----
 
-/// SGLang's published rows of several ranks time the same pairs on each rank of up to eight as one rank alone has:
-/// they say nothing of a split.
+/// SGLang's published rows of several ranks keep a rank, where tokens are many, as busy as one alone up to about top k
+/// ranks: they say nothing of a split.
 bool splits_pairs(const MoeLayerSpec& spec, std::string_view framework) {
   return spec.ep == 1 || !framework.starts_with("SGLang");
 }
