@@ -26,11 +26,19 @@ double keys_moved(const AttentionSpec& spec) {
   return spec.window > 0 && spec.query_length == 1 ? std::min(keys, as_double(spec.window)) : keys;
 }
 
+/// Activations come and go in 16 bits where the products are narrower.
+double activation_bytes(DataType type) { return std::max(bytes_per_element(type), 2.0); }
+
+/// Whether new keys and values are stored narrower than they come.
+bool stores_narrow(const AttentionSpec& spec) {
+  return bytes_per_element(spec.kv_type.value_or(stored(spec.type))) < activation_bytes(spec.type);
+}
+
 /// Forward: queries, keys and values in, output out. Backward: those and the output's gradient in, three gradients out.
 double bytes_moved(const AttentionSpec& spec) {
   const double queries = as_double(spec.batch) * as_double(spec.heads) * as_double(spec.query_length);
   const double keys = as_double(spec.batch) * as_double(spec.kv_heads) * keys_moved(spec);
-  const double query_bytes = bytes_per_element(spec.type) * as_double(spec.head_dim + spec.value_dim);
+  const double query_bytes = activation_bytes(spec.type) * as_double(spec.head_dim + spec.value_dim);
   const double key_bytes = bytes_per_element(spec.kv_type.value_or(stored(spec.type))) *
                            as_double(spec.head_dim + (spec.values_in_keys ? 0 : spec.value_dim));
   return (queries * query_bytes + keys * key_bytes) * (spec.backward ? 2 : 1);
@@ -41,11 +49,18 @@ double joined(double a, double b, double join) {
   return longer * std::pow(1 + std::pow(shorter / longer, join), 1 / join);
 }
 
+/// What all but the products runs at: exponentials gain nothing where those are narrower than 16 bits.
+double softmax_peak(DataType type, const Machine& machine) {
+  const bool narrow = bytes_per_element(type) < 2 && supports(machine, DataType::bf16);
+  return machine.peak[narrow ? DataType::bf16 : type].value;
+}
+
 struct Blocks {
   double count = 0;        // whole ones
   double filled = 0;       // what the rows fill
   double visited = 0;      // keys of an average one
   double longest = 0;      // keys of the last one
+  double split = 0;        // what cutting the keys costs
   double key_seconds = 0;  // of a block on one multiprocessor
 };
 
@@ -59,15 +74,19 @@ Blocks blocks_of(const AttentionCurve& curve, const AttentionSpec& spec, const M
   Blocks blocks;
   blocks.count = units * std::ceil(rows / rows_of_one);
   blocks.filled = units * rows / rows_of_one;
+  const double width = as_double(spec.head_dim + spec.value_dim);
+  const double gain = machine.peak[spec.type].value / softmax_peak(spec.type, machine);
+  const double key_width = width + gain * curve.softmax_width;  // in operations at the products' rate
+  const double edge = gain * (width + curve.softmax_width) / key_width;
+  blocks.split = curve.split_keys * edge;
   const double cut = (spec.causal ? rows_of_one / 2 : 0) + (windowed ? curve.window_keys : 0);
-  blocks.visited = std::min(keys, seen + cut) + curve.block_keys;
+  blocks.visited = std::min(keys, seen + cut) + curve.block_keys * edge;
   blocks.longest = (windowed      ? std::min(keys, as_double(spec.window) + cut)
                     : spec.causal ? keys
                                   : seen) +
-                   curve.block_keys;
-  const double width = as_double(spec.head_dim + spec.value_dim);
+                   curve.block_keys * edge;
   constexpr double kUsual = 256;  // heads of 128
-  const double work = 2 * rows_of_one * (width + curve.softmax_width) * kUsual / (kUsual + curve.softmax_width);
+  const double work = 2 * rows_of_one * key_width * kUsual / (kUsual + curve.softmax_width);
   const double rate = machine.peak[spec.type].value * curve.peak_fraction / machine.multiprocessors;
   AttentionSpec forward = spec;
   forward.backward = false;
@@ -86,12 +105,11 @@ double memory_seconds(const AttentionCurve& curve, const AttentionSpec& spec, co
 /// narrower.
 double store_seconds(const AttentionCurve& curve, const AttentionSpec& spec, const Machine& machine) {
   if (spec.backward) return 0;
-  const bool narrow = spec.kv_type && bytes_per_element(*spec.kv_type) < bytes_per_element(spec.type);
   const double keys =
       as_double(spec.batch) * as_double(spec.kv_heads) * as_double(std::min(spec.query_length, spec.key_length));
   const double bytes =
-      bytes_per_element(spec.type) * keys * as_double(spec.head_dim + (spec.values_in_keys ? 0 : spec.value_dim));
-  return bytes * curve.store_seconds * (narrow ? curve.narrow_store : 1) / machine.memory_bandwidth.value;
+      activation_bytes(spec.type) * keys * as_double(spec.head_dim + (spec.values_in_keys ? 0 : spec.value_dim));
+  return bytes * curve.store_seconds * (stores_narrow(spec) ? curve.narrow_store : 1) / machine.memory_bandwidth.value;
 }
 
 }  // namespace
@@ -152,7 +170,7 @@ double seconds(const AttentionCurve& curve, const AttentionSpec& spec, const Mac
   const double f = b.count / machine.multiprocessors;
   const double waves = curve.wave_step * std::ceil(f) + (1 - curve.wave_step) * std::max(f, 1.0);
   const double whole = std::max(waves * b.visited, b.longest);
-  const double cut = std::max(f * b.visited, std::min(b.visited, kLeastPart)) + curve.split_keys;
+  const double cut = std::max(f * b.visited, std::min(b.visited, kLeastPart)) + b.split;
   const double busy = b.key_seconds * std::min(whole, cut);
   const double loop = busy * (1 + curve.throttle * busy / (busy + curve.throttle_seconds));
   return curve.launch_seconds + joined(loop, memory_seconds(curve, spec, machine), curve.join) +

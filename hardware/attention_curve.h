@@ -24,6 +24,8 @@ namespace shardwright {
 ///   store  = store_seconds x bytes of new keys and values / HBM rate, x narrow_store where they are stored narrower:
 ///   the
 ///            published tables are of serving, where prefill puts them in a cache
+/// Products narrower than 16 bits run at their peak alone: exponentials (softmax_width), block_keys and split_keys take
+/// what they take in bf16, queries and results move in 16 bits, and new keys are stored narrower than they come.
 /// Backward: the loop at the machine's `attention_backward_rate` of the forward rate, for its 2.5 times the work, and
 /// twice the traffic; no store.
 struct AttentionCurve {

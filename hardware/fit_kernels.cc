@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cassert>
 #include <cmath>
 #include <optional>
 
@@ -73,7 +74,8 @@ struct Found {
 /// as they are in the start. `model(curve, item)`: what the table would say.
 template <typename Curve, typename Item, typename Model>
 Found<Curve> search(const std::vector<Row<Item>>& rows, const std::vector<Curve>& starts,
-                    const std::vector<std::string_view>& fixed, int evaluations, const Model& model) {
+                    const std::vector<std::string_view>& fixed, int evaluations, const Model& model,
+                    double weight_of_large = kLargeWeight) {
   const std::vector<Row<Item>> sample = sample_of(rows);
   std::vector<Coefficient<Curve>> free;
   for (const Coefficient<Curve>& c : coefficients<Curve>()) {
@@ -85,7 +87,7 @@ Found<Curve> search(const std::vector<Row<Item>>& rows, const std::vector<Curve>
       for (std::size_t i = 0; i < free.size(); ++i) curve.*free[i].value = values[i];
     };
     double error = 0;
-    for (const double large_weight : {1.0, kLargeWeight}) {
+    for (const double large_weight : {1.0, weight_of_large}) {
       std::vector<Range> ranges;
       for (const Coefficient<Curve>& c : free) ranges.push_back({c.least, c.most, curve.*c.value});
       const auto cost = [&](const std::vector<double>& values) {
@@ -267,15 +269,72 @@ void fit_attentions(const Machine& machine, const KernelTable& table, CurveFile&
   }
 }
 
+// ---- Layers of experts ----
+
+/// SGLang's published rows of several ranks keep a rank, where tokens are many, as busy as one alone up to about top k
+/// ranks: they say nothing of a split.
+bool splits_pairs(const MoeLayerSpec& spec, std::string_view framework) {
+  return spec.ep == 1 || !framework.starts_with("SGLang");
+}
+
+Fitted<MoeCurve> fit_moe_layer(const std::vector<Row<MoeLayerSpec>>& rows, const Machine& machine) {
+  const auto model = [&](const MoeCurve& curve, const MoeLayerSpec& s) { return seconds(curve, s, machine); };
+  Fitted<MoeCurve> fitted;
+  const bool split = std::any_of(rows.begin(), rows.end(), [](const auto& row) { return row.item.ep > 1; });
+  const std::vector<std::string_view> fixed =
+      split ? std::vector<std::string_view>{} : std::vector<std::string_view>{"skew"};
+  fitted.curve = search(rows, std::vector{start_of<MoeCurve>()}, fixed, kEvaluations / 2, model, 1).curve;
+  const auto predicted = [&](const MoeLayerSpec& s) { return seconds(fitted.curve, s, machine); };
+  fitted.all = errors_of(rows, false, predicted);
+  fitted.large = errors_of(rows, true, predicted);
+  return fitted;
+}
+
+void fit_moe_layers(const Machine& machine, const KernelTable& table, CurveFile& file,
+                    const std::function<void(const std::string&)>& progress) {
+  std::map<std::string, std::map<std::string, std::vector<Row<MoeLayerSpec>>>> rows;
+  for (std::size_t i = 0; i < table.size(); ++i) {
+    const auto spec = std::get<MoeLayerSpec>(table.spec(i));
+    if (spec.tokens == 0 || !supports(machine, spec.type) || !splits_pairs(spec, table.framework(i))) continue;
+    rows[format_name(spec)][software_of(table, i)].push_back({spec, table.seconds()[i], is_large(spec)});
+  }
+  for (const auto& [format, by_software] : rows) {
+    const auto& [software, most] = most_rows(by_software);
+    if (most.size() < kFewestRows) continue;
+    progress(fmt::format("moe_layer {}: {} rows", format, most.size()));
+    Fitted<MoeCurve> fitted = fit_moe_layer(most, machine);
+    fitted.software = software;
+    file.moe_layer.emplace(format, std::move(fitted));
+  }
+}
+
 }  // namespace
 
 CurveFile fit_kernels(const Machine& machine, const Measurements& measured, const std::string& source,
                       const std::function<void(const std::string&)>& progress) {
   CurveFile file;
   file.source = source;
-  fit_gemms(machine, measured.table(KernelFamily::gemm), file, progress);
-  fit_attentions(machine, measured.table(KernelFamily::attention), file, progress);
+  for (const KernelFamily family : {KernelFamily::gemm, KernelFamily::attention, KernelFamily::moe_layer})
+    refit_family(family, machine, measured, file, progress);
   return file;
+}
+
+void refit_family(KernelFamily family, const Machine& machine, const Measurements& measured, CurveFile& file,
+                  const std::function<void(const std::string&)>& progress) {
+  const KernelTable& table = measured.table(family);
+  switch (family) {
+    case KernelFamily::gemm:
+      file.gemm.clear();
+      return fit_gemms(machine, table, file, progress);
+    case KernelFamily::attention:
+      file.attention.clear();
+      return fit_attentions(machine, table, file, progress);
+    case KernelFamily::moe_layer:
+      file.moe_layer.clear();
+      return fit_moe_layers(machine, table, file, progress);
+    default:
+      assert(false && "a family without curves");
+  }
 }
 
 }  // namespace shardwright

@@ -20,15 +20,17 @@ constexpr double kOtherFormatError = 0.10;
 
 // ---- Files ----
 
-/// What a curve has beside its coefficients.
+/// What a curve has beside its coefficients, if anything.
 std::string_view choice_of(const GemmCurve&) { return "tiles"; }
 std::string_view choice_of(const AttentionCurve&) { return "block_rows"; }
+std::string_view choice_of(const MoeCurve&) { return ""; }
 
 template <typename Curve>
 std::vector<std::string_view> keys_of_curve() {
   std::vector<std::string_view> keys;
   for (const Coefficient<Curve>& c : coefficients<Curve>()) keys.push_back(c.name);
-  keys.insert(keys.end(), {choice_of(Curve()), "software", "all", "large"});
+  if (!choice_of(Curve()).empty()) keys.push_back(choice_of(Curve()));
+  keys.insert(keys.end(), {"software", "all", "large"});
   return keys;
 }
 
@@ -50,6 +52,8 @@ void read_choice(const YamlCursor& map, GemmCurve& curve) {
 void read_choice(const YamlCursor& map, AttentionCurve& curve) {
   curve.block_rows = map.at("block_rows").number(1, 1024);
 }
+
+void read_choice(const YamlCursor&, MoeCurve&) {}
 
 template <typename Curve>
 Fitted<Curve> read_curve(const YamlCursor& map) {
@@ -77,15 +81,16 @@ std::string errors_text(const FitErrors& e) {
   return fmt::format("{{rows: {}, median: {}, p68: {}, p90: {}}}", e.rows, e.median, e.p68, e.p90);
 }
 
-std::string choice_text(const GemmCurve& curve) { return std::string(name_of(curve.tiles)); }
-std::string choice_text(const AttentionCurve& curve) { return fmt::format("{}", curve.block_rows); }
+std::string choice_text(const GemmCurve& curve) { return fmt::format("    tiles: {}\n", name_of(curve.tiles)); }
+std::string choice_text(const AttentionCurve& curve) { return fmt::format("    block_rows: {}\n", curve.block_rows); }
+std::string choice_text(const MoeCurve&) { return ""; }
 
 template <typename Curve>
 std::string curve_text(std::string_view format, const Fitted<Curve>& fitted) {
   std::string text = fmt::format("  {}:\n    software: \"{}\"\n", format, fitted.software);
   for (const Coefficient<Curve>& c : coefficients<Curve>())
     text += fmt::format("    {}: {}\n", c.name, fitted.curve.*c.value);
-  text += fmt::format("    {}: {}\n", choice_of(fitted.curve), choice_text(fitted.curve));
+  text += choice_text(fitted.curve);
   return text + fmt::format("    all: {}\n    large: {}\n", errors_text(fitted.all), errors_text(fitted.large));
 }
 
@@ -163,15 +168,17 @@ double Fitted<Curve>::relative_error(bool of_large) const {
 }
 template struct Fitted<GemmCurve>;
 template struct Fitted<AttentionCurve>;
+template struct Fitted<MoeCurve>;
 
 double rounded(double value) { return std::strtod(fmt::format("{:.3e}", value).c_str(), nullptr); }
 
 CurveFile read_curves(const YamlCursor& top) {
-  top.only_keys({"source", "gemm", "attention"});
+  top.only_keys({"source", "gemm", "attention", "moe_layer"});
   CurveFile file;
   file.source = top.at("source").text();
   read_family(top, "gemm", file.gemm);
   read_family(top, "attention", file.attention);
+  read_family(top, "moe_layer", file.moe_layer);
   return file;
 }
 
@@ -181,7 +188,8 @@ std::string curves_yaml(const CurveFile& file, std::string_view name) {
              "curves\".\nsource: "
              "\"{}\"\n",
              name, file.source) +
-         family_text("gemm", file.gemm) + family_text("attention", file.attention);
+         family_text("gemm", file.gemm) + family_text("attention", file.attention) +
+         family_text("moe_layer", file.moe_layer);
 }
 
 std::vector<std::string> curve_names() { return catalog_names(curve_catalog()); }
@@ -190,6 +198,28 @@ std::string format_name(DataType type, Scaling scaling) {
   std::string name(name_of(type));
   if (type != DataType::fp8 || scaling == Scaling::tensor) return name;
   return name + (scaling == Scaling::row ? "_row" : "_block");
+}
+
+std::string format_name(const MoeLayerSpec& spec) {
+  const std::string name = format_name(spec.type, spec.scaling);
+  const StoredType weights = spec.weights.value_or(stored(spec.type));
+  return weights == stored(spec.type) ? name
+                                      : fmt::format("{}_{}", name, kStoredTypeNames[static_cast<std::size_t>(weights)]);
+}
+
+std::optional<Fitted<MoeCurve>> KernelCurves::of_moe_layer(const MoeLayerSpec& spec) const {
+  const auto same = moe_layer.find(format_name(spec));
+  if (same != moe_layer.end()) return same->second;
+  for (const Format& format : answering({spec.type, spec.scaling})) {
+    const auto near = moe_layer.find(format_name(format.type, format.scaling));
+    if (near == moe_layer.end()) continue;
+    Fitted<MoeCurve> curve = near->second;
+    const bool alike = is_16_bits(spec.type) && is_16_bits(format.type);
+    const bool as_wide = spec.weights.value_or(stored(spec.type)) == stored(spec.type);
+    if (!alike || !as_wide) curve.other_format = kOtherFormatError;
+    return curve;
+  }
+  return std::nullopt;
 }
 
 KernelCurves choose_curves(const std::vector<CurveFile>& files, const Machine& machine, const YamlCursor& where) {
@@ -207,6 +237,7 @@ KernelCurves choose_curves(const std::vector<CurveFile>& files, const Machine& m
     if (!attention) where.fail(fmt::format("has no curve of attention, {}", name_of(kind)));
     curves.attention[static_cast<std::size_t>(kind)] = *attention;
   }
+  for (const CurveFile& file : files) curves.moe_layer.insert(file.moe_layer.begin(), file.moe_layer.end());
   return curves;
 }
 

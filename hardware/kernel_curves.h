@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "hardware/attention_curve.h"
 #include "hardware/gemm_curve.h"
 #include "hardware/machine.h"
+#include "hardware/moe_curve.h"
 
 namespace shardwright {
 
@@ -38,6 +40,7 @@ struct CurveFile {
   std::string source;
   std::map<std::string, Fitted<GemmCurve>, std::less<>> gemm;
   std::map<std::string, Fitted<AttentionCurve>, std::less<>> attention;  // by kind
+  std::map<std::string, Fitted<MoeCurve>, std::less<>> moe_layer;        // by format, and weights: "bf16_int4"
   bool operator==(const CurveFile&) const = default;
 };
 
@@ -58,6 +61,7 @@ struct KernelCurves {
 
   ByFormat<GemmCurve> gemm;
   std::array<Fitted<AttentionCurve>, 4> attention;  // by kind
+  std::map<std::string, Fitted<MoeCurve>, std::less<>> moe_layer;
 
   const Fitted<GemmCurve>& of_gemm(DataType type, Scaling scaling) const {
     return gemm[type][static_cast<std::size_t>(scaling)];
@@ -65,14 +69,20 @@ struct KernelCurves {
   const Fitted<AttentionCurve>& of_attention(AttentionKind kind) const {
     return attention[static_cast<std::size_t>(kind)];
   }
+  /// Of the layer's format and weights; else, less certainly, of its format or the nearest. Nothing where no file has
+  /// any of those.
+  std::optional<Fitted<MoeCurve>> of_moe_layer(const MoeLayerSpec& spec) const;
 };
 
 /// "fp8", "fp8_row", "fp8_block"; types without a choice of scales have their name alone.
 std::string format_name(DataType type, Scaling scaling);
+/// That, and the weights' where they are of another type: "bf16_mxfp4".
+std::string format_name(const MoeLayerSpec& spec);
 
 /// For each format the curve of its name from the first of `files` that has one; else that of the nearest format:
 /// 16-bit ones answer for each other and, less certainly, for wider ones; kinds of fp8 for each other; fp8 for what is
-/// narrower; attention's kinds without a latent for those with one. Throws InputError at `where` for a format of the
+/// narrower; attention's kinds without a latent for those with one. Layers of
+/// experts need no curve. Throws InputError at `where` for a format of the
 /// machine that none answers for.
 KernelCurves choose_curves(const std::vector<CurveFile>& files, const Machine& machine, const YamlCursor& where);
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <optional>
 
 #include "hardware/kernel_spec.h"
 #include "hardware/machine.h"
@@ -38,6 +39,8 @@ KernelCost look_up(const GemmSpec&, const Machine&);
 KernelCost look_up(const GroupedGemmSpec&, const Machine&);
 KernelCost look_up(const AttentionSpec&, const Machine&);
 KernelCost look_up(const MemorySpec&, const Machine&);
+/// Nothing where neither tables nor curves have layers of experts in such a format.
+std::optional<KernelCost> look_up(const MoeLayerSpec&, const Machine&);
 
 /// A time that the parts of a kernel's work never beat together, one least_launch each left out, however the work is
 /// parted along its batch, its rows or its sum: nothing is lost to tiles and waves that are not full or to idle

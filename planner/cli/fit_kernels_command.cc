@@ -1,6 +1,9 @@
 #include <fmt/format.h>
 
+#include <optional>
+
 #include "hardware/fit_kernels.h"
+#include "hardware/input_error.h"
 #include "planner/cli/commands.h"
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
@@ -22,6 +25,17 @@ MeasuredMachine read_folders(const std::vector<std::string>& folders) {
   return all;
 }
 
+/// What to fit of a file whose other curves stay.
+std::optional<KernelFamily> family_alone(const Arguments& arguments) {
+  const auto name = arguments.find("--family");
+  if (!name) return std::nullopt;
+  for (const KernelFamily family : {KernelFamily::gemm, KernelFamily::attention, KernelFamily::moe_layer}) {
+    if (name_of(family) == *name) return family;
+  }
+  const std::string hint = did_you_mean(*name, {"gemm", "attention", "moe_layer"});
+  throw InputError(fmt::format("--family: must be gemm, attention or moe_layer, got '{}'{}", shown(*name), hint));
+}
+
 }  // namespace
 
 int run_fit_kernels(const Arguments& arguments) {
@@ -30,7 +44,14 @@ int run_fit_kernels(const Arguments& arguments) {
     throw InputError("--source: must be one line without quotes and backslashes");
   const std::string place = place_of_fit(arguments, "hardware/curves/h100-sxm.yaml");
   const MeasuredMachine measured = read_folders({arguments.positionals.begin() + 1, arguments.positionals.end()});
-  const CurveFile file = fit_kernels(measured.machine, *measured.measurements, source, remark);
+  CurveFile file;
+  if (const auto family = family_alone(arguments)) {
+    file = read_curves(YamlCursor::open(place));
+    if (arguments.find("--source")) file.source = source;
+    refit_family(*family, measured.machine, *measured.measurements, file, remark);
+  } else {
+    file = fit_kernels(measured.machine, *measured.measurements, source, remark);
+  }
   return write_fit(arguments, place, curves_yaml(file, measured.machine.name));
 }
 

@@ -11,9 +11,15 @@ namespace {
 
 using Answer = std::variant<KernelCost, std::string>;
 
+std::string does_not_compute(DataType type, const Machine& machine) {
+  return fmt::format("{} does not compute in {}", machine.name, name_of(type));
+}
+
+std::string no_curve(const KernelSpec& spec) { return fmt::format("no curve for {}", name_of(family_of(spec))); }
+
 template <typename Spec>
 Answer computed(const Spec& spec, const Machine& machine) {
-  if (!supports(machine, spec.type)) return fmt::format("{} does not compute in {}", machine.name, name_of(spec.type));
+  if (!supports(machine, spec.type)) return does_not_compute(spec.type, machine);
   return look_up(spec, machine);
 }
 
@@ -22,7 +28,7 @@ Answer measured(const KernelSpec& spec, const Machine& machine) {
   if (machine.measured) {
     if (const auto cost = machine.measured->find(spec)) return *cost;
   }
-  return fmt::format("no curve for {}", name_of(family_of(spec)));
+  return no_curve(spec);
 }
 
 struct Asked {
@@ -31,6 +37,11 @@ struct Asked {
   Answer operator()(const GemmSpec& spec) const { return computed(spec, machine); }
   Answer operator()(const GroupedGemmSpec& spec) const { return computed(spec, machine); }
   Answer operator()(const AttentionSpec& spec) const { return computed(spec, machine); }
+  Answer operator()(const MoeLayerSpec& spec) const {
+    if (!supports(machine, spec.type)) return does_not_compute(spec.type, machine);
+    const auto cost = look_up(spec, machine);
+    return cost ? Answer(*cost) : no_curve(spec);
+  }
   Answer operator()(const MemorySpec& spec) const { return look_up(spec, machine); }
   Answer operator()(const CollectiveSpec& spec) const {
     const KernelCost cost = collective_cost(spec, machine);

@@ -10,7 +10,7 @@
 namespace shardwright {
 
 /// Time of any kernel, whoever knows it (measurements.h, collective_cost.h), or why nobody does: "no curve for
-/// moe_layer", "a100-sxm-80gb does not compute in fp8". Nothing else needs to change for a family that gets a curve.
+/// mla_module", "a100-sxm-80gb does not compute in fp8". Nothing else needs to change for a family that gets a curve.
 std::variant<KernelCost, std::string> kernel_cost(const KernelSpec& spec, const Machine& machine);
 
 }  // namespace shardwright

@@ -137,6 +137,45 @@ TEST_CASE("keys that are stored narrower are unpacked") {
   CHECK(seconds(curve, spec) == Approx(1.5 * 10 * 1000 * kKey));
 }
 
+TEST_CASE("of narrow attention the products alone are faster") {
+  Machine machine = round_machine();
+  machine.peak[DataType::fp8] = {2e10};
+  AttentionSpec spec = hundred_blocks();
+  spec.type = DataType::fp8;
+  CHECK(seconds({}, spec, machine) == Approx(0.5 * 10 * 1000 * kKey));
+  AttentionCurve curve;
+  curve.softmax_width = 128;
+  // 256 / 2 + 128 against 256 + 128; a block's ends take what they take in bf16.
+  CHECK(seconds(curve, spec, machine) == Approx(2.0 / 3 * 10 * 1000 * kKey));
+  curve.block_keys = 300;
+  CHECK(seconds(curve, spec, machine) == Approx(10 * (1000 * 2.0 / 3 + 300) * kKey));
+  // What adding up parts costs, too: one block's 2,000 keys over ten.
+  AttentionSpec one{.query_length = 128, .key_length = 2000, .causal = false, .type = DataType::fp8};
+  curve.block_keys = 0;
+  curve.split_keys = 150;
+  CHECK(seconds(curve, one, machine) == Approx((200 * 2.0 / 3 + 150) * kKey));
+  // Without bf16 to compare with, exponentials run along.
+  machine.peak[DataType::bf16] = {};
+  CHECK(seconds(curve, one, machine) == Approx((200 + 150) * kKey / 2));
+}
+
+TEST_CASE("activations of narrow attention come in 16 bits") {
+  Machine machine = round_machine();
+  machine.peak[DataType::fp8] = {2e10};
+  machine.memory_bandwidth = {1e6};
+  const AttentionSpec decode{
+      .heads = 8, .kv_heads = 2, .query_length = 1, .key_length = 1000, .causal = false, .type = DataType::fp8};
+  // 8 heads x 256 x 2 bytes and 2 x 1,000 keys x 256 x 1 byte.
+  CHECK(seconds({}, decode, machine) == Approx(0.516096));
+  AttentionCurve storing;
+  storing.store_seconds = 3;
+  storing.narrow_store = 2;
+  const AttentionSpec prefill{
+      .batch = 2, .heads = 4, .kv_heads = 2, .query_length = 10, .key_length = 10, .type = DataType::fp8};
+  // As a bf16 prefill with an fp8 cache: 20,480 bytes.
+  CHECK(seconds(storing, prefill, machine) - seconds({}, prefill, machine) == Approx(6 * 20'480 / 1e6));
+}
+
 TEST_CASE("attention of one query costs reading its keys and values") {
   Machine machine = round_machine();
   machine.memory_bandwidth = {2e6};

@@ -63,6 +63,45 @@ TEST_CASE("a fit finds the coefficients that times were made with") {
   CHECK(found.curve.host_seconds == 0);
 }
 
+TEST_CASE("layers of experts are fitted, too, alone where that is asked for") {
+  MoeCurve curve;
+  curve.launch_seconds = 4e-5;
+  curve.peak_fraction = 0.5;
+  curve.memory_fraction = 0.8;
+  curve.join = 2;
+  curve.tile_rows = 20;
+  const Machine machine = h100();
+  KernelTable table(KernelFamily::moe_layer);
+  for (std::int64_t tokens = 1; tokens <= 16'384; tokens *= 2) {
+    for (const std::int64_t width : {512, 1024, 4096}) {
+      for (const std::int64_t ep : {1, 2, 8}) {
+        const MoeLayerSpec spec{.tokens = tokens,
+                                .hidden_size = 4096,
+                                .intermediate_size = width,
+                                .n_routed_experts = 64,
+                                .num_experts_per_tok = 8,
+                                .ep = ep};
+        table.add(to_slots(spec), {seconds(curve, spec, machine)}, "kernel", "library 1");
+      }
+    }
+  }
+  table.sort();
+  CurveFile file;
+  file.source = "before";
+  file.gemm["bf16"].software = "kept";
+  refit_family(KernelFamily::moe_layer, machine, measured_of(std::move(table)), file, [](const std::string&) {});
+  CHECK(file.source == "before");
+  CHECK(file.gemm.at("bf16").software == "kept");
+  REQUIRE(file.moe_layer.size() == 1);
+  const Fitted<MoeCurve>& found = file.moe_layer.at("bf16");
+  CHECK(found.software == "library 1, kernel");
+  CHECK(found.all.rows == 135);
+  CHECK(found.all.p90 < 0.05);
+  CHECK(found.curve.launch_seconds == Approx(4e-5).epsilon(0.05));
+  file.gemm.clear();
+  CHECK(read_curves(YamlCursor::parse(curves_yaml(file, "x"), "x")).moe_layer == file.moe_layer);
+}
+
 TEST_CASE("the same tables make the same file, and its text reads back to it") {
   GemmCurve curve;
   curve.launch_seconds = 3e-6;

@@ -134,6 +134,33 @@ TEST_CASE("an answer has the error of its kind of question, and of another chip'
   const double error = look_up(large, own).relative_error;
   CHECK(error < look_up(GemmSpec{.m = 16, .n = 4096, .k = 4096}, own).relative_error);
   CHECK(look_up(large, borrowed).relative_error == Approx(std::hypot(error, 0.1)));
+  AttentionSpec prefill{.heads = 32, .kv_heads = 8, .query_length = 8192, .key_length = 8192};
+  const double wide = look_up(prefill, own).relative_error;
+  prefill.type = DataType::fp8;
+  CHECK(look_up(prefill, own).relative_error == Approx(std::hypot(wide, 0.2)));
+}
+
+TEST_CASE("layers of experts have the curve of their format and weights, else the nearest, less certainly, or none") {
+  const auto moe = [](double launch) {
+    Fitted<MoeCurve> fitted;
+    fitted.curve.launch_seconds = launch;
+    fitted.all = {100, 0.05, 0.1, 0.2};
+    return fitted;
+  };
+  KernelCurves curves;
+  curves.moe_layer = {{"bf16", moe(1)}, {"bf16_int4", moe(2)}, {"fp8_block", moe(3)}};
+  const auto of = [&](DataType type, std::optional<StoredType> weights) {
+    const auto found = curves.of_moe_layer({.type = type, .weights = weights});
+    return std::pair(found->curve.launch_seconds, found->other_format);
+  };
+  CHECK(of(DataType::bf16, StoredType::bf16) == std::pair(1.0, 0.0));
+  CHECK(of(DataType::fp16, {}) == std::pair(1.0, 0.0));
+  CHECK(of(DataType::bf16, StoredType::int4) == std::pair(2.0, 0.0));
+  CHECK(of(DataType::bf16, StoredType::mxfp4) == std::pair(1.0, 0.1));
+  CHECK(of(DataType::fp8, {}) == std::pair(3.0, 0.1));
+  CHECK(of(DataType::nvfp4, {}) == std::pair(3.0, 0.1));
+  curves.moe_layer.erase("fp8_block");
+  CHECK_FALSE(curves.of_moe_layer({.type = DataType::fp8}));
 }
 
 TEST_CASE("every file of curves that is built in names its source and holds 16-bit products") {
@@ -148,5 +175,6 @@ TEST_CASE("every file of curves that is built in names its source and holds 16-b
     CHECK(file.gemm.at("bf16").large.median < 0.045);
     for (const AttentionKind kind : kAttentionKinds) CHECK(file.attention.contains(name_of(kind)));
     CHECK(file.attention.at("prefill").large.median < 0.07);
+    CHECK(file.moe_layer.at("bf16").all.median < 0.1);
   }
 }
