@@ -67,8 +67,8 @@ std::string beyond_layout(const MeasuredRow& row) {
   return "";
 }
 
-/// Nodes and network as the row has them: the link level that spans the catalog's node spans the row's; an NVLink domain
-/// is the innermost; a stated rate is that of every level beyond the node.
+/// Nodes and network as the row has them: the link level that spans the catalog's node spans the row's; an NVLink
+/// domain is the innermost; a stated rate is that of every level beyond the node.
 void use_nodes_of(const MeasuredRow& row, Machine& machine) {
   if (row.hardware.nvlink_domain) machine.links.front().gpus = *row.hardware.nvlink_domain;
   if (row.hardware.gpus_per_node) {

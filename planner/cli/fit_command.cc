@@ -61,7 +61,7 @@ Command fit_command() {
            {"FROM", "folders with measurements, files of rows", true, true, Completes::files, {}}},
           {{"--out", "FILE", "the file to write, whole or not at all", Completes::files},
            {"--source", "TEXT", "kernels: where the measurements are from"},
-           {"--family", "NAME", "kernels: fit gemm, attention or moe_layer alone; FILE's others stay"},
+           {"--family", "NAME", "kernels: gemm, attention or moe_layer alone"},
            {"--date", "TEXT", "engines: of the data (default: the rows' newest)"},
            {"--leave-one-source-out", "", "engines: also predict each source without it"},
            {"--check", "", "write nothing; exit code 1 if FILE would change"},

@@ -171,7 +171,8 @@ TEST_CASE("backward attention is forward's time by the datasheet's ratio, until 
 }
 
 TEST_CASE("what was measured on another machine of the chip is carried over: of it what memory explains") {
-  const Machine h100s = h100(), h200 = rested(find_machine("h200-sxm-141gb")), h800 = rested(find_machine("h800-sxm-80gb"));
+  const Machine h100s = h100(), h200 = rested(find_machine("h200-sxm-141gb")),
+                h800 = rested(find_machine("h800-sxm-80gb"));
   CHECK(same_chip(h100s, h200));
   CHECK(same_chip(h100s, h800));
   CHECK_FALSE(same_chip(h100s, find_machine("a100-sxm-80gb")));

@@ -485,7 +485,8 @@ TEST_CASE("faster links never slow a layout down") {
 
 TEST_CASE("DeepSeek-V3 on its published layout: DualPipe's parts on the first of 16 stages") {
   // ISCA 2025, arXiv 2505.09343, table 4: of a step of 19.93 s a bubble of 2.06 s; 104 pairs at the most, 97 on the
-  // first stage. Both fall short of that: communication slowed by compute is not modelled, nor waiting for slower ranks.
+  // first stage. Both fall short of that: communication slowed by compute is not modelled, nor waiting for slower
+  // ranks.
   const Model v3 = find_model("deepseek-v3");
   const Machine h800 = find_machine("h800-sxm-80gb");
   const Workload w = workload(4096, 15360, DataType::fp8);
