@@ -132,6 +132,26 @@ TEST_CASE("machines of one chip share a clock") {
   CHECK(chip_of("gb300-nvl72") == "b300");
 }
 
+TEST_CASE("machines of the catalog keep the clocks that were fitted") {
+  const std::string file = std::string(SHARDWRIGHT_SOURCE_DIR) + "/planner/engine/constants/constants.yaml";
+  const YamlCursor fitted = YamlCursor::open(file);
+  std::size_t chips = 0;
+  for (const auto& [chip, clock] : fitted.at("sustained_clock").entries()) {
+    ++chips;
+    std::size_t machines = 0;
+    for (const std::string& name : machine_names()) {
+      if (chip_of(name) != chip) continue;
+      ++machines;
+      const Machine machine = find_machine(name);
+      CHECK(machine.sustained.product[DataType::bf16] == Approx(1 / clock.at("bf16").number(0, 1)));
+      if (supports(machine, DataType::fp8))
+        CHECK(machine.sustained.product[DataType::fp8] == Approx(1 / clock.at("fp8").number(0, 1)));
+    }
+    CHECK(machines > 0);
+  }
+  CHECK(chips == 5);
+}
+
 TEST_CASE("published speeds are times of a step, those of other trust are left out") {
   const TemporaryFolder folder;
   const auto row = [](const char* id, const char* trust, const char* measured, const char* more = "") {
