@@ -56,13 +56,10 @@ TEST_CASE("wide MLPs under tensor parallelism reach the published rates, within 
       const int tp = 1 << i;
       CAPTURE(curve.width);
       CAPTURE(tp);
-      // Width 1024 is predicted up to 41 % too fast, at tp 1 by 29 %: its loss above is right, its products are not (k
-      // is 1024 in one, and eager mode's gaps between kernels show). 20480 at tp 2 was measured below both tp 1 and tp
-      // 4.
-      const bool off = curve.width == 1024 || (curve.width == 20480 && tp == 2);
       const double error = rate(curve.width, tp) / curve.published[i] - 1;
       CHECK(error > -0.15);
-      CHECK(error < (curve.width == 1024 ? 0.45 : off ? 0.2 : 0.15));
+      // Width 1024 is predicted 21 % too fast at tp 1, 35 % at tp 8: gaps between eager kernels of 50 us.
+      CHECK(error < (curve.width == 1024 ? 0.4 : 0.15));
     }
   }
 }
