@@ -415,11 +415,11 @@ LeftOutSources leave_one_source_out(const std::vector<TimedStep>& timed, const E
     // A clock that only this source knew is taken for the mean of the others.
     std::vector<Axis> unknown;
     const std::vector<Axis> clocks = axes_of_clocks(steps, others);
-    for (const auto& [chip, clock] : fit.clocks)
+    for (const auto& known : fit.clocks)
       for (const auto member : {&SustainedClock::bf16, &SustainedClock::fp8})
         if (std::none_of(clocks.begin(), clocks.end(),
-                         [&](const Axis& axis) { return axis.chip == chip && axis.clock == member; }))
-          unknown.push_back({"", {}, chip, member});
+                         [&](const Axis& axis) { return axis.chip == known.first && axis.clock == member; }))
+          unknown.push_back({"", {}, known.first, member});
     Values found = fit_values(steps, others, options);
     for (const Axis& axis : unknown) axis.put(found, mean_of(clocks, axis, found));
     const Fit left_out(steps, its, found, options);

@@ -66,7 +66,9 @@ PerDataType<std::optional<GradientFormats>> read_gradients(const YamlCursor& map
   PerDataType<std::optional<GradientFormats>> gradients;
   for (const auto& [name, formats] : map.entries()) {
     formats.only_keys({"gradient", "gradient_reduce"});
-    const auto type = [&](std::string_view key) { return kDataTypes[formats.at(key).one_of(types)]; };
+    const auto type = [&types, &map_of = formats](std::string_view key) {
+      return kDataTypes[map_of.at(key).one_of(types)];
+    };
     gradients[*data_type_named(name)] = GradientFormats{type("gradient"), type("gradient_reduce")};
   }
   return gradients;
