@@ -135,7 +135,6 @@ class Fit {
   }
 
   const Values& values() const { return values_; }
-  double log_of(std::size_t row) const { return logs_[row]; }
   double error_of(std::size_t row) const { return std::abs(std::expm1(logs_[row])); }
 
   /// Mean of |log(predicted / measured)| of an engine's rows.
