@@ -120,7 +120,8 @@ struct Operator {
   bool on_stream = false;       ///< works where the residual stream is placed, not where its inputs come from
   bool passes_partial = false;  ///< declared linear: partial sums may pass through unresolved
   bool in_place = false;        ///< a result takes the place of an input of that size that nothing reads later
-  std::uint8_t resolved = 0;    ///< inputs, a bit each, in which it is not linear even so
+  bool written_out = false;  ///< runs as a chain of elementwise kernels, as without fusion (planner/cost/written_out.h)
+  std::uint8_t resolved = 0;  ///< inputs, a bit each, in which it is not linear even so
   std::vector<Gradient> gradients;
   int score_parts = 1;           ///< attention: scores are the sum of so many products of a query and a key part
   std::int64_t score_width = 0;  ///< attention: scores are divided by the root of this, 0 = of their queries' width

@@ -78,6 +78,7 @@ class Builder {
     op.gradients = {{.of = {0, 1}, .reads = {0, 1}}};
     if (kind == Norm::layernorm) op.gradients[0].of.push_back(2);
     if (options_.fused_norm || kind == Norm::layernorm) return finish(std::move(op), dims(x));
+    op.written_out = true;
     op.gradients[0].reads = {1, 3, 4};
     const TensorId y = activation(name, dims(x));
     op.outputs = {plain(y), plain(activation(name + ".normalised", dims(x))),
@@ -94,6 +95,7 @@ class Builder {
     Operator op = start(OpKind::gated_silu, name, {plain(gate), plain(up)});
     op.gradients = {{.of = {0, 1}, .reads = {0, 1}}};
     if (options_.fused_activation) return finish(std::move(op), dims(gate));
+    op.written_out = true;
     op.gradients[0].reads.push_back(3);
     const TensorId y = activation(name, dims(gate)), silu = activation(name + ".silu", dims(gate));
     for (const TensorId t : {y, silu}) {

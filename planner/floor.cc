@@ -18,7 +18,7 @@ Floor::Floor(const Pricer& pricer, const Layout& layout, Bytes stream, bool bala
   paired_ = has_pairs(layout);
   if (layout.virtual_pipeline == 1 && backward == BackwardTasks::whole && !paired_)
     drained_ = 1 / (1 - std::pow(1 - 1 / micro_batches_, stages_));
-  send_ = send_time(layout, stream, pricer.machine_, pricer.engine_.constants);
+  send_ = send_time(layout, stream, pricer.machine_, pricer.engine_);
   fixed_ = pricer.engine_.constants.seconds(EngineConstant::step_seconds);
 }
 

@@ -59,7 +59,7 @@ PipelineShape::PipelineShape(const Pricer& pricer, const ShapePrice& shape, cons
   }
   add(0, pass_of(classes_), 1);
   add(parts - 1, pass_of(classes_ + 1), 1);
-  base_.send = send_time(layout, shape.stream, pricer.machine_, pricer.engine_.constants);
+  base_.send = send_time(layout, shape.stream, pricer.machine_, pricer.engine_);
   fixed_ = pricer.engine_.constants.seconds(EngineConstant::step_seconds);
 }
 

@@ -72,19 +72,26 @@ std::int64_t between_stages(const Layout& l) {
 
 namespace {
 
-CollectiveSpec send_of(const Layout& layout, Bytes stream) {
-  RankGroup pair;
+/// What hands a rank's residual stream on: a send, and where each rank of a tensor group sent a part, its gathering.
+std::vector<CollectiveSpec> handover(const Layout& layout, Bytes stream, const Engine& engine) {
+  RankGroup pair, tensor;
   pair.add(2, between_stages(layout));
-  return {CollectiveKind::send_recv, stream, pair};
+  if (!engine.scatters_sends || layout.sequence_parallel || layout.tensor == 1)
+    return {{CollectiveKind::send_recv, stream, pair}};
+  tensor.add(layout.tensor, 1);
+  return {{CollectiveKind::send_recv, {stream.value / layout.tensor}, pair},
+          {CollectiveKind::all_gather, stream, tensor}};
 }
 
 }  // namespace
 
-Seconds send_time(const Layout& layout, Bytes stream, const Machine& machine, const EngineConstants& constants) {
+Seconds send_time(const Layout& layout, Bytes stream, const Machine& machine, const Engine& engine) {
   if (layout.pipeline == 1) return {};
+  const EngineConstants& constants = engine.constants;
   const double beside = layout.overlap.has(Overlap::p2p) ? constants[EngineConstant::hidden_communication_factor] : 1;
-  return constants[EngineConstant::communication_factor] * beside *
-         collective_cost(send_of(layout, stream), machine).time;
+  Seconds time;
+  for (const CollectiveSpec& part : handover(layout, stream, engine)) time += collective_cost(part, machine).time;
+  return constants[EngineConstant::communication_factor] * beside * time;
 }
 
 std::optional<Rejection> impossible_shape(const Model& model, const Machine& machine, const Workload& workload,
@@ -307,7 +314,8 @@ std::vector<AskedKernel> Pricer::asked(const Layout& layout) {
     return std::vector<AskedKernel>{{spec, collective_cost(spec, machine_), 1}};
   };
   const int borders = layout.pipeline * layout.virtual_pipeline - 1;
-  add(2 * borders * micro_batches, collective(send_of(layout, known.stream)));
+  for (const CollectiveSpec& part : handover(layout, known.stream, engine_))
+    add(2 * borders * micro_batches, collective(part));
   if (model_.tie_word_embeddings) add(2, collective(tied_reduction(layout, known)));
   return all;
 }

@@ -126,6 +126,6 @@ class Pricer {
 /// Ranks from one pipeline stage to the next.
 std::int64_t between_stages(const Layout& layout);
 /// Of handing a micro-batch's residual stream on; nothing with one stage.
-Seconds send_time(const Layout& layout, Bytes stream, const Machine& machine, const EngineConstants& constants);
+Seconds send_time(const Layout& layout, Bytes stream, const Machine& machine, const Engine& engine);
 
 }  // namespace shardwright

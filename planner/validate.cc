@@ -138,13 +138,23 @@ bool logged_by_last_stage(const MeasuredRow& row) {
   return starts_with(row.software.framework, "Megatron-Bridge") || starts_with(row.software.framework, "NeMo");
 }
 
-/// Layers of each stage where the row does not say: as many on each; where that leaves a remainder, with embedding and
-/// head counted as a layer each (Megatron's account_for_embedding_in_pipeline_split and its twin for the loss). Nothing
-/// where that leaves one, too.
-std::optional<std::vector<int>> even_split(const MeasuredRow& row) {
+/// Embedding, layers, norm and head in `stages` runs as long as each other, the first ones one longer.
+std::vector<int> split_of_modules(int layers, int stages) {
+  const int modules = layers + 3;
+  std::vector<int> split;
+  for (int s = 0; s < stages; ++s) split.push_back(modules / stages + (s < modules % stages));
+  split.front() -= 1;
+  split.back() -= 2;
+  return split;
+}
+
+/// Layers of each stage where the row does not say. StageSplit::layers counts embedding and head as Megatron's
+/// account_for_embedding_in_pipeline_split and its twin for the loss do. Nothing where that leaves a remainder, too.
+std::optional<std::vector<int>> usual_split(const MeasuredRow& row, StageSplit how) {
   const int stages = row.layout.pins.pp.value_or(1), chunks = stages * row.layout.pins.vpp.value_or(1);
   const auto layers = static_cast<int>(row.model->num_hidden_layers);
   if (stages == 1 || row.layout.pins.layers_per_stage) return row.layout.pins.layers_per_stage;
+  if (how == StageSplit::modules && chunks == stages && layers >= 2 * stages) return split_of_modules(layers, stages);
   if (layers % chunks == 0) return std::vector<int>(static_cast<std::size_t>(chunks), layers / chunks);
   if ((layers + 2) % chunks != 0) return std::nullopt;
   std::vector<int> split(static_cast<std::size_t>(chunks), (layers + 2) / chunks);
@@ -202,7 +212,7 @@ Question question_of(const MeasuredRow& row, const Machines& machines) {
   use_formats_of(row, q.workload.formats);
   q.workload.capacity_factor = row.workload.capacity_factor.value_or(0);
   q.pins = row.layout.pins;
-  q.pins.layers_per_stage = even_split(row);
+  q.pins.layers_per_stage = usual_split(row, q.engine.stage_split);
   // Off unless a run's configuration says otherwise (scaling's TopologyConfig).
   if (!q.pins.sequence_parallel && starts_with(row.software.framework, "Aleph Alpha")) q.pins.sequence_parallel = false;
   if (row.layout.optimizer_shard_group && !q.pins.fsdp_group)

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "planner/cost/written_out.h"
+
 namespace shardwright {
 namespace {
 
@@ -48,7 +50,10 @@ std::vector<HostWork> host_work(const OpGraph& graph, const Mesh& mesh, const Sh
     const bool in_graph = n.op >= 0 ? ops[static_cast<std::size_t>(n.op)] : ops.back();
     if (!in_graph && n.kind != Node::Kind::gather_parameter) {
       const double blocks = static_cast<double>(mesh.size_of(n.ring));
-      work.launches = n.kind == Node::Kind::reshard ? collectives(n) : blocks + (n.ring ? blocks - 1 : 0);
+      const double kernels = n.kind == Node::Kind::compute && graph.op(n.op).written_out
+                                 ? written_out(graph.op(n.op).kind, n.gradient >= 0).kernels
+                                 : 1;
+      work.launches = n.kind == Node::Kind::reshard ? collectives(n) : kernels * blocks + (n.ring ? blocks - 1 : 0);
     }
     const bool dispatches = n.kind == Node::Kind::compute && n.gradient < 0 && graph.op(n.op).kind == OpKind::dispatch;
     work.waits = dispatches && counts_rows && !ops.back();

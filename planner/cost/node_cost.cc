@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "planner/cost/collective_cost.h"
+#include "planner/cost/written_out.h"
 
 namespace shardwright {
 namespace {
@@ -53,7 +54,23 @@ GemmSpec product(const Shapes& shapes, const Seen& a, const Seen& b, const Seen&
   return gemm;
 }
 
+bool is_written_out(const CostContext& context, const Node& node) {
+  return node.kind == Node::Kind::compute && context.graph.op(node.op).written_out;
+}
+
+/// One of the kernels of a chain, the mean of them all.
+MemorySpec mean_kernel(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
+  const Operator& op = context.graph.op(node.op);
+  const bool backward = node.gradient >= 0;
+  const WrittenOut chain = written_out(op.kind, backward);
+  const Value& passed = sharded.value(backward ? node.inputs[0] : node.outputs[0]);
+  const double narrow = static_cast<double>(bytes_of(context.graph, passed, context.formats).value);
+  const double moved = chain.narrow * narrow + chain.wide * 4.0 * static_cast<double>(passed.elements);
+  return {{static_cast<std::int64_t>(std::ceil(moved / chain.kernels))}};
+}
+
 MemorySpec streaming(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
+  if (is_written_out(context, node)) return mean_kernel(context, sharded, node);
   Bytes moved;
   for (ValueId v : node.inputs) moved += bytes_of(context.graph, sharded.value(v), context.formats);
   for (ValueId v : node.outputs) moved += bytes_of(context.graph, sharded.value(v), context.formats);
@@ -271,7 +288,9 @@ NodeQuestion node_question(const CostContext& context, const ShardedGraph& shard
 }
 
 double times_asked(const CostContext& context, const Node& node) {
-  return static_cast<double>(context.mesh.size_of(node.ring));
+  const double kernels =
+      is_written_out(context, node) ? written_out(context.graph.op(node.op).kind, node.gradient >= 0).kernels : 1;
+  return kernels * static_cast<double>(context.mesh.size_of(node.ring));
 }
 
 namespace {

@@ -33,7 +33,8 @@ NodeQuestion node_question(const CostContext& context, const ShardedGraph& shard
 /// A question that is a matrix product, groups as a batch; nothing of another.
 std::optional<GemmSpec> product_of(const NodeQuestion& question);
 
-/// How often it asks that: a ring's operator once for each of the blocks that pass by.
+/// How often it asks that: a ring's operator once for each of the blocks that pass by, one that is written out once for
+/// each of its kernels.
 double times_asked(const CostContext& context, const Node& node);
 
 /// Time of one node, apart for compute and communication.

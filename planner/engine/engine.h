@@ -22,6 +22,12 @@ struct EngineFramework {
   bool operator==(const EngineFramework&) const = default;
 };
 
+/// How an engine shares layers out among the stages of a pipeline where nobody says.
+enum class StageSplit : std::uint8_t {
+  layers,   ///< as many on each; where that leaves a remainder, with embedding and head counted as a layer each
+  modules,  ///< embedding, layers, last norm and head are one list, cut into equal parts, the first ones longer
+};
+
 /// Types of gradients where they are not those of formats_for.
 struct GradientFormats {
   DataType gradient, gradient_reduce;
@@ -45,6 +51,9 @@ struct Engine {
   std::vector<int> zero = {0, 1, 2, 3};  ///< always with 0
   PerDataType<std::optional<GradientFormats>> gradients;
   AttentionKernel attention = AttentionKernel::flash3;
+  StageSplit stage_split = StageSplit::layers;
+  /// Ranks of a tensor group that all hold a micro-batch send a part of it each to the next stage, which gathers it.
+  bool scatters_sends = false;
   bool fused_optimizer = true;  ///< one kernel for all of a rank's parameters
   EngineConstants constants;
 
