@@ -227,20 +227,45 @@ std::vector<AttentionCurve> attention_starts(AttentionKind kind) {
   return {start, throttled};
 }
 
+/// Multiply-adds of 16 bits that a multiprocessor does while it does one exponential: 512 (V100), 1024 (A100), 2048
+/// (H100) or 4096 (B200) a clock by their whitepapers, over 16 (CUDA C++ Programming Guide, "Throughput of native
+/// arithmetic instructions").
+double products_of_an_exponential(const Machine& machine) {
+  if (machine.architecture == "volta") return 512.0 / 16;
+  if (machine.architecture == "ampere") return 1024.0 / 16;
+  if (machine.architecture == "hopper") return 2048.0 / 16;
+  return 4096.0 / 16;
+}
+
+bool one_head_size(const std::vector<Row<AttentionSpec>>& rows) {
+  return std::all_of(rows.begin(), rows.end(), [&](const auto& row) {
+    return row.item.head_dim == rows.front().item.head_dim && row.item.value_dim == rows.front().item.value_dim;
+  });
+}
+
 Fitted<AttentionCurve> fit_attention(const std::vector<Row<AttentionSpec>>& rows, AttentionKind kind,
                                      const Machine& machine) {
   std::vector<std::string_view> fixed;
   if (kind == AttentionKind::decode || kind == AttentionKind::latent_decode) fixed = {"store_seconds", "narrow_store"};
   if (kind == AttentionKind::latent_prefill || kind == AttentionKind::latent_decode) fixed.push_back("window_keys");
+  // Rows of one head size say nothing of another, but that is what most others will be asked of these two.
+  const bool physical = (kind == AttentionKind::prefill || kind == AttentionKind::decode) && one_head_size(rows);
+  if (physical) fixed.push_back("softmax_width");
+  const auto all_starts = [&] {
+    std::vector<AttentionCurve> starts = attention_starts(kind);
+    for (AttentionCurve& start : starts)
+      if (physical) start.softmax_width = products_of_an_exponential(machine);
+    return starts;
+  };
   const auto model = [&](const AttentionCurve& curve, const AttentionSpec& s) { return seconds(curve, s, machine); };
   Found<AttentionCurve> best;
   for (const double block_rows : {16, 64, 128, 256}) {
-    AttentionCurve start = attention_starts(kind).front();
+    AttentionCurve start = all_starts().front();
     start.block_rows = block_rows;
     const Found<AttentionCurve> found = search(rows, std::vector{start}, fixed, kEvaluations / 3, model);
     if (found.error < best.error) best = found;
   }
-  std::vector<AttentionCurve> starts = attention_starts(kind);
+  std::vector<AttentionCurve> starts = all_starts();
   for (AttentionCurve& start : starts) start.block_rows = best.curve.block_rows;
   best = search(rows, starts, fixed, kEvaluations, model);
   Fitted<AttentionCurve> fitted;

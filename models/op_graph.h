@@ -59,8 +59,9 @@ struct Tensor {
   TensorRole role = TensorRole::activation;
   Width width = Width::compute;
   Combine combine = Combine::sum;
-  double density = 1;   ///< share of the extents' product that exists: k/E for rows routed to experts
-  bool stream = false;  ///< the residual stream: moved to where the stream is placed as soon as it is made
+  double density = 1;          ///< share of the extents' product that exists: k/E for rows routed to experts
+  bool stream = false;         ///< the residual stream: moved to where the stream is placed as soon as it is made
+  bool inside_kernel = false;  ///< its operator and the one that reads it run as one kernel: it is never in memory
 };
 
 /// What an operator computes. The derivation of collectives never looks at it, only at the declared rule beside it;
@@ -121,6 +122,7 @@ struct Operator {
   bool passes_partial = false;  ///< declared linear: partial sums may pass through unresolved
   bool in_place = false;        ///< a result takes the place of an input of that size that nothing reads later
   bool written_out = false;  ///< runs as a chain of elementwise kernels, as without fusion (planner/cost/written_out.h)
+  bool epilogue = false;  ///< forward in the kernel whose result it takes or in the next one: moves nothing of its own
   std::uint8_t resolved = 0;  ///< inputs, a bit each, in which it is not linear even so
   std::vector<Gradient> gradients;
   int score_parts = 1;           ///< attention: scores are the sum of so many products of a query and a key part
@@ -150,6 +152,9 @@ class OpGraph {
 
   /// Declares `tensor` to be the residual stream.
   void mark_stream(TensorId id) { tensors_[static_cast<std::size_t>(id)].stream = true; }
+
+  /// Declares that the operator which makes `tensor` is one kernel with the one that reads it.
+  void mark_inside_kernel(TensorId id) { tensors_[static_cast<std::size_t>(id)].inside_kernel = true; }
 
   void set_density(TensorId id, double density) { tensors_[static_cast<std::size_t>(id)].density = density; }
 

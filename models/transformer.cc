@@ -61,6 +61,9 @@ class Builder {
   TensorId add_broadcast(TensorId x, TensorId term, std::string name, bool on_stream) {
     Operator op = start(OpKind::add_bias, name, {plain(x), plain(term)});
     op.on_stream = on_stream;
+    // A bias is added by the product's kernel, or by the one that drops out and adds to the stream (Megatron's
+    // bias_dropout_add); a table of positions by none.
+    op.epilogue = g_.tensor(term).role == TensorRole::weight;
     op.gradients = {{.of = {0}, .identity = true}, {.of = {1}}};
     return finish(std::move(op), dims(x));
   }
@@ -115,6 +118,11 @@ class Builder {
     g_.add_op(std::move(op));
     return y;
   }
+  bool is_dropped(TensorId t) const {
+    const std::vector<Operator>& ops = g_.ops();
+    return std::any_of(ops.begin(), ops.end(),
+                       [t](const Operator& op) { return op.kind == OpKind::dropout && op.outputs[0].tensor == t; });
+  }
   TensorId softmax(TensorId x, std::string name, DimId over) {
     Operator op = start(OpKind::softmax, name, {plain(x)});
     op.whole = {over};
@@ -128,6 +136,7 @@ class Builder {
     for (TensorId t : terms) {
       gradient.of.push_back(static_cast<int>(op.inputs.size()));
       op.inputs.push_back(plain(t));
+      if (is_dropped(t)) g_.mark_inside_kernel(t);
     }
     op.on_stream = true;
     op.gradients = {gradient};

@@ -114,7 +114,7 @@ void use_framework_of(const MeasuredRow& row, Workload& w) {
     w.memory.gather_again = false;
   } else if (is("Megatron-Bridge")) {
     w.formats.gradient = w.formats.gradient_reduce = DataType::bf16;  // its recipes' mixed precision
-  } else if (is("Megatron-LM") && !core) {
+  } else if ((is("Megatron-LM") && !core) || is("Megatron-DeepSpeed")) {
     w.fused_attention = false;
     w.dropout = true;
     w.cross_entropy = CrossEntropy::softmax;

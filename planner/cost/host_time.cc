@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "planner/cost/node_cost.h"
 #include "planner/cost/written_out.h"
 
 namespace shardwright {
@@ -48,7 +49,7 @@ std::vector<HostWork> host_work(const OpGraph& graph, const Mesh& mesh, const Sh
   for (const Node& n : sharded.nodes) {
     HostWork work;
     const bool in_graph = n.op >= 0 ? ops[static_cast<std::size_t>(n.op)] : ops.back();
-    if (!in_graph && n.kind != Node::Kind::gather_parameter) {
+    if (!in_graph && n.kind != Node::Kind::gather_parameter && !in_epilogue(graph, n)) {
       const double blocks = static_cast<double>(mesh.size_of(n.ring));
       const double kernels = n.kind == Node::Kind::compute && graph.op(n.op).written_out
                                  ? written_out(graph.op(n.op).kind, n.gradient >= 0).kernels

@@ -72,8 +72,13 @@ MemorySpec mean_kernel(const CostContext& context, const ShardedGraph& sharded, 
 MemorySpec streaming(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   if (is_written_out(context, node)) return mean_kernel(context, sharded, node);
   Bytes moved;
-  for (ValueId v : node.inputs) moved += bytes_of(context.graph, sharded.value(v), context.formats);
-  for (ValueId v : node.outputs) moved += bytes_of(context.graph, sharded.value(v), context.formats);
+  const auto add = [&](ValueId id) {
+    const Value& v = sharded.value(id);
+    if (v.gradient || !context.graph.tensor(v.tensor).inside_kernel)
+      moved += bytes_of(context.graph, v, context.formats);
+  };
+  std::for_each(node.inputs.begin(), node.inputs.end(), add);
+  std::for_each(node.outputs.begin(), node.outputs.end(), add);
   return {moved};
 }
 
@@ -268,6 +273,10 @@ std::optional<GemmSpec> product_of(const NodeQuestion& question) {
   return std::nullopt;
 }
 
+bool in_epilogue(const OpGraph& graph, const Node& node) {
+  return node.kind == Node::Kind::compute && node.gradient < 0 && graph.op(node.op).epilogue;
+}
+
 NodeQuestion node_question(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   if (node.kind == Node::Kind::compute) switch (context.graph.op(node.op).kind) {
       case OpKind::contraction: {
@@ -288,6 +297,7 @@ NodeQuestion node_question(const CostContext& context, const ShardedGraph& shard
 }
 
 double times_asked(const CostContext& context, const Node& node) {
+  if (in_epilogue(context.graph, node)) return 0;
   const double kernels =
       is_written_out(context, node) ? written_out(context.graph.op(node.op).kind, node.gradient >= 0).kernels : 1;
   return kernels * static_cast<double>(context.mesh.size_of(node.ring));
@@ -309,7 +319,8 @@ KernelCost longer(double factor, KernelCost cost) {
 /// Calls `visit(spec, kernel, times, computes)` for what a node asks of the device and for each collective it takes.
 template <typename F>
 void for_each_kernel(const CostContext& context, const ShardedGraph& sharded, const Node& node, const F& visit) {
-  if (node.kind == Node::Kind::compute || node.kind == Node::Kind::sum)
+  const bool asks = node.kind == Node::Kind::compute || node.kind == Node::Kind::sum;
+  if (asks && times_asked(context, node) > 0)
     std::visit(
         [&](const auto& spec) {
           visit(spec, longer(engine_factor(context, spec), look_up(spec, context.machine)), times_asked(context, node),

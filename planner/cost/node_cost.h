@@ -33,8 +33,11 @@ NodeQuestion node_question(const CostContext& context, const ShardedGraph& shard
 /// A question that is a matrix product, groups as a batch; nothing of another.
 std::optional<GemmSpec> product_of(const NodeQuestion& question);
 
-/// How often it asks that: a ring's operator once for each of the blocks that pass by, one that is written out once for
-/// each of its kernels.
+/// Whether it runs inside another node's kernel.
+bool in_epilogue(const OpGraph& graph, const Node& node);
+
+/// How often it asks that, 0 in an epilogue: a ring's operator once for each of the blocks that pass by, one that is
+/// written out once for each of its kernels.
 double times_asked(const CostContext& context, const Node& node);
 
 /// Time of one node, apart for compute and communication.

@@ -12,7 +12,7 @@
 namespace shardwright {
 
 /// The generation of an engine's fused attention.
-enum class AttentionKernel { flash1, flash2, flash3 };
+enum class AttentionKernel { flash1, triton, flash2, flash3 };  ///< triton: flash1 in Triton of before Hopper
 std::string_view name_of(AttentionKernel);
 
 /// Rows of these frameworks are an engine's: `software.framework` begins with `name`, `software.version` with
