@@ -275,7 +275,7 @@ class Metrics {
     if (metric == "tflops_per_gpu") return rate(flops() * tokens() / gpus / 1e12);
     if (metric == "mfu") return rate(flops() * tokens() / gpus / peak());
     if (metric == "hfu" && (priced_.layout.recompute == Recompute{} || priced_.layout.recompute.full))
-      return rate(flops() * (priced_.layout.recompute.full ? 4.0 / 3 : 1) * tokens() / gpus / peak());
+      return rate(flops() * again() * tokens() / gpus / peak());
     if (metric == "training_days" && row_.workload.total_tokens)
       return time(static_cast<double>(*row_.workload.total_tokens) / tokens() / 86400);
     if (metric == "gpu_hours_per_trillion_tokens") return time(1e12 / tokens() * gpus / 3600);
@@ -292,6 +292,11 @@ class Metrics {
     return static_cast<double>(q_.workload.global_batch) * static_cast<double>(q_.workload.sequence_length);
   }
   double flops() const { return convention_flops(row_, q_, pricer_); }
+  /// Work of the hardware over flops().
+  double again() const {
+    const bool counted = row_.measured.flop_convention == "hardware-recompute";
+    return priced_.layout.recompute.full && !counted ? 4.0 / 3 : 1;
+  }
   double peak() const { return q_.machine.peak[q_.workload.formats.compute].value; }
   Answer rate(double per_step) const {
     return {per_step / p_.step.value, per_step / p_.step_high.value, per_step / p_.step_low.value};

@@ -112,6 +112,18 @@ TEST_CASE("the same tables make the same file, and its text reads back to it") {
   CHECK(read_curves(YamlCursor::parse(curves_yaml(file, "x"), "x")) == file);
 }
 
+TEST_CASE("tables of one head size say nothing of others: exponentials do") {
+  const Machine machine = h100();
+  KernelTable table(KernelFamily::attention);
+  for (std::int64_t length = 128; length < 128 + 150 * 64; length += 64) {
+    const AttentionSpec spec{.heads = 8, .kv_heads = 8, .query_length = length, .key_length = length};
+    table.add(to_slots(spec), {1e-6 + 1e-12 * static_cast<double>(length * length)}, "kernel", "library 1");
+  }
+  table.sort();
+  // 2048 multiply-adds a clock over 16 exponentials.
+  CHECK(fit(machine, table).attention.at("prefill").curve.softmax_width == 128);
+}
+
 TEST_CASE("of several kernels that have rows the most frequent is fitted, of few rows none") {
   GemmCurve curve;
   curve.launch_seconds = 3e-6;

@@ -28,6 +28,8 @@ host_row_counts: []
 zero: [0, 2]
 gradients: {bf16: {gradient: fp32, gradient_reduce: bf16}}
 attention: flash1
+stage_split: modules
+scatters_sends: true
 fused_optimizer: false
 )";
 
@@ -107,6 +109,8 @@ TEST_CASE("a file of an engine says what it can run") {
   CHECK(e.gradients[DataType::bf16] == GradientFormats{DataType::fp32, DataType::bf16});
   CHECK(!e.gradients[DataType::fp16]);
   CHECK(e.attention == AttentionKernel::flash1);
+  CHECK(e.stage_split == StageSplit::modules);
+  CHECK(e.scatters_sends);
   CHECK(e.optimizer_traffic() == 3);
   CHECK(e.constants == EngineConstants{});
 }
@@ -122,7 +126,7 @@ TEST_CASE("what is wrong in a file of an engine is said with its place") {
         "dualpipe, dualpipe-v, got 'zb-x' (did you mean 'zb-v'?)");
   CHECK(fault("zero", "zero: [1]") == "small.yaml:12:7: 'zero' must begin with 0");
   CHECK(fault("zero", "zero: [0, 3, 2]") == "small.yaml:12:14: 'zero[2]' must be above the one before it");
-  CHECK(fault("fused_optimizer", "fused: true") == "small.yaml:15:1: unknown key 'fused'");
+  CHECK(fault("fused_optimizer", "fused: true") == "small.yaml:17:1: unknown key 'fused'");
 }
 
 TEST_CASE("fitted constants are read whole and in their ranges") {
@@ -206,6 +210,7 @@ TEST_CASE("older attention takes longer, and on Hopper and Blackwell FlashAttent
   CHECK(on("blackwell", AttentionKernel::flash2) == std::pair(1.75, 1.625));
   CHECK(on("ampere", AttentionKernel::flash2) == std::pair(1.0, 1.0));
   CHECK(on("ampere", AttentionKernel::flash1) == std::pair(2.0, 2.0));
+  CHECK(on("ampere", AttentionKernel::triton) == std::pair(1.55, 1.55));
   CHECK(on("", AttentionKernel::flash2) == std::pair(1.0, 1.0));
 }
 

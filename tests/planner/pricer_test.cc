@@ -10,6 +10,7 @@
 #include <tuple>
 #include <utility>
 
+#include "planner/cost/collective_cost.h"
 #include "planner/cost/node_cost.h"
 #include "planner/declare.h"
 #include "planner/floor.h"
@@ -211,6 +212,29 @@ TEST_CASE("a pipeline's stages ask for their mean, and for what they send") {
   // twice in backward, of 8 micro-batches, by 4 stages.
   CHECK(products == Approx((32 * 7 + 1) * 3 * 8 / 4.0));
   CHECK(sends == Approx(3 * 2 * 8 / 4.0));  // three borders, there and back
+}
+
+TEST_CASE("an engine that scatters its sends has each tensor rank send a part, and gathers the parts") {
+  Engine engine;
+  engine.scatters_sends = true;
+  Layout l;
+  l.tensor = 4;
+  l.pipeline = 2;
+  const Machine h100 = find_machine("h100-sxm-80gb");
+  const Bytes stream = 64_MiB;
+  const auto time = [&] { return send_time(l, stream, h100, engine).value; };
+  const auto of = [&](CollectiveKind kind, Bytes held, int ranks, std::int64_t stride) {
+    CollectiveSpec spec{kind, held, {}};
+    spec.group.add(ranks, stride);
+    return collective_cost(spec, h100).time.value;
+  };
+  const double gathered = of(CollectiveKind::send_recv, 16_MiB, 2, 4) + of(CollectiveKind::all_gather, 64_MiB, 4, 1);
+  CHECK(time() == doctest::Approx(gathered));
+  l.sequence_parallel = true;  // each holds a part of its own
+  CHECK(time() == doctest::Approx(of(CollectiveKind::send_recv, 64_MiB, 2, 4)));
+  l.sequence_parallel = false;
+  engine.scatters_sends = false;
+  CHECK(time() == doctest::Approx(of(CollectiveKind::send_recv, 64_MiB, 2, 4)));
 }
 
 TEST_CASE("no layout is faster than its lower bound") {

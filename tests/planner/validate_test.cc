@@ -96,6 +96,44 @@ TEST_CASE("predictions depend on nothing that a row says beside its question") {
   }
 }
 
+std::map<std::string, double> predicted(const std::string& row) {
+  const TemporaryFolder folder;
+  folder.write(
+      "rows.yaml",
+      "schema: shardwright.measured/1\nsources: {paper: {title: A paper, ref: arXiv 1, trust: A}}\n"
+      "models: {tiny: {num_hidden_layers: 13, hidden_size: 1024, num_attention_heads: 8, "
+      "num_key_value_heads: 8, head_dim: 128, intermediate_size: 4096, vocab_size: 32000, gated_mlp: true, "
+      "tie_word_embeddings: false, position: rope, norm: rmsnorm}}\nrows:\n- {id: a, source: paper, family: f, "
+      "kind: training, trust: A, arch: tiny, hardware: {gpu: a100-sxm-80gb, gpus: 8}, workload: "
+      "{sequence_length: 1024, global_batch: 32, precision: bf16}, " +
+          row + "}\n");
+  std::map<std::string, double> all;
+  for (const ValidationRow& r : validate({folder / "rows.yaml"}, 1).rows) all[r.metric] = r.predicted;
+  return all;
+}
+
+TEST_CASE("the hardware's work counts recomputation once, whether its convention has it or not") {
+  const auto rate = [](const char* convention) {
+    return predicted(std::string("layout: {tp: 1, pp: 1, recompute: full}, measured: {hfu: 0.4, mfu: 0.3, "
+                                 "flop_convention: ") +
+                     convention + "}");
+  };
+  const auto model = rate("6n-full-attention"), hardware = rate("hardware-recompute");
+  CHECK(model.at("hfu") == doctest::Approx(model.at("mfu") * 4 / 3));
+  CHECK(hardware.at("hfu") == doctest::Approx(hardware.at("mfu")));
+}
+
+TEST_CASE("a pipeline of modules is cut into equal parts, embedding, norm and head among them") {
+  const auto step = [](const std::string& software, const std::string& split) {
+    return predicted("layout: {tp: 1, pp: 4, dp: 2, micro_batch: 1" + split + "}, software: {framework: " + software +
+                     "}, measured: {iteration_seconds: 1}")
+        .at("iteration_seconds");
+  };
+  // 13 layers and three more modules: 3, 4, 4, 2.
+  CHECK(step("Aleph Alpha", "") == step("Aleph Alpha", ", pipeline_layout: Et*3|t*4|t*4|t*2L"));
+  CHECK(step("Aleph Alpha", "") != step("Aleph Alpha", ", pipeline_layout: Et*3|t*3|t*4|t*3L"));
+}
+
 }  // namespace
 
 TEST_CASE("each published row about a kernel or a collective is predicted, or says why not") {
