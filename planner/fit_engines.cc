@@ -80,7 +80,7 @@ class Steps {
 
   std::size_t size() const { return steps_.size(); }
   const TimedStep& step(std::size_t i) const { return steps_[i]; }
-  const std::string& engine(std::size_t i) const { return steps_[i].request.engine.name; }
+  const std::string& engine(std::size_t i) const { return steps_[i].request.engine.fitted_as(); }
   const std::string& chip(std::size_t i) const { return chips_[i]; }
   bool is_narrow(std::size_t i) const { return bytes_per_element(steps_[i].request.workload.formats.compute) < 2; }
 
