@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <map>
 #include <memory>
 #include <variant>
 
 #include "hardware/measured_times.h"
 #include "planner/measured_rows.h"
+#include "planner/memory.h"
 #include "planner/network_rate.h"
 #include "planner/parallel.h"
 #include "planner/plan.h"
@@ -266,15 +268,15 @@ class Metrics {
     const ShapePrice& shape = pricer_.shape(shape_of(priced_.layout), priced_.layout.recompute);
     const double seconds =
         part(shape.layers[0].passes[static_cast<std::size_t>(index_of(priced_.layout.recompute))]).value;
-    const double error = q_.machine.efficiency.relative_error;
-    return {seconds, seconds * (1 - error), seconds * (1 + error)};
+    const double factor = p_.step_high / p_.step;
+    return {seconds, seconds / factor, seconds * factor};
   }
   Answer memory(Bytes StageMemory::*part) const {
     Bytes worst;
     for (const StageMemory& s : p_.stages) worst = std::max(worst, s.*part);
     if (q_.engine.habits.last_rank_prints) worst = p_.stages.back().*part;
     const double gib = static_cast<double>(worst.value) / kGiB;
-    return {gib, gib, gib};
+    return {gib, gib / std::exp(kMemoryWidth), gib * std::exp(kMemoryWidth)};
   }
 
   const MeasuredRow& row_;
@@ -322,6 +324,7 @@ Outcome predict(const MeasuredRow& row, const Machines& machines) {
     v.predicted_low = answer.low;
     v.predicted_high = answer.high;
     v.layout_fits = priced.fits;
+    v.layout = to_string(priced.layout);
     v.layout_assumed = priced.assumed;
     v.engine = request.engine.name;
     return v;
@@ -364,8 +367,9 @@ std::optional<TimedStep> timed_step(const MeasuredRow& row, const Machines& mach
   if (row.suspect || row.trust == "C") return std::nullopt;
   Question question = question_of(row, machines);
   if (!std::holds_alternative<PlanRequest>(question)) return std::nullopt;
-  TimedStep step{row.id, row.source, row.software.measured_on, std::get<PlanRequest>(std::move(question)), {}, 0};
+  TimedStep step{row.id, row.source, row.software.measured_on, "", std::get<PlanRequest>(std::move(question)), {}, 0};
   step.request.engine.constants = {};
+  step.request.engine.errors = {};
   step.request.machine.sustained = {};
   PlanResult result;
   try {
@@ -374,6 +378,7 @@ std::optional<TimedStep> timed_step(const MeasuredRow& row, const Machines& mach
   const PricedLayout& priced = result.plans.front();
   if (!priced.prediction) return std::nullopt;
   step.layout = priced.layout;
+  if (states_speed(priced.assumed)) step.family = row.family;
   Metrics metrics(row, step.request, priced);
   for (const std::string_view speed : kSpeeds) {
     const auto measured = row.measured.find(speed);
@@ -396,6 +401,11 @@ std::vector<MeasuredRow> read_rows(const std::vector<std::string>& files) {
 }
 
 }  // namespace
+
+bool states_speed(const std::vector<std::string>& layout_assumed) {
+  return std::none_of(layout_assumed.begin(), layout_assumed.end(),
+                      [](const std::string& key) { return key == "micro_batch" || key == "recompute"; });
+}
 
 std::vector<TimedStep> timed_steps(const std::vector<std::string>& files, int threads) {
   const std::vector<MeasuredRow> rows = read_rows(files);

@@ -135,6 +135,28 @@ EngineConstants read_constants(const YamlCursor& map) {
   return constants;
 }
 
+ErrorRecord read_errors(const YamlCursor& map) {
+  constexpr double kMost = 5;  // half a width in logs: a factor of 150
+  map.only_keys({"date", "rows", "fitted", "unfitted", "unknown_clock", "ratio"});
+  ErrorRecord record;
+  if (const auto date = map.find("date")) record.date = date->text();
+  record.rows = static_cast<int>(map.at("rows").integer(0, 1'000'000'000));
+  PredictionErrors shared;
+  shared.unknown_clock = map.at("unknown_clock").number(0, kMost);
+  const auto ratio = map.at("ratio").items();
+  if (ratio.size() != shared.ratio.size()) map.at("ratio").fail("must have three entries: none, one and more degrees");
+  std::transform(ratio.begin(), ratio.end(), shared.ratio.begin(),
+                 [](const YamlCursor& width) { return width.number(0, kMost); });
+  for (const auto& [key, errors] : {std::pair{"fitted", &record.fitted}, {"unfitted", &record.unfitted}}) {
+    *errors = shared;
+    const YamlCursor widths = map.at(key);
+    widths.only_keys({"step", "step_of_experts"});
+    errors->step = widths.at("step").number(0, kMost);
+    errors->step_of_experts = widths.at("step_of_experts").number(0, kMost);
+  }
+  return record;
+}
+
 // ---- The engines of the program ----
 
 YamlCursor parsed(const CatalogFile& file) { return YamlCursor::parse(std::string(file.text), std::string(file.path)); }
@@ -143,7 +165,8 @@ YamlCursor parsed(const CatalogFile& file) { return YamlCursor::parse(std::strin
 std::map<std::string, Engine> read_engines() {
   std::map<std::string, EngineConstants> fitted;
   for (const CatalogFile& file : engine_constants_catalog())
-    for (auto& [name, constants] : read_engine_constants(parsed(file))) fitted.emplace(name, constants);
+    for (auto& [name, constants] : read_engine_constants(parsed(file)).engines) fitted.emplace(name, constants);
+  const ErrorRecord errors = known_errors().value_or(ErrorRecord{});
   std::map<std::string, Engine> engines;
   std::map<std::string, std::string> inherits;
   for (const CatalogFile& file : engine_catalog()) {
@@ -163,6 +186,7 @@ std::map<std::string, Engine> read_engines() {
       from = next->second;
     }
     engine.constants = fitted.at(from);
+    engine.errors = from == "generic" ? errors.unfitted : errors.fitted;
   }
   return engines;
 }
@@ -245,15 +269,22 @@ std::vector<Engine> read_engine(const YamlCursor& top) {
   return all;
 }
 
-std::vector<std::pair<std::string, EngineConstants>> read_engine_constants(const YamlCursor& top) {
-  top.only_keys({"schema", "record", "engines", "sustained_clock"});
+FittedConstants read_engine_constants(const YamlCursor& top) {
+  top.only_keys({"schema", "record", "engines", "sustained_clock", "interval"});
   top.at("schema").one_of({"shardwright.engine_constants/1"});
-  std::vector<std::pair<std::string, EngineConstants>> all;
+  FittedConstants all;
   for (const auto& [name, fitted] : top.at("engines").entries()) {
     fitted.only_keys({"rows", "median_error", "constants"});
-    all.emplace_back(name, read_constants(fitted.at("constants")));
+    all.engines.emplace_back(name, read_constants(fitted.at("constants")));
   }
+  if (const auto interval = top.find("interval")) all.errors = read_errors(*interval);
   return all;
+}
+
+std::optional<ErrorRecord> known_errors() {
+  for (const CatalogFile& file : engine_constants_catalog())
+    if (auto errors = read_engine_constants(parsed(file)).errors) return errors;
+  return std::nullopt;
 }
 
 Engine find_engine(const std::string& name, const std::string& what) {

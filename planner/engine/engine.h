@@ -6,6 +6,7 @@
 
 #include "hardware/machine.h"
 #include "planner/engine/constants.h"
+#include "planner/engine/prediction_errors.h"
 #include "planner/layout.h"
 #include "planner/workload.h"
 
@@ -76,6 +77,7 @@ struct Engine {
   bool fused_optimizer = true;  ///< one kernel for all of a rank's parameters
   EngineHabits habits;
   EngineConstants constants;
+  PredictionErrors errors;
 
   /// The engine with whose rows its constants are fitted.
   const std::string& fitted_as() const { return flavour_of.empty() ? name : flavour_of; }
@@ -98,8 +100,23 @@ const Engine& engine_of(const RowSoftware& software);
 /// Throws InputError.
 std::vector<Engine> read_engine(const YamlCursor& top);
 
+/// How far off predictions are, of engines with constants of their own and of those that have generic's; `date` and
+/// `rows` are those of the steps that say so.
+struct ErrorRecord {
+  std::string date;
+  int rows = 0;
+  PredictionErrors fitted, unfitted;
+  bool operator==(const ErrorRecord&) const = default;
+};
+
 /// Fitted constants: of engines that have some, by name. A file of planner/engine/constants. Throws InputError.
-std::vector<std::pair<std::string, EngineConstants>> read_engine_constants(const YamlCursor& top);
+struct FittedConstants {
+  std::vector<std::pair<std::string, EngineConstants>> engines;
+  std::optional<ErrorRecord> errors;
+};
+FittedConstants read_engine_constants(const YamlCursor& top);
+/// What the program's own file says.
+std::optional<ErrorRecord> known_errors();
 
 /// The formats that `--precision` stands for in this engine.
 TrainingFormats formats_for(DataType precision, const Engine& engine);

@@ -51,6 +51,7 @@ TEST_CASE("generic is what an engine is that nobody described") {
   Engine generic = find_engine("generic", "--engine");
   generic.description.clear();
   generic.constants = {};
+  generic.errors = {};
   CHECK(generic == Engine{});
 }
 
@@ -194,7 +195,7 @@ TEST_CASE("what is wrong in a file of an engine is said with its place") {
   CHECK(fault("zero", "zero: [1]") == "small.yaml:12:7: 'zero' must begin with 0");
   CHECK(fault("zero", "zero: [0, 3, 2]") == "small.yaml:12:14: 'zero[2]' must be above the one before it");
   CHECK(fault("fused_optimizer", "fused_optimizer: true\nhabits: {dropuot: true}") ==
-        "small.yaml:16:10: unknown key 'habits.dropuot' (did you mean 'dropout'?)");
+        "small.yaml:16:10: unknown key 'dropuot' (did you mean 'dropout'?)");
   CHECK(fault("fused_optimizer", "fused_optimizer: true\nhabits: {allocator: jemalloc}") ==
         "small.yaml:16:21: 'habits.allocator' must be one of caching, expandable_segments, got 'jemalloc'");
   CHECK(fault("fused_optimizer", "fused_optimizer: true\nflavours: [{name: a, description: b}]") ==
@@ -211,10 +212,11 @@ TEST_CASE("fitted constants are read whole and in their ranges") {
     return read_engine_constants(YamlCursor::parse(head + first + rest, "c.yaml"));
   };
   const auto all = read_text("host_seconds_per_kernel: 5e-6, ");
-  REQUIRE(all.size() == 1);
-  CHECK(all[0].first == "small");
-  CHECK(all[0].second[EngineConstant::host_seconds_per_kernel] == 5e-6);
-  CHECK(all[0].second[EngineConstant::memory_kernel_factor] == 0.9);
+  REQUIRE(all.engines.size() == 1);
+  CHECK(all.engines[0].first == "small");
+  CHECK(all.engines[0].second[EngineConstant::host_seconds_per_kernel] == 5e-6);
+  CHECK(all.engines[0].second[EngineConstant::memory_kernel_factor] == 0.9);
+  CHECK(!all.errors);
   const auto complaint = [&](const std::string& first) {
     const std::string message = message_of([&] { read_text(first); });
     return message.substr(0, message.find('\n'));
@@ -222,6 +224,35 @@ TEST_CASE("fitted constants are read whole and in their ranges") {
   CHECK(complaint("") == "c.yaml:4:16: 'engines.small.constants.host_seconds_per_kernel' is missing");
   CHECK(complaint("host_seconds_per_kernel: 1, ") ==
         "c.yaml:4:42: 'engines.small.constants.host_seconds_per_kernel' must be between 0 and 0.0002, got 1");
+}
+
+TEST_CASE("errors of predictions are read whole, with those of engines that were fitted and that were not") {
+  const auto read_text = [](const std::string& more) {
+    return read_engine_constants(YamlCursor::parse(
+        "schema: shardwright.engine_constants/1\nengines: {}\ninterval:\n  date: 2026-08\n  rows: 7\n  fitted: {step: "
+        "0.1, step_of_experts: 0.2}\n  unfitted: {step: 0.3, step_of_experts: 0.4}\n" +
+            more,
+        "c.yaml"));
+  };
+  const auto record = read_text("  unknown_clock: 0.5\n  ratio: [0.01, 0.02, 0.03]\n").errors;
+  REQUIRE(record);
+  CHECK(*record == ErrorRecord{"2026-08", 7, {0.1, 0.2, 0.5, {0.01, 0.02, 0.03}}, {0.3, 0.4, 0.5, {0.01, 0.02, 0.03}}});
+  const auto complaint = [&](const char* more) {
+    const std::string message = message_of([&] { read_text(more); });
+    return message.substr(0, message.find('\n'));
+  };
+  CHECK(complaint("  ratio: [0, 0, 0]\n") == "c.yaml:4:3: 'interval.unknown_clock' is missing");
+  CHECK(complaint("  unknown_clock: 0.5\n  ratio: [0.1]\n") ==
+        "c.yaml:9:10: 'interval.ratio' must have three entries: none, one and more degrees");
+}
+
+TEST_CASE("an engine that has generic's constants is less sure than one with its own") {
+  const auto known = known_errors();
+  REQUIRE(known);
+  CHECK(find_engine("megatron-core", "").errors == known->fitted);
+  CHECK(find_engine("nemo", "").errors == known->fitted);
+  CHECK(find_engine("generic", "").errors == known->unfitted);
+  CHECK(find_engine("hai-llm", "").errors == known->unfitted);
 }
 
 TEST_CASE("every engine of the program has constants in their ranges and what it overlaps by itself") {
