@@ -113,7 +113,7 @@ TextTable table_of(const std::vector<LayoutColumn>& columns, const std::vector<P
   for (const LayoutColumn& column : columns) heads.push_back(column.head);
   TextTable table(heads);
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    std::vector<std::string> cells = {std::to_string(i + 1)};
+    std::vector<std::string> cells = {(rows[i].ties ? "~" : "") + std::to_string(i + 1)};
     for (const LayoutColumn& column : columns) cells.push_back(column.cell(rows[i]));
     table.add_row(cells);
   }
@@ -189,16 +189,12 @@ std::string runner_up_text(const PricedLayout& best, const PricedLayout& second,
 
 /// How many of the rows cannot be told from the best.
 std::string tie_text(const std::vector<PricedLayout>& plans, const TableStyle& style) {
-  const Prediction& best = *plans[0].prediction;
-  std::size_t last = 0;
-  while (last + 1 < plans.size() && plans[last + 1].prediction &&
-         plans[last + 1].prediction->step_low <= best.step_high) {
-    ++last;
-  }
-  if (last == 0) return "";
-  const std::string which = last == 1 ? "#2 is" : fmt::format("#2 to #{} are", last + 1);
+  const std::ptrdiff_t ties = ties_with_best(plans);
+  if (ties == 0) return "";
   return wrapped(
-      fmt::format("{} within the error of #1: a tie on these numbers, which only a run would settle.", which),
+      fmt::format("{} of the {} below #1 {} with it, marked ~: the error of the ratio leaves the order open, "
+                  "which a run would settle.",
+                  ties, plans.size() - 1, ties == 1 ? "ties" : "tie"),
       style.width);
 }
 
