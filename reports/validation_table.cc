@@ -72,7 +72,7 @@ std::string share_text(int part, int whole) {
 }
 
 std::string intervals_text(const Validation& validation, const TableStyle& style) {
-  std::string text = "\n";
+  std::string text = validation.intervals.empty() ? "" : "\n";
   for (const IntervalSummary& kind : validation.intervals)
     text += wrapped(fmt::format("Intervals of 80 % hold what was measured for {} {}.", share_text(kind.held, kind.n),
                                 is_timed_alone(kind.kind) ? "times of " + kind.kind + "s" : kind.kind + " steps"),
@@ -84,7 +84,7 @@ std::string intervals_text(const Validation& validation, const TableStyle& style
 std::string layouts_text(const Validation& validation, const TableStyle& style) {
   const auto is_kernel = [](const ValidationRow& row) { return is_timed_alone(row.kind); };
   if (!validation.rows.empty() && std::all_of(validation.rows.begin(), validation.rows.end(), is_kernel)) return "";
-  std::string text;
+  std::string text = validation.intervals.empty() ? "\n" : "";
   if (!validation.ranking) text += "Ranking: no family with layouts to tell apart.\n";
   for (const auto& [which, ranking] : {std::pair{"that say what tells their rows apart", &validation.complete_ranking},
                                        {"that do not", &validation.incomplete_ranking}})

@@ -186,7 +186,8 @@ std::map<std::string, Engine> read_engines() {
       from = next->second;
     }
     engine.constants = fitted.at(from);
-    engine.errors = from == "generic" ? errors.unfitted : errors.fitted;
+    engine.errors =
+        engine.fitted_as() != "generic" && fitted.contains(engine.fitted_as()) ? errors.fitted : errors.unfitted;
   }
   return engines;
 }
@@ -235,9 +236,10 @@ double Engine::optimizer_traffic() const {
 bool Engine::counts_rows_on_host(Dispatcher dispatcher) const { return has(host_row_counts, dispatcher); }
 
 std::vector<Engine> read_engine(const YamlCursor& top) {
-  top.only_keys({"name", "description", "inherit", "frameworks", "tensor_parallel", "etp", "overlaps",
-                 "default_overlaps", "schedules", "cp_kinds", "dispatchers", "host_row_counts", "zero", "gradients",
-                 "attention", "stage_split", "scatters_sends", "fused_optimizer", "habits", "flavours"});
+  top.only_keys({"name",     "description",      "inherit",   "frameworks",  "tensor_parallel", "etp",
+                 "overlaps", "default_overlaps", "schedules", "cp_kinds",    "dispatchers",     "host_row_counts",
+                 "zero",     "gradients",        "attention", "stage_split", "scatters_sends",  "fused_optimizer",
+                 "habits",   "flavours"});
   Engine engine;
   engine.name = top.at("name").text();
   engine.description = top.at("description").text();

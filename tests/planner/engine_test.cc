@@ -28,6 +28,8 @@ host_row_counts: []
 zero: [0, 2]
 gradients: {bf16: {gradient: fp32, gradient_reduce: bf16}}
 attention: flash1
+stage_split: modules
+scatters_sends: true
 fused_optimizer: false
 )";
 
@@ -116,6 +118,8 @@ TEST_CASE("a file of an engine says what it can run") {
   CHECK(e.gradients[DataType::bf16] == GradientFormats{DataType::fp32, DataType::bf16});
   CHECK(!e.gradients[DataType::fp16]);
   CHECK(e.attention == AttentionKernel::flash1);
+  CHECK(e.stage_split == StageSplit::modules);
+  CHECK(e.scatters_sends);
   CHECK(e.optimizer_traffic() == 3);
   CHECK(e.constants == EngineConstants{});
   CHECK(e.habits == EngineHabits{});  // it names none
@@ -195,12 +199,12 @@ TEST_CASE("what is wrong in a file of an engine is said with its place") {
   CHECK(fault("zero", "zero: [1]") == "small.yaml:12:7: 'zero' must begin with 0");
   CHECK(fault("zero", "zero: [0, 3, 2]") == "small.yaml:12:14: 'zero[2]' must be above the one before it");
   CHECK(fault("fused_optimizer", "fused_optimizer: true\nhabits: {dropuot: true}") ==
-        "small.yaml:16:10: unknown key 'dropuot' (did you mean 'dropout'?)");
+        "small.yaml:18:10: unknown key 'dropuot' (did you mean 'dropout'?)");
   CHECK(fault("fused_optimizer", "fused_optimizer: true\nhabits: {allocator: jemalloc}") ==
-        "small.yaml:16:21: 'habits.allocator' must be one of caching, expandable_segments, got 'jemalloc'");
+        "small.yaml:18:21: 'habits.allocator' must be one of caching, expandable_segments, got 'jemalloc'");
   CHECK(fault("fused_optimizer", "fused_optimizer: true\nflavours: [{name: a, description: b}]") ==
-        "small.yaml:16:12: 'flavours[0].frameworks' is missing");
-  CHECK(fault("fused_optimizer", "fused: true") == "small.yaml:15:1: unknown key 'fused'");
+        "small.yaml:18:12: 'flavours[0].frameworks' is missing");
+  CHECK(fault("fused_optimizer", "fused: true") == "small.yaml:17:1: unknown key 'fused'");
 }
 
 TEST_CASE("fitted constants are read whole and in their ranges") {

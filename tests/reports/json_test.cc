@@ -25,7 +25,7 @@ TEST_CASE("a plan carries schema, question, search and ranked plans") {
   CHECK(text.find("null") == std::string::npos);
   const Json json = Json::parse(text);
   CHECK(keys_of(json) == std::vector<std::string>{"schema", "shardwright_version", "model", "machine", "engine", "gpus",
-                                                  "workload", "search", "plans", "pareto"});
+                                                  "workload", "search", "plans", "ties_with_best", "pareto"});
   CHECK(json["schema"] == "shardwright.plan_result/1");
   CHECK(json["shardwright_version"] == std::string(version()));
   CHECK(json["workload"] ==

@@ -244,9 +244,9 @@ heads).
 TEST_CASE("times that were measured are told from those that were not") {
   PlanResult result = round_result();
   result.plans[0].prediction->source_share = {0.7, 0.2, 0, 0.1};
-  CHECK(
-      contains(plan_table(round_request(), result, kAsked),
-               "Source: times are 70 % measured, 20 % interpolated, 10 % datasheet. One sigma of\nthe step: 10 %.\n"));
+  CHECK(contains(plan_table(round_request(), result, kAsked),
+                 "Source: times are 70 % measured, 20 % interpolated, 10 % datasheet. In 80 % of\ncases the step is "
+                 "less than 10 % off.\n"));
 }
 
 TEST_CASE("the same answer has the same text whatever the search took") {
