@@ -113,7 +113,7 @@ TextTable table_of(const std::vector<LayoutColumn>& columns, const std::vector<P
   for (const LayoutColumn& column : columns) heads.push_back(column.head);
   TextTable table(heads);
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    std::vector<std::string> cells = {(rows[i].ties ? "~" : "") + std::to_string(i + 1)};
+    std::vector<std::string> cells = {std::to_string(i + 1)};
     for (const LayoutColumn& column : columns) cells.push_back(column.cell(rows[i]));
     table.add_row(cells);
   }
@@ -191,10 +191,17 @@ std::string runner_up_text(const PricedLayout& best, const PricedLayout& second,
 std::string tie_text(const std::vector<PricedLayout>& plans, const TableStyle& style) {
   const std::ptrdiff_t ties = ties_with_best(plans);
   if (ties == 0) return "";
+  std::vector<std::string> runs;  // "#2 to #5", "#7"
+  for (std::size_t i = 0; i < plans.size(); ++i) {
+    if (!plans[i].ties) continue;
+    const std::size_t first = i;
+    while (i + 1 < plans.size() && plans[i + 1].ties) ++i;
+    runs.push_back(first == i ? fmt::format("#{}", i + 1) : fmt::format("#{} to #{}", first + 1, i + 1));
+  }
   return wrapped(
-      fmt::format("{} of the {} below #1 {} with it, marked ~: the error of the ratio leaves the order open, "
-                  "which a run would settle.",
-                  ties, plans.size() - 1, ties == 1 ? "ties" : "tie"),
+      fmt::format("{} of the {} below #1 {} with it, {}: the error of the ratio leaves the order open, which a "
+                  "run would settle.",
+                  ties, plans.size() - 1, ties == 1 ? "ties" : "tie", fmt::join(runs, ", ")),
       style.width);
 }
 
