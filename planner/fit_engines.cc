@@ -67,11 +67,26 @@ double median(std::vector<double> values) {
   return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
+constexpr double kHeld = 0.8;
+
+struct Weighed {
+  double value, weight;
+};
+/// The least of the values that 80 % of the weight do not exceed; 0 of none.
+double least_above(std::vector<Weighed> values) {
+  std::sort(values.begin(), values.end(), [](const Weighed& a, const Weighed& b) { return a.value < b.value; });
+  double all = 0, below = 0;
+  for (const Weighed& v : values) all += v.weight;
+  for (const Weighed& v : values)
+    if ((below += v.weight) >= kHeld * all) return v.value;
+  return 0;
+}
+
 /// The steps, each with what need not be done again for other values.
 class Steps {
  public:
   Steps(const std::vector<TimedStep>& steps, int threads)
-      : steps_(steps), threads_(threads), pricers_(steps.size()), chips_(steps.size()) {
+      : steps_(steps), threads_(threads), pricers_(steps.size()), chips_(steps.size()), widths_(steps.size()) {
     run_in_parallel(steps.size(), threads, [&](std::size_t i) {
       pricers_[i] = std::make_unique<Pricer>(steps[i].request);
       chips_[i] = chip_of(steps[i].request.machine.name);
@@ -80,7 +95,7 @@ class Steps {
 
   std::size_t size() const { return steps_.size(); }
   const TimedStep& step(std::size_t i) const { return steps_[i]; }
-  const std::string& engine(std::size_t i) const { return steps_[i].request.engine.name; }
+  const std::string& engine(std::size_t i) const { return steps_[i].request.engine.fitted_as(); }
   const std::string& chip(std::size_t i) const { return chips_[i]; }
   bool is_narrow(std::size_t i) const { return bytes_per_element(steps_[i].request.workload.formats.compute) < 2; }
 
@@ -89,15 +104,20 @@ class Steps {
     run_in_parallel(which.size(), threads_, [&](std::size_t k) {
       const std::size_t i = which[k];
       pricers_[i]->change(values.constants_of(engine(i)), times_of(values.clocks.at(chip(i))));
-      logs[i] = std::log(pricers_[i]->price(steps_[i].layout).step.value / steps_[i].seconds);
+      const Prediction p = pricers_[i]->price(steps_[i].layout);
+      logs[i] = std::log(p.step.value / steps_[i].seconds);
+      widths_[i] = std::log(p.step_high / p.step);
     });
   }
+  /// Half of an 80 % interval of the log, as last predicted: of kernels and collectives alone.
+  double kernel_width(std::size_t i) const { return widths_[i]; }
 
  private:
   const std::vector<TimedStep>& steps_;
   int threads_;
   std::vector<std::unique_ptr<Pricer>> pricers_;
   std::vector<std::string> chips_;
+  std::vector<double> widths_;
 };
 
 /// Solves a x = b for a symmetric positive matrix of b.size() columns, by Cholesky.
@@ -135,6 +155,7 @@ class Fit {
   }
 
   const Values& values() const { return values_; }
+  double log_of(std::size_t row) const { return logs_[row]; }
   double error_of(std::size_t row) const { return std::abs(std::expm1(logs_[row])); }
 
   /// Mean of |log(predicted / measured)| of an engine's rows.
@@ -347,6 +368,51 @@ Values rounded(Values values) {
   return values;
 }
 
+/// The least engine's width that makes the intervals hold 80 % of `rows`.
+double width_beside_kernels(const std::vector<LeftOutStep>& rows) {
+  std::vector<Weighed> needed;  // of each row, the width that just holds it
+  for (const LeftOutStep& row : rows)
+    needed.push_back({std::sqrt(std::max(0.0, row.log * row.log - row.kernel_width * row.kernel_width)), 1});
+  return least_above(needed);
+}
+
+/// Two steps of one family.
+struct Pair {
+  double off = 0;  ///< |log| of the predicted ratio over the measured one
+  double weight = 1;
+  std::size_t degrees = 0;  ///< how many of tp, pp, cp and ep differ; two stand for more, too
+};
+std::vector<Pair> pairs_of(const std::vector<TimedStep>& timed, const LeftOutSources& left_out) {
+  std::map<std::string, std::vector<std::size_t>> families;
+  for (std::size_t i = 0; i < timed.size(); ++i)
+    if (!timed[i].family.empty()) families[timed[i].family].push_back(i);
+  std::vector<Pair> pairs;
+  for (const auto& [name, rows] : families) {
+    const auto n = static_cast<double>(rows.size());
+    for (std::size_t x = 0; x < rows.size(); ++x)
+      for (std::size_t y = x + 1; y < rows.size(); ++y) {
+        const Layout &a = timed[rows[x]].layout, &b = timed[rows[y]].layout;
+        if (a == b) continue;
+        pairs.push_back({std::abs(left_out.steps[rows[x]].log - left_out.steps[rows[y]].log),
+                         1 / std::sqrt(n * (n - 1) / 2), std::min<std::size_t>(different_degrees(a, b), 2)});
+      }
+  }
+  return pairs;
+}
+
+std::string errors_yaml(const ErrorRecord& record) {
+  std::string text =
+      "interval:  # half-widths of 80 % of log(predicted / measured), sources left out: planner/engine/"
+      "prediction_errors.h\n";
+  if (!record.date.empty()) text += fmt::format("  date: {}\n", record.date);
+  text += fmt::format("  rows: {}\n", record.rows);
+  for (const auto& [name, errors] : {std::pair{"fitted", &record.fitted}, {"unfitted", &record.unfitted}})
+    text +=
+        fmt::format("  {}: {{step: {:.4g}, step_of_experts: {:.4g}}}\n", name, errors->step, errors->step_of_experts);
+  return text + fmt::format("  unknown_clock: {:.4g}\n  ratio: [{:.4g}]  # none, one, more of tp, pp, cp, ep differ\n",
+                            record.fitted.unknown_clock, fmt::join(record.fitted.ratio, ", "));
+}
+
 std::vector<std::size_t> all_rows(const Steps& steps) {
   return rows_where(steps, [](std::size_t) { return true; });
 }
@@ -407,6 +473,7 @@ LeftOutSources leave_one_source_out(const std::vector<TimedStep>& timed, const E
   std::set<std::string> sources;
   for (const TimedStep& step : timed) sources.insert(step.source);
   LeftOutSources result;
+  result.steps.resize(timed.size());
   std::vector<double> all;
   for (const std::string& source : sources) {
     const auto others = rows_where(steps, [&](std::size_t i) { return timed[i].source != source; });
@@ -424,6 +491,12 @@ LeftOutSources leave_one_source_out(const std::vector<TimedStep>& timed, const E
     const Fit left_out(steps, its, found, options);
     std::vector<double> errors, before;
     for (std::size_t i : its) {
+      const auto member = steps.is_narrow(i) ? &SustainedClock::fp8 : &SustainedClock::bf16;
+      const bool guessed = std::any_of(unknown.begin(), unknown.end(), [&](const Axis& axis) {
+        return axis.chip == steps.chip(i) && axis.clock == member;
+      });
+      const bool fitted = steps.engine(i) != "generic" && found.engines.contains(steps.engine(i));
+      result.steps[i] = {left_out.log_of(i), steps.kernel_width(i), fitted, !guessed};
       errors.push_back(left_out.error_of(i));
       before.push_back(in_sample.error_of(i));
     }
@@ -434,7 +507,60 @@ LeftOutSources leave_one_source_out(const std::vector<TimedStep>& timed, const E
   return result;
 }
 
-std::string engine_constants_yaml(const EngineFit& fit, const std::string& date) {
+ErrorRecord prediction_errors(const std::vector<TimedStep>& timed, const EngineFit& fit,
+                              const LeftOutSources& left_out) {
+  constexpr std::size_t kFewest = 20;
+  const auto rows_of = [&](const std::function<bool(std::size_t)>& wanted) {
+    std::vector<LeftOutStep> rows;
+    for (std::size_t i = 0; i < timed.size(); ++i)
+      if (left_out.steps[i].known_clock && wanted(i)) rows.push_back(left_out.steps[i]);
+    return rows;
+  };
+  const double of_all = rounded(width_beside_kernels(rows_of([](std::size_t) { return true; })));
+  const auto width = [&](bool fitted, bool experts) {
+    const auto rows = rows_of([&](std::size_t i) {
+      return left_out.steps[i].fitted == fitted && (timed[i].request.model.n_routed_experts > 0) == experts;
+    });
+    return rows.size() < kFewest ? of_all : rounded(width_beside_kernels(rows));
+  };
+  ErrorRecord record;
+  record.date = fit.newest;
+  record.rows = static_cast<int>(timed.size());
+  PredictionErrors shared;
+  std::vector<Weighed> clocks;
+  for (const auto& [chip, clock] : fit.clocks) clocks.push_back({std::abs(std::log(clock.bf16)), 1});
+  shared.unknown_clock = rounded(least_above(clocks));
+  std::array<std::vector<Weighed>, 3> ratios;
+  for (const Pair& pair : pairs_of(timed, left_out)) ratios[pair.degrees].push_back({pair.off, pair.weight});
+  for (std::size_t n = 0; n < ratios.size(); ++n) shared.ratio[n] = rounded(least_above(ratios[n]));
+  record.fitted = record.unfitted = shared;
+  record.fitted.step = width(true, false);
+  record.fitted.step_of_experts = width(true, true);
+  record.unfitted.step = width(false, false);
+  record.unfitted.step_of_experts = width(false, true);
+  return record;
+}
+
+Coverage coverage(const std::vector<TimedStep>& timed, const LeftOutSources& left_out, const ErrorRecord& record) {
+  Coverage held;
+  for (std::size_t i = 0; i < timed.size(); ++i) {
+    const LeftOutStep& step = left_out.steps[i];
+    const PredictionErrors& errors = step.fitted ? record.fitted : record.unfitted;
+    const double engine = timed[i].request.model.n_routed_experts > 0 ? errors.step_of_experts : errors.step;
+    const double clock = step.known_clock ? 0 : errors.unknown_clock;
+    held.steps += std::abs(step.log) <= std::hypot(step.kernel_width, engine, clock);
+  }
+  held.steps /= static_cast<double>(timed.size());
+  for (const Pair& pair : pairs_of(timed, left_out)) {
+    ++held.pair_count;
+    held.pairs += pair.off <= record.fitted.ratio[pair.degrees];
+  }
+  if (held.pair_count > 0) held.pairs /= held.pair_count;
+  return held;
+}
+
+std::string engine_constants_yaml(const EngineFit& fit, const std::string& date,
+                                  const std::optional<ErrorRecord>& errors) {
   std::string text =
       "# Written by `shardwright fit engines`: what engines take beyond their kernels, and the clocks that machines "
       "keep "
@@ -457,7 +583,7 @@ std::string engine_constants_yaml(const EngineFit& fit, const std::string& date)
   text += "sustained_clock:  # for hardware/catalog, by chip\n";
   for (const auto& [chip, clock] : fit.clocks)
     text += fmt::format("  {}: {{bf16: {:.4g}, fp8: {:.4g}}}\n", chip, clock.bf16, clock.fp8);
-  return text;
+  return text + (errors ? errors_yaml(*errors) : "");
 }
 
 }  // namespace shardwright

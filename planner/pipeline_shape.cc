@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cmath>
 
 namespace shardwright {
 namespace {
@@ -343,7 +344,8 @@ Prediction PipelineShape::predict(const Data& data) const {
   const Seconds busiest = busy[at(slowest)];
 
   // The slowest stage's time, part by part.
-  Seconds error;
+  TimeError error;
+  const double carried = machine.efficiency.relative_error;  // of what has no error of its own
   const double passes = static_cast<double>(pipeline_.micro_batches) / route_.routes();  // through each part
   for (int c = 0; c < route_.chunks(); ++c)
     for_each_graph(part(slowest, c), [&](int graph, int count) {
@@ -357,7 +359,8 @@ Prediction PipelineShape::predict(const Data& data) const {
         p.exposed.add(times_run, time->exposed);
       }
       p.traffic[Traffic::data] += times_run * (d.forward + d.backward) + count * (d.reduction + d.gather);
-      error += times_run * (pass.error + machine.efficiency.relative_error * (d.forward + d.backward));
+      error += times_run * pass.error;
+      error.by_family[TimeError::collective] += carried * times_run * (d.forward + d.backward);
     });
   const Tail after = tail(data, all_moves, slowest);
   p.optimizer = after.optimizer;
@@ -385,10 +388,11 @@ Prediction PipelineShape::predict(const Data& data) const {
   p.communication = p.traffic.total();
   p.exposed_communication = p.exposed.total();
   p.bubble = std::max(Seconds{0}, p.step - p.compute - p.exposed_communication - p.optimizer - p.host);
-  error += machine.efficiency.relative_error * after.total();
-  const double relative = busiest.value > 0 ? error / busiest : 0;
-  p.step_low = p.step * (1 - relative);
-  p.step_high = p.step * (1 + relative);
+  error.by_family[TimeError::memory] += carried * after.optimizer;
+  error.by_family[TimeError::collective] += carried * (after.reduction + after.gather);
+  const double factor = std::exp(pricer_.half_width(busiest.value > 0 ? error.total() / busiest : 0));
+  p.step_low = p.step * (1 / factor);
+  p.step_high = p.step * factor;
 
   const double tokens = static_cast<double>(workload.global_batch) * static_cast<double>(workload.sequence_length);
   const auto gpus = static_cast<double>(gpus_);

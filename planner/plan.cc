@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "planner/pipeline_shape.h"
@@ -202,6 +203,20 @@ Rejection too_large(const Machine& machine, const Prediction& prediction) {
                                 static_cast<double>(machine.usable_memory().value) / gib)};
 }
 
+std::size_t different_degrees(const Layout& a, const Layout& b) {
+  std::size_t differ = 0;
+  for (const auto degree : {&Layout::tensor, &Layout::pipeline, &Layout::context, &Layout::expert})
+    differ += a.*degree != b.*degree;
+  return differ;
+}
+
+bool ties_with(const PricedLayout& a, const PricedLayout& b, const PredictionErrors& errors) {
+  // Another type of products is as much of a difference as any.
+  const std::size_t differ = a.precision == b.precision ? different_degrees(a.layout, b.layout) : errors.ratio.size();
+  const double width = errors.ratio[std::min(differ, errors.ratio.size() - 1)];
+  return std::abs(std::log(a.prediction->step / b.prediction->step)) <= width;
+}
+
 PlanResult plan(const PlanRequest& request) {
   check(request, Space(request));
   SearchAnswer a = search_all(request);
@@ -210,6 +225,9 @@ PlanResult plan(const PlanRequest& request) {
   r.plans = std::move(a.top);
   r.pareto = std::move(a.pareto);
   r.nearest = std::move(a.nearest);
+  for (auto* list : {&r.plans, &r.nearest})
+    for (std::size_t i = 1; i < list->size(); ++i)
+      (*list)[i].ties = ties_with(list->front(), (*list)[i], request.engine.errors);
   return r;
 }
 

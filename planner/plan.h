@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -45,7 +46,7 @@ struct StageMemory {
 /// What one step is predicted to take. Times are those of the slowest stage unless said otherwise. Exposed is what of a
 /// communication runs while nothing computes.
 struct Prediction {
-  Seconds step, step_low, step_high;  ///< one-sigma interval from the sources' errors
+  Seconds step, step_low, step_high;  ///< the interval is one of 80 % (Pricer::half_width)
   double tokens_per_second = 0, tokens_per_second_per_gpu = 0;
   FlopsPerSecond model_flops_per_gpu;  ///< forward and backward, causal half of attention, logits, no recompute
   double mfu = 0;                      ///< of the peak rate of the precision
@@ -77,6 +78,7 @@ struct PricedLayout {
   bool fits = false;
   std::optional<Rejection> rejection;    ///< present exactly when it does not fit or cannot be
   std::optional<Prediction> prediction;  ///< absent when it cannot be computed
+  bool ties = false;                     ///< of a plan: a run may find it to be the fastest (ties_with)
   std::vector<std::string> assumed;      ///< keys that the planner filled in, in the order of to_string(Layout)
 };
 
@@ -145,8 +147,18 @@ PlanResult estimate(const PlanRequest& request);
 /// The tensors behind the memory of `stage` of a layout that can be computed, largest first.
 std::vector<MemoryItem> memory_items(const PlanRequest& request, const Layout& layout, int stage);
 
-/// Layouts whose step may be the shortest: the first (of those that fit, else of the nearest), and those after it whose
-/// interval reaches below the end of its.
+/// How many of tp, pp, cp and ep differ.
+std::size_t different_degrees(const Layout& a, const Layout& b);
+
+/// Whether the order of two layouts' steps is open: the 80 % interval of the ratio between them holds 1. Most of what
+/// is off in one is off in the other, so it is narrower than those of the steps.
+bool ties_with(const PricedLayout& a, const PricedLayout& b, const PredictionErrors& errors);
+
+/// How many of ranked layouts tie with the first.
+std::ptrdiff_t ties_with_best(const std::vector<PricedLayout>& plans);
+
+/// Layouts whose step may be the shortest: the first (of those that fit, else of the nearest), and those that tie with
+/// it.
 std::vector<PricedLayout> rivals(const PlanResult& result);
 
 /// What a measurement would settle, the most doubt first: the kernels of the rivals that were not measured, ordered by

@@ -337,6 +337,13 @@ Seconds Pricer::lower_bound(const Layout& layout) {
   return PipelineShape(*this, known, layout).lower_bound(data_of(known, layout));
 }
 
+double Pricer::half_width(double kernel_sigma) const {
+  const PredictionErrors& errors = engine_.errors;
+  const double engine = model_.n_routed_experts > 0 ? errors.step_of_experts : errors.step;
+  const double clock = machine_.sustained.product == SustainedTimes{}.product ? errors.unknown_clock : 0;
+  return std::hypot(kSigmasOf80 * kernel_sigma, engine, clock);
+}
+
 Bytes Pricer::worst_reserved(const Layout& layout) {
   const ShapePrice& known = shape(shape_of(layout), layout.recompute);
   return PipelineShape(*this, known, layout).worst_reserved(data_of(known, layout));

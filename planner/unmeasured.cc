@@ -8,11 +8,15 @@
 
 namespace shardwright {
 
+std::ptrdiff_t ties_with_best(const std::vector<PricedLayout>& plans) {
+  return std::count_if(plans.begin(), plans.end(), [](const PricedLayout& p) { return p.ties; });
+}
+
 std::vector<PricedLayout> rivals(const PlanResult& result) {
   std::vector<PricedLayout> close;
   for (const PricedLayout& p : result.plans.empty() ? result.nearest : result.plans) {
     if (!p.prediction) continue;
-    if (close.empty() || p.prediction->step_low <= close.front().prediction->step_high) close.push_back(p);
+    if (close.empty() || p.ties) close.push_back(p);
   }
   return close;
 }

@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <map>
 #include <memory>
 #include <variant>
 
 #include "hardware/measured_times.h"
 #include "planner/measured_rows.h"
+#include "planner/memory.h"
 #include "planner/network_rate.h"
 #include "planner/parallel.h"
 #include "planner/plan.h"
@@ -92,50 +94,13 @@ void use_formats_of(const MeasuredRow& row, TrainingFormats& formats) {
   if (w.optimizer_state_dtype) formats.optimizer_state = *w.optimizer_state_dtype;
 }
 
-bool starts_with(const std::string& text, std::string_view start) { return text.compare(0, start.size(), start) == 0; }
-
-/// What a framework's kernels keep and how it holds memory, where its row does not say. Sources in
-/// tests/validation/README.md.
-void use_framework_of(const MeasuredRow& row, Workload& w) {
-  const std::string& framework = row.software.framework;
-  const auto is = [&](std::string_view name) { return starts_with(framework, name); };
-  const std::string& gpu = row.hardware.gpu;
-  const bool before_hopper = starts_with(gpu, "v100") || starts_with(gpu, "a100") || starts_with(gpu, "a800");
-  // Releases since 0.5 are Megatron-Core's, and so is whatever ran on Hopper.
-  const bool core = is("Megatron-LM 0.") || is("Megatron-LM/") || !row.software.version.empty() || !before_hopper;
-  // Their launchers ask for expandable segments (scripts/performance/utils/executors.py, dgxc_executor).
-  w.memory.fragmentation = is("Megatron-Bridge") || is("NeMo") ? kExpandableSegments : kCachingAllocator;
-  if (is("Aleph Alpha")) {
-    w.formats.gradient = w.formats.gradient_reduce = DataType::bf16;
-    w.fused_activation = false;
-    w.fused_norm = row.software.kernel.find("fused-rmsnorm") != std::string::npos;
-    w.cross_entropy = CrossEntropy::whole;
-    w.memory.weight_gradients = WeightGradients::apart;
-    w.memory.gather_again = false;
-  } else if (is("Megatron-Bridge")) {
-    w.formats.gradient = w.formats.gradient_reduce = DataType::bf16;  // its recipes' mixed precision
-  } else if ((is("Megatron-LM") && !core) || is("Megatron-DeepSpeed")) {
-    w.fused_attention = false;
-    w.dropout = true;
-    w.cross_entropy = CrossEntropy::softmax;
-    w.memory.weight_gradients = WeightGradients::added;
-  }
-}
-
-/// The same by the row's own keys.
+/// Where the row says what its engine's habits leave open.
 void use_kernels_of(const MeasuredRow& row, Workload& w) {
-  use_framework_of(row, w);
   const std::string& attention = row.workload.attention_backend;
   if (!attention.empty()) w.fused_attention = attention != "unfused";
   const std::string& loss = row.workload.cross_entropy_fusion;
   if (loss == "te" || loss == "fused") w.cross_entropy = CrossEntropy::in_place;
   if (loss == "native" || loss == "none") w.cross_entropy = CrossEntropy::softmax;
-}
-
-/// Megatron's training log, and so what NeMo and Megatron-Bridge report of a run, is the last rank's
-/// (megatron/training/utils.py, print_rank_last).
-bool logged_by_last_stage(const MeasuredRow& row) {
-  return starts_with(row.software.framework, "Megatron-Bridge") || starts_with(row.software.framework, "NeMo");
 }
 
 /// Embedding, layers, norm and head in `stages` runs as long as each other, the first ones one longer.
@@ -203,18 +168,17 @@ Question question_of(const MeasuredRow& row, const Machines& machines) {
   q.workload.global_batch = *batch;
   q.precision = row.workload.precision.value_or(DataType::bf16);
   // Only the software says what ran: never the source, nor the row's name.
-  q.engine = engine_of(row.software.framework, row.software.version);
+  q.engine = engine_of({row.software.framework, row.software.version, row.software.kernel, machine->architecture});
   if (row.workload.attention_backend == "cudnn") q.engine.attention = AttentionKernel::flash3;
   for (const std::string& word : row.layout.cuda_graphs.value_or(std::vector<std::string>{}))
     capture(word, q.workload.cuda_graphs);
-  q.workload.formats = formats_for(q.precision, q.engine);
+  run_by(q.engine, q.precision, q.workload);
   use_kernels_of(row, q.workload);
   use_formats_of(row, q.workload.formats);
   q.workload.capacity_factor = row.workload.capacity_factor.value_or(0);
   q.pins = row.layout.pins;
   q.pins.layers_per_stage = usual_split(row, q.engine.stage_split);
-  // Off unless a run's configuration says otherwise (scaling's TopologyConfig).
-  if (!q.pins.sequence_parallel && starts_with(row.software.framework, "Aleph Alpha")) q.pins.sequence_parallel = false;
+  if (!q.pins.sequence_parallel) q.pins.sequence_parallel = q.engine.habits.sequence_parallel;
   if (row.layout.optimizer_shard_group && !q.pins.fsdp_group)
     q.pins.fsdp_group = static_cast<int>(*row.layout.optimizer_shard_group);
   q.pins.ep = row.layout.ep;
@@ -309,15 +273,15 @@ class Metrics {
     const ShapePrice& shape = pricer_.shape(shape_of(priced_.layout), priced_.layout.recompute);
     const double seconds =
         part(shape.layers[0].passes[static_cast<std::size_t>(index_of(priced_.layout.recompute))]).value;
-    const double error = q_.machine.efficiency.relative_error;
-    return {seconds, seconds * (1 - error), seconds * (1 + error)};
+    const double factor = p_.step_high / p_.step;
+    return {seconds, seconds / factor, seconds * factor};
   }
   Answer memory(Bytes StageMemory::*part) const {
     Bytes worst;
     for (const StageMemory& s : p_.stages) worst = std::max(worst, s.*part);
-    if (logged_by_last_stage(row_)) worst = p_.stages.back().*part;
+    if (q_.engine.habits.last_rank_prints) worst = p_.stages.back().*part;
     const double gib = static_cast<double>(worst.value) / kGiB;
-    return {gib, gib, gib};
+    return {gib, gib / std::exp(kMemoryWidth), gib * std::exp(kMemoryWidth)};
   }
 
   const MeasuredRow& row_;
@@ -365,6 +329,7 @@ Outcome predict(const MeasuredRow& row, const Machines& machines) {
     v.predicted_low = answer.low;
     v.predicted_high = answer.high;
     v.layout_fits = priced.fits;
+    v.layout = to_string(priced.layout);
     v.layout_assumed = priced.assumed;
     v.engine = request.engine.name;
     return v;
@@ -407,8 +372,9 @@ std::optional<TimedStep> timed_step(const MeasuredRow& row, const Machines& mach
   if (row.suspect || row.trust == "C") return std::nullopt;
   Question question = question_of(row, machines);
   if (!std::holds_alternative<PlanRequest>(question)) return std::nullopt;
-  TimedStep step{row.id, row.source, row.software.measured_on, std::get<PlanRequest>(std::move(question)), {}, 0};
+  TimedStep step{row.id, row.source, row.software.measured_on, "", std::get<PlanRequest>(std::move(question)), {}, 0};
   step.request.engine.constants = {};
+  step.request.engine.errors = {};
   step.request.machine.sustained = {};
   PlanResult result;
   try {
@@ -417,6 +383,7 @@ std::optional<TimedStep> timed_step(const MeasuredRow& row, const Machines& mach
   const PricedLayout& priced = result.plans.front();
   if (!priced.prediction) return std::nullopt;
   step.layout = priced.layout;
+  if (states_speed(priced.assumed)) step.family = row.family;
   Metrics metrics(row, step.request, priced);
   for (const std::string_view speed : kSpeeds) {
     const auto measured = row.measured.find(speed);
@@ -439,6 +406,11 @@ std::vector<MeasuredRow> read_rows(const std::vector<std::string>& files) {
 }
 
 }  // namespace
+
+bool states_speed(const std::vector<std::string>& layout_assumed) {
+  return std::none_of(layout_assumed.begin(), layout_assumed.end(),
+                      [](const std::string& key) { return key == "micro_batch" || key == "recompute"; });
+}
 
 std::vector<TimedStep> timed_steps(const std::vector<std::string>& files, int threads) {
   const std::vector<MeasuredRow> rows = read_rows(files);

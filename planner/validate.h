@@ -19,14 +19,15 @@ struct ValidationRow {
   bool suspect = false;  ///< carried, but no summary counts it
   std::string metric;    ///< the measured key's name; "oom" where only that was published
   std::optional<double> measured;
-  double predicted = 0, predicted_low = 0, predicted_high = 0;
-  std::optional<double> relative_error;  ///< predicted / measured - 1
+  double predicted = 0, predicted_low = 0, predicted_high = 0;  ///< an interval of 80 %
+  std::optional<double> relative_error;                         ///< predicted / measured - 1
   bool layout_fits = false;
   std::vector<std::string> layout_assumed;  ///< layout keys that the planner filled in
   std::optional<double> time_error = {};    ///< kernel, collective: predicted time / measured time - 1, also of a
                                             ///< rate; absent where the row states its time beside that rate
   std::string span = {};                    ///< collective: kWithinNode or kAcrossNodes
   std::string engine = {};                  ///< by the row's software alone
+  std::string layout = {};                  ///< as priced: to_string(Layout)
 };
 
 /// A row without a prediction. `reason` starts with one of these words; after ": " stands the detail.
@@ -48,6 +49,14 @@ struct ErrorSummary {
   int n = 0;
   double mean_absolute = 0, median_absolute = 0, p90_absolute = 0, signed_median = 0;
   std::string span = {};
+  int held = 0;  ///< of the n, those whose interval holds what was measured
+};
+
+/// How many intervals of a kind's rows hold what was measured: of its kernels and collectives, and of training steps
+/// by one published speed each.
+struct IntervalSummary {
+  std::string kind;
+  int n = 0, held = 0;
 };
 
 /// Positive: out of memory. A true positive ran out and was predicted to.
@@ -62,11 +71,17 @@ struct RankingSummary {
   double top_regret_mean = 0;  ///< time lost by taking the predicted best instead of the measured best
 };
 
+/// Whether a row states the choices that decide most about the speed of its layout: the planner filled in neither
+/// micro_batch nor recompute.
+bool states_speed(const std::vector<std::string>& layout_assumed);
+
 struct Validation {
   std::vector<ValidationRow> rows;
   std::vector<SkippedRow> skipped;
   std::vector<ErrorSummary> summary;
-  std::optional<RankingSummary> ranking;  ///< absent without a family to rank
+  std::vector<IntervalSummary> intervals;
+  /// Absent without a family to rank; of all, and apart of those that say what tells their rows apart and the others.
+  std::optional<RankingSummary> ranking, complete_ranking, incomplete_ranking;
   OutOfMemory out_of_memory;
 };
 
@@ -74,6 +89,7 @@ struct Validation {
 /// and the time of a step that its number means.
 struct TimedStep {
   std::string id, source, measured_on;
+  std::string family = {};  ///< "" where its row does not say all that decides its speed (states_speed)
   PlanRequest request;
   Layout layout;
   double seconds = 0;

@@ -2,12 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <optional>
 #include <string_view>
 #include <utility>
 
 #include "hardware/kernel_point.h"
 #include "planner/cost/kernel_cost.h"
+#include "planner/engine/prediction_errors.h"
 #include "planner/measured_kernels.h"
 
 namespace shardwright {
@@ -89,18 +91,21 @@ std::string_view span_of(const KernelSpec& spec, const Machine& machine) {
 }
 
 /// One sigma of a time is a factor: so no time and no rate is below zero.
+/// From the middle of the 80 % interval of a time to its ends.
+double factor_of_80(const KernelCost& cost) { return std::exp(kSigmasOf80 * cost.relative_error); }
+
 ValidationRow time_row(ValidationRow v, const KernelCost& cost) {
   v.predicted = cost.time.value;
-  v.predicted_low = cost.time.value / (1 + cost.relative_error);
-  v.predicted_high = cost.time.value * (1 + cost.relative_error);
+  v.predicted_low = cost.time.value / factor_of_80(cost);
+  v.predicted_high = cost.time.value * factor_of_80(cost);
   if (*v.measured > 0) v.relative_error = v.time_error = v.predicted / *v.measured - 1;
   return v;
 }
 
 ValidationRow rate_row(ValidationRow v, double count, const KernelCost& cost, bool time_too) {
   v.predicted = count / cost.time.value;
-  v.predicted_low = v.predicted / (1 + cost.relative_error);
-  v.predicted_high = v.predicted * (1 + cost.relative_error);
+  v.predicted_low = v.predicted / factor_of_80(cost);
+  v.predicted_high = v.predicted * factor_of_80(cost);
   if (*v.measured > 0) v.relative_error = v.predicted / *v.measured - 1;
   if (!time_too) v.time_error = *v.measured / v.predicted - 1;
   return v;

@@ -17,13 +17,15 @@ struct SpeedMetric {
   std::string_view name;
   bool is_time;
 };
-constexpr std::array<SpeedMetric, 7> kSpeedMetrics = {{{"iteration_seconds", true},
+constexpr std::array<SpeedMetric, 9> kSpeedMetrics = {{{"iteration_seconds", true},
                                                        {"tokens_per_second_per_gpu", false},
                                                        {"tokens_per_second", false},
                                                        {"samples_per_second_per_gpu", false},
                                                        {"tflops_per_gpu", false},
                                                        {"mfu", false},
-                                                       {"hfu", false}}};
+                                                       {"hfu", false},
+                                                       {"training_days", true},
+                                                       {"gpu_hours_per_trillion_tokens", true}}};
 
 bool has_layout(const ValidationRow& row) { return row.kind == "training" || row.kind == "inference"; }
 
@@ -40,18 +42,27 @@ double p90(std::vector<double> values) {
   return values[(values.size() * 9 + 9) / 10 - 1];
 }
 
+/// Whether the interval holds what was measured.
+bool is_held(const ValidationRow& row) {
+  return row.measured && row.predicted_low <= *row.measured && *row.measured <= row.predicted_high;
+}
+
 std::vector<ErrorSummary> error_summaries(const std::vector<ValidationRow>& rows) {
   struct Group {
     std::string kind, metric, source, span;
     auto operator<=>(const Group&) const = default;
   };
   std::map<Group, std::vector<double>> errors;
+  std::map<Group, int> held;
   for (const ValidationRow& row : rows) {
     const std::optional<double> error = has_layout(row) ? row.relative_error : row.time_error;
     if (!is_scored(row) || !error) continue;
-    errors[{row.kind, row.metric, "", ""}].push_back(*error);
-    errors[{row.kind, row.metric, row.source, ""}].push_back(*error);
-    if (!row.span.empty()) errors[{row.kind, row.metric, "", row.span}].push_back(*error);
+    std::vector<Group> groups = {{row.kind, row.metric, "", ""}, {row.kind, row.metric, row.source, ""}};
+    if (!row.span.empty()) groups.push_back({row.kind, row.metric, "", row.span});
+    for (const Group& group : groups) {
+      errors[group].push_back(*error);
+      held[group] += is_held(row);
+    }
   }
   std::vector<ErrorSummary> result;
   for (const auto& [group, signed_errors] : errors) {
@@ -63,8 +74,36 @@ std::vector<ErrorSummary> error_summaries(const std::vector<ValidationRow>& rows
     }
     result.push_back({group.kind, group.metric, group.source, static_cast<int>(sizes.size()),
                       sum / static_cast<double>(sizes.size()), median(sizes), p90(sizes), median(signed_errors),
-                      group.span});
+                      group.span, held[group]});
   }
+  return result;
+}
+
+std::size_t place_of(const std::string& metric) {
+  const auto found = std::find_if(kSpeedMetrics.begin(), kSpeedMetrics.end(),
+                                  [&](const SpeedMetric& speed) { return speed.name == metric; });
+  return static_cast<std::size_t>(found - kSpeedMetrics.begin());
+}
+
+std::vector<IntervalSummary> interval_summaries(const std::vector<ValidationRow>& rows) {
+  std::map<std::string, const ValidationRow*> steps;  // by id, with the best of its speeds
+  std::map<std::string, IntervalSummary> kinds;
+  const auto add = [&](const ValidationRow& row) {
+    IntervalSummary& kind = kinds[row.kind];
+    kind.kind = row.kind;
+    ++kind.n;
+    kind.held += is_held(row);
+  };
+  for (const ValidationRow& row : rows) {
+    if (!is_scored(row)) continue;
+    if (!has_layout(row) && row.time_error) add(row);
+    if (!has_layout(row) || !row.relative_error || place_of(row.metric) == kSpeedMetrics.size()) continue;
+    const ValidationRow*& best = steps[row.id];
+    if (!best || place_of(row.metric) < place_of(best->metric)) best = &row;
+  }
+  for (const auto& [id, row] : steps) add(*row);
+  std::vector<IntervalSummary> result;
+  for (const auto& [name, kind] : kinds) result.push_back(kind);
   return result;
 }
 
@@ -113,13 +152,35 @@ double top_regret(const std::vector<Times>& times) {
   return chosen->measured / best->measured - 1;
 }
 
-std::optional<RankingSummary> ranking(const std::vector<ValidationRow>& rows) {
-  std::map<std::pair<std::string, std::string>, std::vector<const ValidationRow*>> families;
+/// Whether the rows say what tells them apart: what decides most about their speed, and no two that were measured apart
+/// ask the same.
+bool is_complete(const std::vector<const ValidationRow*>& family) {
+  for (const ValidationRow* a : family) {
+    if (a->metric == "oom") continue;
+    if (!states_speed(a->layout_assumed)) return false;
+    for (const ValidationRow* b : family)
+      if (b->metric == a->metric && b->layout == a->layout && b->predicted == a->predicted && a->measured &&
+          b->measured && *b->measured >= *a->measured * (1 + kTie) && place_of(a->metric) < kSpeedMetrics.size())
+        return false;
+  }
+  return true;
+}
+
+using Families = std::map<std::pair<std::string, std::string>, std::vector<const ValidationRow*>>;
+
+Families families_of(const std::vector<ValidationRow>& rows) {
+  Families families;
   for (const ValidationRow& row : rows) {
     if (is_scored(row) && has_layout(row) && !row.family.empty()) families[{row.kind, row.family}].push_back(&row);
   }
+  return families;
+}
+
+template <typename F>
+std::optional<RankingSummary> ranking(const Families& families, const F& wanted) {
   RankingSummary result;
   for (const auto& [name, members] : families) {
+    if (!wanted(members)) continue;
     const std::vector<Times> times = times_of_family(members);
     const std::optional<double> tau = kendall_tau(times);
     if (!tau) continue;
@@ -160,7 +221,11 @@ bool is_scored(const ValidationRow& row) { return !row.suspect && row.trust != "
 
 void summarise(Validation& validation) {
   validation.summary = error_summaries(validation.rows);
-  validation.ranking = ranking(validation.rows);
+  validation.intervals = interval_summaries(validation.rows);
+  const Families families = families_of(validation.rows);
+  validation.ranking = ranking(families, [](const auto&) { return true; });
+  validation.complete_ranking = ranking(families, is_complete);
+  validation.incomplete_ranking = ranking(families, [](const auto& family) { return !is_complete(family); });
   validation.out_of_memory = out_of_memory(validation.rows);
 }
 

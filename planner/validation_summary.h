@@ -7,7 +7,7 @@ namespace shardwright {
 /// Neither suspect nor of trust C (second-hand, partly inferred).
 bool is_scored(const ValidationRow& row);
 
-/// Fills `summary`, `ranking` and `out_of_memory` from `rows`. Rows that are not scored are left out of all three.
+/// Fills all but `skipped` from `rows`. Rows that are not scored are left out of it all.
 ///
 /// Errors: over rows with a relative error, for all sources ("" first), for each span of collectives and for each
 /// source, in the order of kind, metric, source, span. Of kernels and collectives it is the time's, also where a rate
@@ -18,7 +18,9 @@ bool is_scored(const ValidationRow& row);
 /// Ranking: training and inference rows of one kind and family, by that metric of speed that most of them have (step
 /// time first when equal). Kendall's tau = (pairs in the right order - pairs in the wrong order) / pairs; pairs
 /// measured less than 2 % apart are ties and do not count, a pair predicted equal is neither right nor wrong. A family
-/// without a pair that counts is left out. Regret = time of the predicted best / time of the measured best - 1.
+/// without a pair that counts is left out. A family is incomplete where a row of it leaves micro_batch or recompute to
+/// the planner, or where two rows of one layout and prediction were measured 2 % apart or more: what tells them apart
+/// is not in their keys. Regret = time of the predicted best / time of the measured best - 1.
 ///
 /// Out of memory: training and inference rows by id; one is positive when a metric of it is "oom".
 void summarise(Validation& validation);

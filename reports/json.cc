@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "models/transformer.h"
+#include "planner/memory.h"
 
 namespace shardwright {
 namespace {
@@ -133,6 +134,9 @@ Json prediction_json(const Prediction& p) {
     const StageMemory& worst = p.worst();
     json["memory_allocated_bytes"] = worst.allocated.value;
     json["memory_reserved_bytes"] = worst.reserved.value;
+    const double factor = std::exp(kMemoryWidth), reserved = static_cast<double>(worst.reserved.value);
+    json["memory_reserved_bytes_low"] = static_cast<std::int64_t>(reserved / factor);
+    json["memory_reserved_bytes_high"] = static_cast<std::int64_t>(reserved * factor);
     json["memory_worst_stage"] = p.worst_stage;
     for (const StageMemory& stage : p.stages) json["memory_per_stage"].push_back(stage_json(stage));
   }
@@ -146,6 +150,7 @@ Json prediction_json(const Prediction& p) {
 Json priced_json(const PricedLayout& plan, std::int64_t global_batch, std::size_t rank) {
   Json json;
   if (rank > 0) json["rank"] = rank;
+  if (rank > 1) json["ties_with_best"] = plan.ties;
   json["fits"] = plan.fits;
   if (plan.rejection) json["rejection"] = {{"reason", plan.rejection->reason}, {"detail", plan.rejection->detail}};
   json["precision"] = name_of(plan.precision);
@@ -203,6 +208,7 @@ Json row_json(const ValidationRow& row) {
   put(json, "time_error", row.time_error);
   if (!row.span.empty()) json["span"] = row.span;
   if (row.kind == "training" || row.kind == "inference") json["layout_fits"] = row.layout_fits;
+  if (!row.layout.empty()) json["layout"] = row.layout;
   json["layout_assumed"] = row.layout_assumed;
   if (!row.engine.empty()) json["engine"] = row.engine;
   return json;
@@ -215,6 +221,15 @@ Json error_json(const ErrorSummary& summary) {
   put(json, "median_absolute", summary.median_absolute);
   put(json, "p90_absolute", summary.p90_absolute);
   put(json, "signed_median", summary.signed_median);
+  put(json, "in_interval", static_cast<double>(summary.held) / summary.n);
+  return json;
+}
+
+Json ranking_json(const RankingSummary& ranking) {
+  Json json;
+  json["families"] = ranking.families;
+  put(json, "kendall_tau_mean", ranking.kendall_tau_mean);
+  put(json, "top_regret_mean", ranking.top_regret_mean);
   return json;
 }
 
@@ -306,6 +321,7 @@ std::string plan_result_json(const PlanResult& result) {
   if (!result.is_estimate) json["search"] = search_json(result.search);
   const std::int64_t global_batch = result.workload.global_batch;
   json["plans"] = list_json(result.plans, global_batch, true);
+  if (!result.is_estimate) json["ties_with_best"] = ties_with_best(result.plans);
   if (!result.is_estimate) json["pareto"] = list_json(result.pareto, global_batch, false);
   if (!result.nearest.empty()) json["nearest"] = list_json(result.nearest, global_batch, false);
   if (result.unmeasured) json["unmeasured"] = unmeasured_json(*result.unmeasured);
@@ -340,10 +356,14 @@ std::string validation_json(const Validation& validation) {
                                             : json["summary"];
     place[summary.kind][summary.metric] = error_json(summary);
   }
-  if (validation.ranking) {
-    json["ranking"]["families"] = validation.ranking->families;
-    put(json["ranking"], "kendall_tau_mean", validation.ranking->kendall_tau_mean);
-    put(json["ranking"], "top_regret_mean", validation.ranking->top_regret_mean);
+  if (validation.ranking) json["ranking"] = ranking_json(*validation.ranking);
+  if (validation.complete_ranking) json["ranking"]["complete"] = ranking_json(*validation.complete_ranking);
+  if (validation.incomplete_ranking) json["ranking"]["incomplete"] = ranking_json(*validation.incomplete_ranking);
+  for (const IntervalSummary& kind : validation.intervals) {
+    Json& place = json["intervals"][kind.kind];
+    place["n"] = kind.n;
+    place["held"] = kind.held;
+    put(place, "share", static_cast<double>(kind.held) / kind.n);
   }
   json["out_of_memory"] = out_of_memory_json(validation.out_of_memory);
   return text_of(json);

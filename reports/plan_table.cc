@@ -189,16 +189,19 @@ std::string runner_up_text(const PricedLayout& best, const PricedLayout& second,
 
 /// How many of the rows cannot be told from the best.
 std::string tie_text(const std::vector<PricedLayout>& plans, const TableStyle& style) {
-  const Prediction& best = *plans[0].prediction;
-  std::size_t last = 0;
-  while (last + 1 < plans.size() && plans[last + 1].prediction &&
-         plans[last + 1].prediction->step_low <= best.step_high) {
-    ++last;
+  const std::ptrdiff_t ties = ties_with_best(plans);
+  if (ties == 0) return "";
+  std::vector<std::string> runs;  // "#2 to #5", "#7"
+  for (std::size_t i = 0; i < plans.size(); ++i) {
+    if (!plans[i].ties) continue;
+    const std::size_t first = i;
+    while (i + 1 < plans.size() && plans[i + 1].ties) ++i;
+    runs.push_back(first == i ? fmt::format("#{}", i + 1) : fmt::format("#{} to #{}", first + 1, i + 1));
   }
-  if (last == 0) return "";
-  const std::string which = last == 1 ? "#2 is" : fmt::format("#2 to #{} are", last + 1);
   return wrapped(
-      fmt::format("{} within the error of #1: a tie on these numbers, which only a run would settle.", which),
+      fmt::format("{} of the {} below #1 {} with it, {}: the error of the ratio leaves the order open, which a "
+                  "run would settle.",
+                  ties, plans.size() - 1, ties == 1 ? "ties" : "tie", fmt::join(runs, ", ")),
       style.width);
 }
 

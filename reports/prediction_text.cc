@@ -164,7 +164,7 @@ std::string step_text(const Prediction& p, const std::string& title, const Table
         fmt::format("  {:<14}{:>10}{:>9}  {}", part.name, with_unit(part.time), percent(share), bar(share, bar_width));
     text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
   }
-  text += fmt::format("  {:<14}{:>10}           {} to {} is one sigma\n", "step", with_unit(p.step),
+  text += fmt::format("  {:<14}{:>10}           {} to {} holds 80 %\n", "step", with_unit(p.step),
                       with_unit(p.step_low), with_unit(p.step_high));
   std::vector<std::string> kinds;
   for (std::size_t k = 0; k < kTraffics; ++k) {
@@ -210,13 +210,14 @@ std::string source_text(const Prediction& p, const TableStyle& style) {
     if (p.source_share[i] < 0.0005) continue;
     shares.push_back(fmt::format("{} {}", percent(p.source_share[i], 0), name_of(static_cast<CostSource>(i))));
   }
-  const double error = p.step.value > 0 ? (p.step_high - p.step_low) / p.step / 2 : 0;
+  const double error = p.step.value > 0 ? p.step_high / p.step - 1 : 0;
   const bool nothing_measured = p.source_share[static_cast<std::size_t>(CostSource::datasheet)] > 0.9995;
   const std::string sources =
       nothing_measured
           ? std::string("all times from the datasheet and efficiency curves; no kernel of this machine was measured")
           : fmt::format("times are {}", fmt::join(shares, ", "));
-  return wrapped(fmt::format("Source: {}. One sigma of the step: {}.", sources, percent(error, 0)), style.width);
+  return wrapped(fmt::format("Source: {}. In 80 % of cases the step is less than {} off.", sources, percent(error, 0)),
+                 style.width);
 }
 
 std::string estimate_command(const PlanRequest& request, const PlanResult& result, const AskedAs& asked,

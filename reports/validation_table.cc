@@ -41,13 +41,20 @@ std::string errors_text(const Validation& validation, const TableStyle& style) {
   std::string text;
   const std::vector<ErrorSummary>& all = validation.summary;
   for (std::size_t begin = 0; begin < all.size();) {
-    TextTable table({{"source", TextTable::Align::left}, {"n"}, {"mean"}, {"median"}, {"90th"}, {"signed median"}});
+    TextTable table({{"source", TextTable::Align::left},
+                     {"n"},
+                     {"mean"},
+                     {"median"},
+                     {"90th"},
+                     {"signed median"},
+                     {"in interval"}});
     std::size_t end = begin;
     for (; end < all.size() && all[end].kind == all[begin].kind && all[end].metric == all[begin].metric; ++end) {
       const ErrorSummary& e = all[end];
       const std::string part = e.span.empty() ? e.source : e.span;
       table.add_row({part.empty() ? "all" : "  " + part, std::to_string(e.n), percent(e.mean_absolute),
-                     percent(e.median_absolute), percent(e.p90_absolute), signed_percent(e.signed_median)});
+                     percent(e.median_absolute), percent(e.p90_absolute), signed_percent(e.signed_median),
+                     percent(static_cast<double>(e.held) / e.n, 0)});
     }
     text += "\n" +
             bold(fmt::format("{}: {}, relative error{}", all[begin].kind, all[begin].metric,
@@ -64,20 +71,29 @@ std::string share_text(int part, int whole) {
   return whole == 0 ? "none" : fmt::format("{} of {} ({})", part, whole, percent(static_cast<double>(part) / whole));
 }
 
+std::string intervals_text(const Validation& validation, const TableStyle& style) {
+  std::string text = validation.intervals.empty() ? "" : "\n";
+  for (const IntervalSummary& kind : validation.intervals)
+    text += wrapped(fmt::format("Intervals of 80 % hold what was measured for {} {}.", share_text(kind.held, kind.n),
+                                is_timed_alone(kind.kind) ? "times of " + kind.kind + "s" : kind.kind + " steps"),
+                    style.width);
+  return text;
+}
+
 /// Ranking and out of memory; nothing where kernels and collectives alone were asked.
 std::string layouts_text(const Validation& validation, const TableStyle& style) {
   const auto is_kernel = [](const ValidationRow& row) { return is_timed_alone(row.kind); };
   if (!validation.rows.empty() && std::all_of(validation.rows.begin(), validation.rows.end(), is_kernel)) return "";
-  std::string text = "\n";
-  if (validation.ranking) {
-    const RankingSummary& ranking = *validation.ranking;
-    text += wrapped(fmt::format("Ranking, mean over families ({}): Kendall tau {:.2f}; the predicted best is {} slower "
-                                "than the measured best.",
-                                ranking.families, ranking.kendall_tau_mean, percent(ranking.top_regret_mean)),
-                    style.width);
-  } else {
-    text += "Ranking: no family with layouts to tell apart.\n";
-  }
+  std::string text = validation.intervals.empty() ? "\n" : "";
+  if (!validation.ranking) text += "Ranking: no family with layouts to tell apart.\n";
+  for (const auto& [which, ranking] : {std::pair{"that say what tells their rows apart", &validation.complete_ranking},
+                                       {"that do not", &validation.incomplete_ranking}})
+    if (*ranking)
+      text += wrapped(
+          fmt::format("Ranking, mean over the {} families {}: Kendall tau {:.2f}; the predicted best is {} "
+                      "slower than the measured best.",
+                      (*ranking)->families, which, (*ranking)->kendall_tau_mean, percent((*ranking)->top_regret_mean)),
+          style.width);
   const OutOfMemory& oom = validation.out_of_memory;
   text += wrapped(fmt::format("Out of memory: predicted for {} that ran out, and for {} that did not.",
                               share_text(oom.true_positive, oom.true_positive + oom.false_negative),
@@ -108,8 +124,8 @@ std::string skipped_text(const Validation& validation, bool verbose, const Table
 }  // namespace
 
 std::string validation_table(const Validation& validation, bool verbose, const TableStyle& style) {
-  return first_line(validation, style) + errors_text(validation, style) + layouts_text(validation, style) +
-         skipped_text(validation, verbose, style);
+  return first_line(validation, style) + errors_text(validation, style) + intervals_text(validation, style) +
+         layouts_text(validation, style) + skipped_text(validation, verbose, style);
 }
 
 }  // namespace shardwright

@@ -16,6 +16,11 @@ std::string left_out_text(const EngineFit& fit, const LeftOutSources& left_out) 
                             percent(left_out.median_error));
 }
 
+std::string coverage_text(const Coverage& held) {
+  return fmt::format("intervals of 80 %, left out: they hold {} of the steps, and of {} pairs in families {}\n",
+                     percent(held.steps), grouped(held.pair_count), percent(held.pairs));
+}
+
 }  // namespace
 
 int run_fit_engines(const Arguments& arguments) {
@@ -29,9 +34,15 @@ int run_fit_engines(const Arguments& arguments) {
   if (steps.empty()) throw InputError("no row is a training step whose speed was published and can be predicted");
   const EngineFit fit = fit_engines(steps, options);
   remark(fmt::format("{} rows, median error {}", fit.rows, percent(fit.median_error)));
-  if (left_out) write_stdout(left_out_text(fit, leave_one_source_out(steps, fit, options)));
-  return writes ? write_fit(arguments, place, engine_constants_yaml(fit, arguments.find("--date").value_or("")))
-                : kDone;
+  const std::string date = arguments.find("--date").value_or("");
+  std::optional<ErrorRecord> errors = known_errors();  // those of an earlier fit, with its date
+  if (left_out) {
+    const LeftOutSources without = leave_one_source_out(steps, fit, options);
+    errors = prediction_errors(steps, fit, without);
+    if (!date.empty()) errors->date = date;
+    write_stdout(left_out_text(fit, without) + coverage_text(coverage(steps, without, *errors)));
+  }
+  return writes ? write_fit(arguments, place, engine_constants_yaml(fit, date, errors)) : kDone;
 }
 
 }  // namespace shardwright

@@ -172,7 +172,7 @@ PlanRequest read_question(const Arguments& arguments) {
     throw InputError(fmt::format("{}: not supported in this version: {}", shown(arguments.positionals[0]), lacking));
   }
   read_precision(arguments, request);
-  request.workload.formats = formats_for(request.precision, request.engine);
+  run_by(request.engine, request.precision, request.workload);
   read_routing(arguments, request);
   // The slowest last: measurements are several hundred thousand rows.
   request.machine.measured = read_all_measurements(arguments, request.machine);

@@ -2,6 +2,7 @@
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
 #include "planner/validate.h"
+#include "planner/validation_figures.h"
 #include "reports/json.h"
 #include "reports/validation_table.h"
 
@@ -11,6 +12,7 @@ namespace {
 int run(const Arguments& arguments) {
   const Validation validation =
       validate(arguments.positionals, read_threads(arguments), read_measured_machine(arguments));
+  if (const auto figures = arguments.find("--figures")) write_file(*figures, figures_yaml(validation));
   write_answer(arguments, validation_table(validation, arguments.has("--verbose"), stdout_style()),
                validation_json(validation));
   return kDone;
@@ -23,7 +25,11 @@ Command validate_command() {
           "predict published measurements and show the errors",
           {"validate training.yaml", "validate kernels.yaml collectives.yaml --verbose \\\n    --json errors.json"},
           {{"ROWS.yaml", "files of schema shardwright.measured/1", true, true, Completes::files}},
-          {{"--verbose", "", "name each row that was skipped"}, measurements_option(), json_option(), threads_option()},
+          {{"--verbose", "", "name each row that was skipped"},
+           {"--figures", "FILE", "write the errors there, to be kept and compared", Completes::files},
+           measurements_option(),
+           json_option(),
+           threads_option()},
           run};
 }
 

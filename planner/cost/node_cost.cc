@@ -316,6 +316,14 @@ KernelCost longer(double factor, KernelCost cost) {
   return cost;
 }
 
+template <typename Spec>
+constexpr TimeError::Family family_of(const Spec&) {
+  if (std::is_same_v<Spec, AttentionSpec>) return TimeError::attention;
+  if (std::is_same_v<Spec, MemorySpec>) return TimeError::memory;
+  return std::is_same_v<Spec, GemmSpec> || std::is_same_v<Spec, GroupedGemmSpec> ? TimeError::product
+                                                                                 : TimeError::collective;
+}
+
 /// Calls `visit(spec, kernel, times, computes)` for what a node asks of the device and for each collective it takes.
 template <typename F>
 void for_each_kernel(const CostContext& context, const ShardedGraph& sharded, const Node& node, const F& visit) {
@@ -336,10 +344,10 @@ void for_each_kernel(const CostContext& context, const ShardedGraph& sharded, co
 
 NodeCost node_cost(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   NodeCost cost;
-  for_each_kernel(context, sharded, node, [&](const auto&, const KernelCost& kernel, double times, bool computes) {
+  for_each_kernel(context, sharded, node, [&](const auto& spec, const KernelCost& kernel, double times, bool computes) {
     const Seconds time = times * kernel.time;
     (computes ? cost.compute : cost.communication) += time;
-    cost.error += time * kernel.relative_error;
+    cost.error.by_family[family_of(spec)] += time * kernel.relative_error;
   });
   return cost;
 }

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <array>
+#include <cmath>
 #include <optional>
 #include <variant>
 #include <vector>
@@ -40,10 +42,32 @@ bool in_epilogue(const OpGraph& graph, const Node& node);
 /// written out once for each of its kernels.
 double times_asked(const CostContext& context, const Node& node);
 
+/// One sigma of a time, by the families of what takes it. Inside a family times err alike (a curve or a clock is too
+/// high for all), so their errors add up; families err apart.
+struct TimeError {
+  enum Family { product, attention, memory, collective };
+  std::array<Seconds, 4> by_family = {};
+
+  Seconds total() const {
+    double squares = 0;
+    for (Seconds s : by_family) squares += s.value * s.value;
+    return {std::sqrt(squares)};
+  }
+  TimeError& operator+=(const TimeError& other) {
+    for (std::size_t i = 0; i < by_family.size(); ++i) by_family[i] += other.by_family[i];
+    return *this;
+  }
+  friend TimeError operator*(double times, TimeError error) {
+    for (Seconds& s : error.by_family) s = times * s;
+    return error;
+  }
+  bool operator==(const TimeError&) const = default;
+};
+
 /// Time of one node, apart for compute and communication.
 struct NodeCost {
   Seconds compute, communication;
-  Seconds error;  ///< one sigma, as if every part erred the same way
+  TimeError error;
 };
 NodeCost node_cost(const CostContext& context, const ShardedGraph& sharded, const Node& node);
 

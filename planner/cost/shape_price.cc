@@ -230,7 +230,7 @@ GraphPrice GraphPricer::price(int micro_batch, const std::vector<Recompute>& cho
   cost_for(micro_batch);
   GraphPrice result = weights();
   const PassTime forward = time_of(forward_);
-  Seconds forward_error;
+  TimeError forward_error;
   for (NodeId n : forward_) forward_error += costs_[static_cast<std::size_t>(n)].error;
   const std::vector<ValueBytes> wide = sizes();
   const auto plan_of = [&](const Recompute& choice) -> const BackwardPlan& { return derived_.plan(choice); };

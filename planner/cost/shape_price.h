@@ -44,7 +44,7 @@ TrainingFormats at_the_ends(TrainingFormats formats);
 struct PassPrice {
   PassTime in_forward, in_backward;
   Seconds weight_gradient;  ///< of backward, what needs no other stage: it may run later
-  Seconds error;            ///< one sigma of both
+  TimeError error;          ///< of both
   ActivationNeed need;
   Seconds forward() const { return in_forward.total; }
   Seconds backward() const { return in_backward.total; }

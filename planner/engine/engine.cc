@@ -16,6 +16,8 @@ const std::vector<CatalogFile>& engine_constants_catalog();
 namespace {
 
 constexpr std::array<std::string_view, 4> kAttentionKernels = {"flash1", "triton", "flash2", "flash3"};
+constexpr std::array<std::string_view, 3> kCrossEntropies = {"in_place", "softmax", "whole"};
+constexpr std::array<std::string_view, 3> kWeightGradients = {"placeholders", "added", "apart"};
 
 // ---- Reading ----
 
@@ -42,9 +44,14 @@ Overlaps read_overlaps(const YamlCursor& list) {
 std::vector<EngineFramework> read_frameworks(const YamlCursor& list) {
   std::vector<EngineFramework> frameworks;
   for (const YamlCursor& item : list.items()) {
-    item.only_keys({"name", "version"});
-    const auto version = item.find("version");
-    frameworks.push_back({item.at("name").text(), version ? version->text() : ""});
+    item.only_keys({"name", "version", "kernel", "architectures"});
+    EngineFramework& framework = frameworks.emplace_back();
+    framework.name = item.at("name").text();
+    if (const auto version = item.find("version")) framework.version = version->text();
+    if (const auto kernel = item.find("kernel")) framework.kernel = kernel->text();
+    if (const auto architectures = item.find("architectures"))
+      for (const YamlCursor& architecture : architectures->items())
+        framework.architectures.push_back(architecture.text());
   }
   return frameworks;
 }
@@ -74,6 +81,50 @@ PerDataType<std::optional<GradientFormats>> read_gradients(const YamlCursor& map
   return gradients;
 }
 
+template <std::size_t n>
+std::size_t index_among(const std::array<std::string_view, n>& words, const YamlCursor& word) {
+  return word.one_of({words.begin(), words.end()});
+}
+
+/// Those that `map` names; the others stay.
+void read_habits(const YamlCursor& map, EngineHabits& habits) {
+  map.only_keys({"fused_attention", "fused_norm", "fused_activation", "dropout", "cross_entropy", "weight_gradients",
+                 "gather_again", "narrow_activations", "narrow_weights", "widens_gradients", "allocator",
+                 "peak_printed_by", "sequence_parallel"});
+  MemoryHabits& memory = habits.memory;
+  for (const auto& [key, value] : {std::pair{"fused_attention", &habits.fused_attention},
+                                   {"fused_norm", &habits.fused_norm},
+                                   {"fused_activation", &habits.fused_activation},
+                                   {"dropout", &habits.dropout},
+                                   {"gather_again", &memory.gather_again},
+                                   {"narrow_activations", &memory.narrow_activations},
+                                   {"narrow_weights", &memory.narrow_weights},
+                                   {"widens_gradients", &memory.widens_gradients}})
+    if (const auto given = map.find(key)) *value = given->boolean();
+  if (const auto loss = map.find("cross_entropy"))
+    habits.cross_entropy = static_cast<CrossEntropy>(index_among(kCrossEntropies, *loss));
+  if (const auto gradients = map.find("weight_gradients"))
+    memory.weight_gradients = static_cast<WeightGradients>(index_among(kWeightGradients, *gradients));
+  if (const auto allocator = map.find("allocator"))
+    memory.fragmentation =
+        allocator->one_of({"caching", "expandable_segments"}) == 0 ? kCachingAllocator : kExpandableSegments;
+  if (const auto rank = map.find("peak_printed_by"))
+    habits.last_rank_prints = rank->one_of({"worst_rank", "last_rank"}) == 1;
+  if (const auto parallel = map.find("sequence_parallel")) habits.sequence_parallel = parallel->boolean();
+}
+
+/// `engine` with what one of its flavours has instead.
+Engine read_flavour(const YamlCursor& map, Engine engine) {
+  map.only_keys({"name", "description", "frameworks", "gradients", "habits"});
+  engine.flavour_of = engine.name;
+  engine.name = map.at("name").text();
+  engine.description = map.at("description").text();
+  engine.frameworks = read_frameworks(map.at("frameworks"));
+  if (const auto gradients = map.find("gradients")) engine.gradients = read_gradients(*gradients);
+  if (const auto habits = map.find("habits")) read_habits(*habits, engine.habits);
+  return engine;
+}
+
 EngineConstants read_constants(const YamlCursor& map) {
   std::vector<std::string_view> names;
   for (const EngineConstantFacts& facts : kEngineConstantFacts) names.push_back(facts.name);
@@ -84,6 +135,28 @@ EngineConstants read_constants(const YamlCursor& map) {
   return constants;
 }
 
+ErrorRecord read_errors(const YamlCursor& map) {
+  constexpr double kMost = 5;  // half a width in logs: a factor of 150
+  map.only_keys({"date", "rows", "fitted", "unfitted", "unknown_clock", "ratio"});
+  ErrorRecord record;
+  if (const auto date = map.find("date")) record.date = date->text();
+  record.rows = static_cast<int>(map.at("rows").integer(0, 1'000'000'000));
+  PredictionErrors shared;
+  shared.unknown_clock = map.at("unknown_clock").number(0, kMost);
+  const auto ratio = map.at("ratio").items();
+  if (ratio.size() != shared.ratio.size()) map.at("ratio").fail("must have three entries: none, one and more degrees");
+  std::transform(ratio.begin(), ratio.end(), shared.ratio.begin(),
+                 [](const YamlCursor& width) { return width.number(0, kMost); });
+  for (const auto& [key, errors] : {std::pair{"fitted", &record.fitted}, {"unfitted", &record.unfitted}}) {
+    *errors = shared;
+    const YamlCursor widths = map.at(key);
+    widths.only_keys({"step", "step_of_experts"});
+    errors->step = widths.at("step").number(0, kMost);
+    errors->step_of_experts = widths.at("step_of_experts").number(0, kMost);
+  }
+  return record;
+}
+
 // ---- The engines of the program ----
 
 YamlCursor parsed(const CatalogFile& file) { return YamlCursor::parse(std::string(file.text), std::string(file.path)); }
@@ -92,18 +165,20 @@ YamlCursor parsed(const CatalogFile& file) { return YamlCursor::parse(std::strin
 std::map<std::string, Engine> read_engines() {
   std::map<std::string, EngineConstants> fitted;
   for (const CatalogFile& file : engine_constants_catalog())
-    for (auto& [name, constants] : read_engine_constants(parsed(file))) fitted.emplace(name, constants);
+    for (auto& [name, constants] : read_engine_constants(parsed(file)).engines) fitted.emplace(name, constants);
+  const ErrorRecord errors = known_errors().value_or(ErrorRecord{});
   std::map<std::string, Engine> engines;
   std::map<std::string, std::string> inherits;
   for (const CatalogFile& file : engine_catalog()) {
     const YamlCursor top = parsed(file);
-    Engine engine = read_engine(top);
-    if (engine.name != file.name) top.at("name").fail(fmt::format("must be the file's, {}", file.name));
-    if (const auto from = top.find("inherit")) inherits[engine.name] = from->text();
-    engines.emplace(engine.name, std::move(engine));
+    if (top.at("name").text() != file.name) top.at("name").fail(fmt::format("must be the file's, {}", file.name));
+    if (const auto from = top.find("inherit")) inherits[std::string(file.name)] = from->text();
+    for (Engine& engine : read_engine(top))
+      if (const std::string name = engine.name; !engines.emplace(name, std::move(engine)).second)
+        throw InputError(fmt::format("{}: there is another engine {}", file.path, name));
   }
   for (auto& [name, engine] : engines) {
-    std::string from = name;
+    std::string from = engine.fitted_as();
     for (std::size_t steps = 0; !fitted.contains(from); ++steps) {
       const auto next = inherits.find(from);
       if (next == inherits.end() || steps > engines.size())
@@ -111,6 +186,8 @@ std::map<std::string, Engine> read_engines() {
       from = next->second;
     }
     engine.constants = fitted.at(from);
+    engine.errors =
+        engine.fitted_as() != "generic" && fitted.contains(engine.fitted_as()) ? errors.fitted : errors.unfitted;
   }
   return engines;
 }
@@ -120,16 +197,19 @@ const std::map<std::string, Engine>& engines() {
   return all;
 }
 
-/// Letters that a framework's row has in common with `match`; nothing where it is none of its.
-std::optional<std::size_t> matched(const EngineFramework& match, const std::string& framework,
-                                   const std::string& version) {
-  if (!framework.starts_with(match.name) || !version.starts_with(match.version)) return std::nullopt;
-  return match.name.size() + match.version.size();
-}
-
 template <typename List, typename Value>
 bool has(const List& list, const Value& value) {
   return std::find(list.begin(), list.end(), value) != list.end();
+}
+
+/// How much of `match` a row's software has; nothing where it is none of its.
+std::optional<std::size_t> matched(const EngineFramework& match, const RowSoftware& row) {
+  if (!row.framework.starts_with(match.name) || !row.version.starts_with(match.version) ||
+      row.kernel.find(match.kernel) == std::string::npos)
+    return std::nullopt;
+  const bool any = match.architectures.empty();
+  if (!any && !has(match.architectures, row.architecture)) return std::nullopt;
+  return match.name.size() + match.version.size() + match.kernel.size() + (any ? 0 : 1);
 }
 
 template <typename List>
@@ -155,10 +235,11 @@ double Engine::optimizer_traffic() const {
 
 bool Engine::counts_rows_on_host(Dispatcher dispatcher) const { return has(host_row_counts, dispatcher); }
 
-Engine read_engine(const YamlCursor& top) {
-  top.only_keys({"name", "description", "inherit", "frameworks", "tensor_parallel", "etp", "overlaps",
-                 "default_overlaps", "schedules", "cp_kinds", "dispatchers", "host_row_counts", "zero", "gradients",
-                 "attention", "stage_split", "scatters_sends", "fused_optimizer"});
+std::vector<Engine> read_engine(const YamlCursor& top) {
+  top.only_keys({"name",     "description",      "inherit",   "frameworks",  "tensor_parallel", "etp",
+                 "overlaps", "default_overlaps", "schedules", "cp_kinds",    "dispatchers",     "host_row_counts",
+                 "zero",     "gradients",        "attention", "stage_split", "scatters_sends",  "fused_optimizer",
+                 "habits",   "flavours"});
   Engine engine;
   engine.name = top.at("name").text();
   engine.description = top.at("description").text();
@@ -183,18 +264,29 @@ Engine read_engine(const YamlCursor& top) {
   engine.stage_split = static_cast<StageSplit>(top.at("stage_split").one_of({"layers", "modules"}));
   engine.scatters_sends = top.at("scatters_sends").boolean();
   engine.fused_optimizer = top.at("fused_optimizer").boolean();
-  return engine;
+  if (const auto habits = top.find("habits")) read_habits(*habits, engine.habits);
+  std::vector<Engine> all = {engine};
+  if (const auto flavours = top.find("flavours"))
+    for (const YamlCursor& flavour : flavours->items()) all.push_back(read_flavour(flavour, engine));
+  return all;
 }
 
-std::vector<std::pair<std::string, EngineConstants>> read_engine_constants(const YamlCursor& top) {
-  top.only_keys({"schema", "record", "engines", "sustained_clock"});
+FittedConstants read_engine_constants(const YamlCursor& top) {
+  top.only_keys({"schema", "record", "engines", "sustained_clock", "interval"});
   top.at("schema").one_of({"shardwright.engine_constants/1"});
-  std::vector<std::pair<std::string, EngineConstants>> all;
+  FittedConstants all;
   for (const auto& [name, fitted] : top.at("engines").entries()) {
     fitted.only_keys({"rows", "median_error", "constants"});
-    all.emplace_back(name, read_constants(fitted.at("constants")));
+    all.engines.emplace_back(name, read_constants(fitted.at("constants")));
   }
+  if (const auto interval = top.find("interval")) all.errors = read_errors(*interval);
   return all;
+}
+
+std::optional<ErrorRecord> known_errors() {
+  for (const CatalogFile& file : engine_constants_catalog())
+    if (auto errors = read_engine_constants(parsed(file)).errors) return errors;
+  return std::nullopt;
 }
 
 Engine find_engine(const std::string& name, const std::string& what) {
@@ -212,12 +304,12 @@ std::vector<std::string> engine_names() {
   return names;
 }
 
-const Engine& engine_of(const std::string& framework, const std::string& version) {
+const Engine& engine_of(const RowSoftware& software) {
   const Engine* best = &engines().at("generic");
   std::size_t longest = 0;
   for (const auto& [name, engine] : engines())
     for (const EngineFramework& match : engine.frameworks)
-      if (const auto length = matched(match, framework, version); length && *length > longest) {
+      if (const auto length = matched(match, software); length && *length > longest) {
         longest = *length;
         best = &engine;
       }
@@ -234,6 +326,17 @@ TrainingFormats formats_for(DataType precision, const Engine& engine) {
   formats.gradient = own->gradient;
   formats.gradient_reduce = own->gradient_reduce;
   return formats;
+}
+
+void run_by(const Engine& engine, DataType precision, Workload& workload) {
+  const EngineHabits& habits = engine.habits;
+  workload.formats = formats_for(precision, engine);
+  workload.fused_attention = habits.fused_attention;
+  workload.fused_norm = habits.fused_norm;
+  workload.fused_activation = habits.fused_activation;
+  workload.dropout = habits.dropout;
+  workload.cross_entropy = habits.cross_entropy;
+  workload.memory = habits.memory;
 }
 
 Machine as_used_by(const Engine& engine, Machine machine) {

@@ -6,6 +6,7 @@
 
 #include "hardware/machine.h"
 #include "planner/engine/constants.h"
+#include "planner/engine/prediction_errors.h"
 #include "planner/layout.h"
 #include "planner/workload.h"
 
@@ -15,10 +16,17 @@ namespace shardwright {
 enum class AttentionKernel { flash1, triton, flash2, flash3 };  ///< triton: flash1 in Triton of before Hopper
 std::string_view name_of(AttentionKernel);
 
-/// Rows of these frameworks are an engine's: `software.framework` begins with `name`, `software.version` with
-/// `version`.
+/// What a published row says about what it ran on.
+struct RowSoftware {
+  std::string framework, version, kernel;
+  std::string architecture;  ///< of the GPU, as Machine has it; "" where the catalog lacks it
+};
+
+/// Rows of these frameworks are an engine's: the framework begins with `name`, the version with `version`, the kernels
+/// have `kernel` in their name, and the GPU is of one of `architectures` where there are any.
 struct EngineFramework {
-  std::string name, version;
+  std::string name, version = {}, kernel = {};
+  std::vector<std::string> architectures = {};
   bool operator==(const EngineFramework&) const = default;
 };
 
@@ -34,10 +42,22 @@ struct GradientFormats {
   bool operator==(const GradientFormats&) const = default;
 };
 
+/// What an engine's operators are made of, what it does with memory and what its logs mean, where nobody says
+/// otherwise.
+struct EngineHabits {
+  bool fused_attention = true, fused_norm = true, fused_activation = true, dropout = false;
+  CrossEntropy cross_entropy = CrossEntropy::in_place;
+  MemoryHabits memory = {.fragmentation = kCachingAllocator};
+  bool last_rank_prints = false;               ///< a printed peak of memory is the last stage's, not the worst
+  std::optional<bool> sequence_parallel = {};  ///< of a run that does not say; nothing: whichever is faster
+  bool operator==(const EngineHabits&) const = default;
+};
+
 /// What a training framework can run, and what it takes beyond its kernels. `Engine{}` is one that can run everything
 /// and takes nothing: `generic` with neutral constants.
 struct Engine {
   std::string name = "generic", description;
+  std::string flavour_of = {};  ///< the engine whose flavour it is; "" of an engine
   std::vector<EngineFramework> frameworks;
   bool tensor_parallel = true;
   bool etp_is_tp = false;  ///< the etp of a layout that does not give it: tp, else 1
@@ -55,8 +75,12 @@ struct Engine {
   /// Ranks of a tensor group that all hold a micro-batch send a part of it each to the next stage, which gathers it.
   bool scatters_sends = false;
   bool fused_optimizer = true;  ///< one kernel for all of a rank's parameters
+  EngineHabits habits;
   EngineConstants constants;
+  PredictionErrors errors;
 
+  /// The engine with whose rows its constants are fitted.
+  const std::string& fitted_as() const { return flavour_of.empty() ? name : flavour_of; }
   /// Bytes that the optimizer moves over the least that it could.
   double optimizer_traffic() const;
   bool counts_rows_on_host(Dispatcher dispatcher) const;
@@ -69,16 +93,36 @@ Engine find_engine(const std::string& name, const std::string& what);
 std::vector<std::string> engine_names();  ///< sorted
 
 /// The engine that a published row's software is: the longest match of all engines; generic where nothing matches.
-const Engine& engine_of(const std::string& framework, const std::string& version);
+const Engine& engine_of(const RowSoftware& software);
 
-/// Facts without constants, which are the program's for that name. Throws InputError.
-Engine read_engine(const YamlCursor& top);
+/// Facts without constants, which are the program's for that name: the engine of a file, then its flavours, which
+/// differ from it in name, frameworks, gradients and some habits. Habits that a file does not name are generic's.
+/// Throws InputError.
+std::vector<Engine> read_engine(const YamlCursor& top);
+
+/// How far off predictions are, of engines with constants of their own and of those that have generic's; `date` and
+/// `rows` are those of the steps that say so.
+struct ErrorRecord {
+  std::string date;
+  int rows = 0;
+  PredictionErrors fitted, unfitted;
+  bool operator==(const ErrorRecord&) const = default;
+};
 
 /// Fitted constants: of engines that have some, by name. A file of planner/engine/constants. Throws InputError.
-std::vector<std::pair<std::string, EngineConstants>> read_engine_constants(const YamlCursor& top);
+struct FittedConstants {
+  std::vector<std::pair<std::string, EngineConstants>> engines;
+  std::optional<ErrorRecord> errors;
+};
+FittedConstants read_engine_constants(const YamlCursor& top);
+/// What the program's own file says.
+std::optional<ErrorRecord> known_errors();
 
 /// The formats that `--precision` stands for in this engine.
 TrainingFormats formats_for(DataType precision, const Engine& engine);
+
+/// What `workload` leaves to the engine that runs it, in that precision: number formats, fusions, habits of memory.
+void run_by(const Engine& engine, DataType precision, Workload& workload);
 
 /// `machine` with the attention kernels of the engine.
 Machine as_used_by(const Engine& engine, Machine machine);

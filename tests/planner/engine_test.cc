@@ -33,7 +33,7 @@ scatters_sends: true
 fused_optimizer: false
 )";
 
-Engine read(const std::string& text) { return read_engine(YamlCursor::parse(text, "small.yaml")); }
+Engine read(const std::string& text) { return read_engine(YamlCursor::parse(text, "small.yaml")).at(0); }
 
 /// The complaint, without the line and the caret below it, where `line` begins what is wrong in kSmall.
 std::string fault(const std::string& line, const std::string& instead) {
@@ -53,19 +53,26 @@ TEST_CASE("generic is what an engine is that nobody described") {
   Engine generic = find_engine("generic", "--engine");
   generic.description.clear();
   generic.constants = {};
+  generic.errors = {};
   CHECK(generic == Engine{});
 }
 
 TEST_CASE("the software of a row names its engine by the longest match") {
-  const auto name = [](const char* framework, const char* version = "") { return engine_of(framework, version).name; };
+  const auto name = [](const char* framework, const char* version = "", const char* kernel = "",
+                       const char* architecture = "ampere") {
+    return engine_of({framework, version, kernel, architecture}).name;
+  };
   CHECK(name("Megatron-Core", "r0.8.0") == "megatron-core");
-  CHECK(name("Megatron-Bridge", "NeMo container 26.04") == "megatron-core");
-  CHECK(name("NeMo") == "megatron-core");
+  CHECK(name("Megatron-Bridge", "NeMo container 26.04") == "megatron-bridge");
+  CHECK(name("NeMo") == "nemo");
   CHECK(name("Megatron-LM/NeMo") == "megatron-core");
   CHECK(name("Megatron-LM 0.14") == "megatron-core");
   CHECK(name("Megatron-LM", "0.14") == "megatron-core");
   CHECK(name("Megatron-LM", "@23e00ed0, TE 2.11, torch 2.10") == "megatron-core");
   CHECK(name("Megatron-LM") == "megatron-lm");
+  CHECK(name("Megatron-LM", "", "", "hopper") == "megatron-lm-hopper");
+  CHECK(name("Megatron-LM", "0.14", "", "hopper") == "megatron-core");
+  CHECK(name("Megatron-LM", "", "", "") == "megatron-lm");
   CHECK(name("Megatron-LM + zero-bubble") == "megatron-lm");
   CHECK(name("Megatron-LM + DeepSpeed ZeRO-3") == "megatron-deepspeed");
   CHECK(name("Megatron-DeepSpeed") == "megatron-deepspeed");
@@ -79,6 +86,7 @@ TEST_CASE("the software of a row names its engine by the longest match") {
   CHECK(name("Meta internal, FSDP (ZeRO-2-like: no reshard)") == "torch-fsdp");
   CHECK(name("InternEvo", "0.2.1dev20231121") == "internevo");
   CHECK(name("Aleph Alpha internal (scaling)") == "aleph-alpha");
+  CHECK(name("Aleph Alpha internal (scaling)", "", "fa2+fused-rmsnorm") == "aleph-alpha-fused-rmsnorm");
   CHECK(name("MaxText (JAX)") == "maxtext");
   CHECK(name("HAI-LLM") == "hai-llm");
   CHECK(name("MegaScale") == "generic");
@@ -89,8 +97,9 @@ TEST_CASE("an engine that is not there is named with its nearest, or with all th
   CHECK(message_of([] { find_engine("megatron-cor", "--engine"); }) ==
         "--engine: unknown engine 'megatron-cor' (did you mean 'megatron-core'?)");
   CHECK(message_of([] { find_engine("x", "--engine"); }) ==
-        "--engine: unknown engine 'x' (there are aleph-alpha, deepspeed, generic, hai-llm, internevo, llm-foundry, "
-        "maxtext, megatron-core, megatron-deepspeed, megatron-lm, torch-fsdp)");
+        "--engine: unknown engine 'x' (there are aleph-alpha, aleph-alpha-fused-rmsnorm, deepspeed, generic, hai-llm, "
+        "internevo, llm-foundry, maxtext, megatron-bridge, megatron-core, megatron-deepspeed, megatron-lm, "
+        "megatron-lm-hopper, nemo, torch-fsdp)");
 }
 
 TEST_CASE("a file of an engine says what it can run") {
@@ -113,6 +122,69 @@ TEST_CASE("a file of an engine says what it can run") {
   CHECK(e.scatters_sends);
   CHECK(e.optimizer_traffic() == 3);
   CHECK(e.constants == EngineConstants{});
+  CHECK(e.habits == EngineHabits{});  // it names none
+}
+
+TEST_CASE("a flavour of an engine has its constants, and what it does not name itself") {
+  const std::string text = std::string(kSmall) + R"(habits: {fused_attention: false, dropout: true, allocator: caching}
+flavours:
+  - name: smaller
+    description: two
+    frameworks: [{name: Small, kernel: tiny, architectures: [hopper]}]
+    gradients: {}
+    habits:
+      fused_attention: true
+      fused_norm: false
+      fused_activation: false
+      cross_entropy: whole
+      weight_gradients: apart
+      gather_again: false
+      narrow_activations: false
+      narrow_weights: false
+      widens_gradients: false
+      allocator: expandable_segments
+      peak_printed_by: last_rank
+      sequence_parallel: false
+)";
+  const std::vector<Engine> all = read_engine(YamlCursor::parse(text, "small.yaml"));
+  REQUIRE(all.size() == 2);
+  CHECK(all[0].habits == EngineHabits{.fused_attention = false, .dropout = true});
+  const Engine& e = all[1];
+  CHECK(e.name == "smaller");
+  CHECK(e.fitted_as() == "small");
+  CHECK(e.frameworks == std::vector<EngineFramework>{{"Small", "", "tiny", {"hopper"}}});
+  CHECK(e.zero == all[0].zero);
+  CHECK(!e.gradients[DataType::bf16]);
+  CHECK(e.habits == EngineHabits{.fused_attention = true,
+                                 .fused_norm = false,
+                                 .fused_activation = false,
+                                 .dropout = true,
+                                 .cross_entropy = CrossEntropy::whole,
+                                 .memory = {WeightGradients::apart, false, false, false, false, kExpandableSegments},
+                                 .last_rank_prints = true,
+                                 .sequence_parallel = false});
+}
+
+TEST_CASE("what a workload leaves open is its engine's habit") {
+  Engine e;
+  e.habits = {.fused_attention = false,
+              .fused_norm = false,
+              .fused_activation = false,
+              .dropout = true,
+              .cross_entropy = CrossEntropy::softmax,
+              .memory = {WeightGradients::added, false, false, false, false, 0.1}};
+  e.gradients[DataType::bf16] = GradientFormats{DataType::bf16, DataType::bf16};
+  Workload expected;
+  expected.sequence_length = 7;
+  expected.fused_attention = expected.fused_norm = expected.fused_activation = false;
+  expected.dropout = true;
+  expected.cross_entropy = CrossEntropy::softmax;
+  expected.memory = e.habits.memory;
+  expected.formats.gradient = expected.formats.gradient_reduce = DataType::bf16;
+  Workload w;
+  w.sequence_length = 7;
+  run_by(e, DataType::bf16, w);
+  CHECK(w == expected);
 }
 
 TEST_CASE("what is wrong in a file of an engine is said with its place") {
@@ -126,6 +198,12 @@ TEST_CASE("what is wrong in a file of an engine is said with its place") {
         "dualpipe, dualpipe-v, got 'zb-x' (did you mean 'zb-v'?)");
   CHECK(fault("zero", "zero: [1]") == "small.yaml:12:7: 'zero' must begin with 0");
   CHECK(fault("zero", "zero: [0, 3, 2]") == "small.yaml:12:14: 'zero[2]' must be above the one before it");
+  CHECK(fault("fused_optimizer", "fused_optimizer: true\nhabits: {dropuot: true}") ==
+        "small.yaml:18:10: unknown key 'dropuot' (did you mean 'dropout'?)");
+  CHECK(fault("fused_optimizer", "fused_optimizer: true\nhabits: {allocator: jemalloc}") ==
+        "small.yaml:18:21: 'habits.allocator' must be one of caching, expandable_segments, got 'jemalloc'");
+  CHECK(fault("fused_optimizer", "fused_optimizer: true\nflavours: [{name: a, description: b}]") ==
+        "small.yaml:18:12: 'flavours[0].frameworks' is missing");
   CHECK(fault("fused_optimizer", "fused: true") == "small.yaml:17:1: unknown key 'fused'");
 }
 
@@ -138,10 +216,11 @@ TEST_CASE("fitted constants are read whole and in their ranges") {
     return read_engine_constants(YamlCursor::parse(head + first + rest, "c.yaml"));
   };
   const auto all = read_text("host_seconds_per_kernel: 5e-6, ");
-  REQUIRE(all.size() == 1);
-  CHECK(all[0].first == "small");
-  CHECK(all[0].second[EngineConstant::host_seconds_per_kernel] == 5e-6);
-  CHECK(all[0].second[EngineConstant::memory_kernel_factor] == 0.9);
+  REQUIRE(all.engines.size() == 1);
+  CHECK(all.engines[0].first == "small");
+  CHECK(all.engines[0].second[EngineConstant::host_seconds_per_kernel] == 5e-6);
+  CHECK(all.engines[0].second[EngineConstant::memory_kernel_factor] == 0.9);
+  CHECK(!all.errors);
   const auto complaint = [&](const std::string& first) {
     const std::string message = message_of([&] { read_text(first); });
     return message.substr(0, message.find('\n'));
@@ -149,6 +228,35 @@ TEST_CASE("fitted constants are read whole and in their ranges") {
   CHECK(complaint("") == "c.yaml:4:16: 'engines.small.constants.host_seconds_per_kernel' is missing");
   CHECK(complaint("host_seconds_per_kernel: 1, ") ==
         "c.yaml:4:42: 'engines.small.constants.host_seconds_per_kernel' must be between 0 and 0.0002, got 1");
+}
+
+TEST_CASE("errors of predictions are read whole, with those of engines that were fitted and that were not") {
+  const auto read_text = [](const std::string& more) {
+    return read_engine_constants(YamlCursor::parse(
+        "schema: shardwright.engine_constants/1\nengines: {}\ninterval:\n  date: 2026-08\n  rows: 7\n  fitted: {step: "
+        "0.1, step_of_experts: 0.2}\n  unfitted: {step: 0.3, step_of_experts: 0.4}\n" +
+            more,
+        "c.yaml"));
+  };
+  const auto record = read_text("  unknown_clock: 0.5\n  ratio: [0.01, 0.02, 0.03]\n").errors;
+  REQUIRE(record);
+  CHECK(*record == ErrorRecord{"2026-08", 7, {0.1, 0.2, 0.5, {0.01, 0.02, 0.03}}, {0.3, 0.4, 0.5, {0.01, 0.02, 0.03}}});
+  const auto complaint = [&](const char* more) {
+    const std::string message = message_of([&] { read_text(more); });
+    return message.substr(0, message.find('\n'));
+  };
+  CHECK(complaint("  ratio: [0, 0, 0]\n") == "c.yaml:4:3: 'interval.unknown_clock' is missing");
+  CHECK(complaint("  unknown_clock: 0.5\n  ratio: [0.1]\n") ==
+        "c.yaml:9:10: 'interval.ratio' must have three entries: none, one and more degrees");
+}
+
+TEST_CASE("an engine that has generic's constants is less sure than one with its own") {
+  const auto known = known_errors();
+  REQUIRE(known);
+  CHECK(find_engine("megatron-core", "").errors == known->fitted);
+  CHECK(find_engine("nemo", "").errors == known->fitted);
+  CHECK(find_engine("generic", "").errors == known->unfitted);
+  CHECK(find_engine("hai-llm", "").errors == known->unfitted);
 }
 
 TEST_CASE("every engine of the program has constants in their ranges and what it overlaps by itself") {
@@ -235,8 +343,8 @@ TEST_CASE("rows choose their engine by their software, not by their name or sour
       << row("c", "other", "software: {framework: llm-foundry/Composer FSDP}, ") << row("NeMo-d", "llm-foundry", "");
   const Validation v = validate({path}, 1);
   REQUIRE(v.rows.size() == 4);
-  CHECK(v.rows[0].engine == "megatron-core");
-  CHECK(v.rows[1].engine == "megatron-core");
+  CHECK(v.rows[0].engine == "nemo");
+  CHECK(v.rows[1].engine == "nemo");
   CHECK(v.rows[1].predicted == v.rows[0].predicted);
   CHECK(v.rows[2].engine == "llm-foundry");
   CHECK(v.rows[2].predicted != v.rows[0].predicted);  // its attention is older

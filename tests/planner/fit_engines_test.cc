@@ -98,10 +98,10 @@ TEST_CASE("a fit writes the same bytes with any number of threads, and a file th
   CHECK(two.find("record:\n  date: 2026-08\n  rows: 27\n  sources: 4\n") != std::string::npos);
   CHECK(engine_constants_yaml(fit, "").find("date:") == std::string::npos);
   const auto read = read_engine_constants(YamlCursor::parse(two, "constants.yaml"));
-  REQUIRE(read.size() == 2);
-  CHECK(read[0].first == "generic");
-  CHECK(read[0].second == fit.engines.at("generic").constants);
-  CHECK(read[1].second == fit.engines.at("own").constants);
+  REQUIRE(read.engines.size() == 2);
+  CHECK(read.engines[0].first == "generic");
+  CHECK(read.engines[0].second == fit.engines.at("generic").constants);
+  CHECK(read.engines[1].second == fit.engines.at("own").constants);
 }
 
 TEST_CASE("an engine that gains nothing by it has no constants of its own") {
@@ -123,6 +123,53 @@ TEST_CASE("a source that is left out is predicted from the others") {
   CHECK(left_out.sources[1].median_error > 0.2);
   CHECK(left_out.sources[3].source == "own-odd");
   CHECK(left_out.median_error >= 0);
+  REQUIRE(left_out.steps.size() == steps.size());
+  CHECK(left_out.steps[0].known_clock);
+  CHECK(left_out.steps[0].kernel_width > 0);
+  CHECK(!left_out.steps[0].fitted);  // "few" and generic
+}
+
+TEST_CASE("errors hold 80 % of the steps whose source was left out, and of the pairs in families") {
+  // Twenty steps each of engines that were fitted and not, dense; one with experts, one on a chip that nobody knew.
+  std::vector<TimedStep> steps(42);
+  LeftOutSources left_out;
+  left_out.steps.resize(42);
+  for (int i = 0; i < 42; ++i) {
+    // 0.01, -0.02, 0.03, ... 0.2; kernels explain 0.1 of the unfitted.
+    const int n = i % 20 + 1;
+    left_out.steps[i] = {(n % 2 ? 1 : -1) * n * 0.01, i < 20 ? 0 : 0.1, i < 20, true};
+  }
+  steps[40].request.model.n_routed_experts = 8;
+  left_out.steps[40] = {5, 0, true, true};
+  left_out.steps[41] = {5, 0, true, false};
+  // A family of three: of one layout's degrees, then with another tp. Logs 0.01, -0.02, 0.03.
+  for (int i : {0, 1, 2}) {
+    steps[i].family = "f";
+    steps[i].layout.micro_batch = i + 1;
+  }
+  steps[2].layout.tensor = 2;
+  EngineFit fit;
+  fit.newest = "2026-08";
+  fit.engines["generic"] = {};
+  // |log| of the clocks: 0, 0.105, 0.223, 0.357, 0.511; four of five do not exceed 0.357.
+  fit.clocks = {{"a", {1, 1}}, {"b", {0.9, 1}}, {"c", {0.8, 1}}, {"d", {0.7, 1}}, {"e", {0.6, 1}}};
+  const ErrorRecord record = prediction_errors(steps, fit, left_out);
+  CHECK(record.date == "2026-08");
+  CHECK(record.rows == 42);
+  CHECK(record.fitted.step == Approx(0.16));                                // the sixteenth of twenty
+  CHECK(record.unfitted.step == Approx(0.1249));                            // 0.16 beside 0.1: sqrt(0.0256 - 0.01)
+  CHECK(record.fitted.step_of_experts == record.unfitted.step_of_experts);  // too few: as all 41, the 33rd of them
+  CHECK(record.fitted.unknown_clock == Approx(0.3567));
+  CHECK(record.fitted.ratio == record.unfitted.ratio);
+  CHECK(record.fitted.ratio[0] == Approx(0.03));  // 0.01 against -0.02
+  CHECK(record.fitted.ratio[1] == Approx(0.05));  // of 0.02 and 0.05 the larger
+  CHECK(record.fitted.ratio[2] == 0);             // no such pair
+  const Coverage held = coverage(steps, left_out, record);
+  CHECK(held.steps == Approx(32. / 42));  // 16 and 16; not the last two
+  CHECK(held.pair_count == 3);
+  CHECK(held.pairs == 1);
+  const std::string text = engine_constants_yaml(fit, "", record);
+  CHECK(*read_engine_constants(YamlCursor::parse(text, "c.yaml")).errors == record);
 }
 
 TEST_CASE("machines of one chip share a clock") {

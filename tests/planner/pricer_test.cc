@@ -142,6 +142,31 @@ std::string why(const Layout& layout, Workload w = workload(1024, 48), const cha
 
 }  // namespace
 
+TEST_CASE("an interval has the errors of kernels, of the engine and of a clock that nobody knows") {
+  Machine machine = find_machine("a100-sxm-80gb");
+  Engine engine;
+  engine.errors = {0.3, 0.4, 1.2, {}};
+  const auto width = [&](const char* model, double sigma) {
+    return Pricer(find_model(model), machine, workload(1024, 48), engine).half_width(sigma);
+  };
+  CHECK(width("llama-3.1-8b", 0) == Approx(0.3));
+  CHECK(width("deepseek-v2-lite", 0) == Approx(0.4));
+  CHECK(width("llama-3.1-8b", 0.4 / 1.2815515655446004) == Approx(0.5));  // 3, 4, 5
+  machine.sustained = {};
+  CHECK(width("deepseek-v2-lite", 0.3 / 1.2815515655446004) == Approx(1.3));  // 5, 12, 13
+}
+
+TEST_CASE("errors of one family add up, those of several do not") {
+  TimeError error;
+  error.by_family[TimeError::product] = {3};
+  TimeError more;
+  more.by_family[TimeError::attention] = {2};
+  error += 2.0 * more;
+  CHECK(error.total().value == Approx(5));  // 3 and 4
+  error += error;
+  CHECK(error.total().value == Approx(10));
+}
+
 TEST_CASE("the parts of a step add up to it") {
   const auto check = [](Pricer& pricer, const Layout& l) {
     const Prediction p = pricer.price(l);

@@ -9,11 +9,11 @@
 namespace shardwright {
 namespace {
 
-PricedLayout layout_of(double low, double high) {
+PricedLayout layout_of(double step, bool ties = false) {
   PricedLayout p;
   p.prediction.emplace();
-  p.prediction->step_low = {low};
-  p.prediction->step_high = {high};
+  p.prediction->step = {step};
+  p.ties = ties;
   return p;
 }
 
@@ -37,15 +37,45 @@ const UnmeasuredKernel* find(const std::vector<UnmeasuredKernel>& list, const Ke
 
 TEST_CASE("rivals are those whose time may be as short as the best one's") {
   PlanResult result;
-  result.plans = {layout_of(9, 11), layout_of(10, 12), layout_of(11.5, 13), layout_of(11, 15)};
+  result.plans = {layout_of(10), layout_of(11, true), layout_of(12), layout_of(13, true)};
+  CHECK(ties_with_best(result.plans) == 2);
   CHECK(rivals(result).size() == 3);
-  CHECK(rivals(result)[2].prediction->step_high.value == 15);
+  CHECK(rivals(result)[2].prediction->step.value == 13);
   result.plans[0].prediction.reset();
-  CHECK(rivals(result).front().prediction->step_low.value == 10);
+  CHECK(rivals(result).front().prediction->step.value == 11);
   result.plans.clear();
   CHECK(rivals(result).empty());
-  result.nearest = {layout_of(1, 2)};
+  result.nearest = {layout_of(1)};
   CHECK(rivals(result).size() == 1);
+}
+
+TEST_CASE("layouts tie where the error of their ratio leaves the order open") {
+  PredictionErrors errors;
+  errors.ratio = {0.1, 0.2, 0.3};
+  const PricedLayout a = layout_of(10);
+  // exp(0.1) = 1.105, exp(0.2) = 1.221, exp(0.3) = 1.35.
+  PricedLayout b = layout_of(11), c = layout_of(11.1);
+  CHECK(ties_with(a, b, errors));
+  CHECK(ties_with(b, a, errors));
+  CHECK_FALSE(ties_with(a, c, errors));
+  c.layout.micro_batch = 2;
+  CHECK_FALSE(ties_with(a, c, errors));
+  c.layout.tensor = 2;
+  CHECK(different_degrees(a.layout, c.layout) == 1);
+  CHECK(ties_with(a, c, errors));
+  c.prediction->step = {12.3};
+  CHECK_FALSE(ties_with(a, c, errors));
+  c.layout.expert = 2;
+  CHECK(ties_with(a, c, errors));
+  c.layout.pipeline = c.layout.context = 2;
+  CHECK(different_degrees(a.layout, c.layout) == 4);
+  CHECK(ties_with(a, c, errors));
+  c.prediction->step = {13.6};
+  CHECK_FALSE(ties_with(a, c, errors));
+  b.prediction->step = {13};
+  CHECK_FALSE(ties_with(a, b, errors));
+  b.precision = DataType::fp8;
+  CHECK(ties_with(a, b, errors));
 }
 
 TEST_CASE("what was not measured is listed by the seconds it may be wrong by") {
@@ -84,6 +114,7 @@ TEST_CASE("the layouts that may be the fastest are listed together") {
   PlanResult one = estimate(request);
   PlanResult twice = one;
   twice.plans.push_back(one.plans[0]);
+  twice.plans[1].ties = true;
   const auto once = unmeasured_kernels(request, one), both = unmeasured_kernels(request, twice);
   REQUIRE(once.size() == both.size());
   for (std::size_t i = 0; i < once.size(); ++i) {

@@ -128,6 +128,56 @@ TEST_CASE("the mean is over families, each by the metric that most of its rows h
   CHECK(v.ranking->top_regret_mean == doctest::Approx(0.5));  // f: 0; g: 20 / 10 - 1 = 1
 }
 
+TEST_CASE("families whose rows do not say what tells them apart are ranked apart") {
+  Validation v;
+  v.rows = {member("a", "f", "iteration_seconds", 10, 11), member("b", "f", "iteration_seconds", 20, 22),
+            member("c", "g", "iteration_seconds", 10, 20), member("d", "g", "iteration_seconds", 20, 10),
+            member("e", "h", "iteration_seconds", 10, 10), member("f", "h", "iteration_seconds", 20, 10)};
+  v.rows[0].layout_assumed = {"zero"};
+  v.rows[3].layout_assumed = {"zero", "recompute"};
+  for (ValidationRow& r : v.rows) r.layout = r.id;
+  v.rows[4].layout = v.rows[5].layout = "same";  // and predicted alike
+  summarise(v);
+  REQUIRE(v.complete_ranking);
+  REQUIRE(v.incomplete_ranking);
+  CHECK(v.ranking->families == 3);
+  CHECK(v.complete_ranking->families == 1);
+  CHECK(v.complete_ranking->kendall_tau_mean == 1);
+  CHECK(v.incomplete_ranking->families == 2);
+  CHECK(v.incomplete_ranking->kendall_tau_mean == -0.5);
+  CHECK(v.incomplete_ranking->top_regret_mean == 0.5);
+  v.rows[3].layout_assumed = {"micro_batch"};
+  v.rows[5].predicted = 11;  // something else than the layout tells them apart
+  summarise(v);
+  CHECK(v.complete_ranking->families == 2);
+}
+
+TEST_CASE("intervals are counted by metric, and of a step once") {
+  Validation v;
+  v.rows = {row("a", "s", "iteration_seconds", 10, 11), row("a", "s", "mfu", 0.5, 0.4), row("b", "s", "mfu", 0.5, 0.4),
+            row("b", "s", "peak_memory_gib", 10, 11)};
+  for (ValidationRow& r : v.rows) {
+    r.predicted_low = r.predicted * 0.9;
+    r.predicted_high = r.predicted * 1.1;
+  }
+  ValidationRow kernel = row("k", "s", "time_seconds", 1, 1.2);
+  kernel.kind = "kernel";
+  kernel.time_error = 0.2;
+  kernel.predicted_low = 1;
+  kernel.predicted_high = 1.4;
+  v.rows.push_back(kernel);
+  summarise(v);
+  REQUIRE(v.intervals.size() == 2);
+  CHECK(v.intervals[0].kind == "kernel");
+  CHECK(v.intervals[0].held == 1);
+  CHECK(v.intervals[1].n == 2);     // a by its time, b by its MFU
+  CHECK(v.intervals[1].held == 1);  // 9.9 to 12.1 holds 10, 0.36 to 0.44 does not hold 0.5
+  for (const ErrorSummary& e : v.summary) {
+    CAPTURE(e.metric);
+    CHECK(e.held == (e.metric == "mfu" ? 0 : 1));
+  }
+}
+
 TEST_CASE("out of memory is counted by row, not by number") {
   Validation v;
   v.rows = {row("ran", "s", "mfu", 1, 1),    row("ran", "s", "iteration_seconds", 1, 1),

@@ -25,7 +25,7 @@ TEST_CASE("a plan carries schema, question, search and ranked plans") {
   CHECK(text.find("null") == std::string::npos);
   const Json json = Json::parse(text);
   CHECK(keys_of(json) == std::vector<std::string>{"schema", "shardwright_version", "model", "machine", "engine", "gpus",
-                                                  "workload", "search", "plans", "pareto"});
+                                                  "workload", "search", "plans", "ties_with_best", "pareto"});
   CHECK(json["schema"] == "shardwright.plan_result/1");
   CHECK(json["shardwright_version"] == std::string(version()));
   CHECK(json["workload"] ==
@@ -170,22 +170,31 @@ TEST_CASE("a validation carries rows, skipped rows and summaries by kind, metric
   validation.rows = {{"a", "grid", "f", "training", "A", false, "mfu", 0.5, 0.4, 0.3, 0.45, -0.2, true, {"zero"}},
                      {"b", "grid", "", "training", "A", true, "oom", std::nullopt, 1, 1, 1, std::nullopt, false, {}}};
   validation.skipped = {{"c", "no machine: gaudi2"}};
-  validation.summary = {{"training", "mfu", "", 1, 0.2, 0.2, 0.2, -0.2},
+  validation.rows[0].layout = "tp=2";
+  validation.intervals = {{"training", 4, 3}};
+  validation.summary = {{"training", "mfu", "", 1, 0.2, 0.2, 0.2, -0.2, "", 1},
                         {"training", "mfu", "grid", 1, 0.2, 0.2, 0.2, -0.2}};
   validation.out_of_memory = {1, 0, 3, 1};
   const Json json = Json::parse(validation_json(validation));
   CHECK(json["schema"] == "shardwright.validation/1");
   CHECK(json["rows"][0] == Json::parse(R"({"id":"a","source":"grid","family":"f","kind":"training","trust":"A",
     "suspect":false,"metric":"mfu","measured":0.5,"predicted":0.4,"predicted_low":0.3,"predicted_high":0.45,
-    "relative_error":-0.2,"layout_fits":true,"layout_assumed":["zero"]})"));
+    "relative_error":-0.2,"layout_fits":true,"layout":"tp=2","layout_assumed":["zero"]})"));
   CHECK_FALSE(json["rows"][1].contains("measured"));
   CHECK_FALSE(json["rows"][1].contains("relative_error"));
   CHECK_FALSE(json["rows"][1].contains("family"));
   CHECK(json["skipped"] == Json::parse(R"([{"id":"c","reason":"no machine: gaudi2"}])"));
   CHECK(json["summary"]["training"]["mfu"] ==
-        Json::parse(R"({"n":1,"mean_absolute":0.2,"median_absolute":0.2,"p90_absolute":0.2,"signed_median":-0.2})"));
+        Json::parse(R"({"n":1,"mean_absolute":0.2,"median_absolute":0.2,"p90_absolute":0.2,"signed_median":-0.2,
+            "in_interval":1.0})"));
   CHECK(json["summary_by_source"]["grid"]["training"]["mfu"]["n"] == 1);
   CHECK_FALSE(json.contains("ranking"));
+  CHECK(json["intervals"] == Json::parse(R"({"training":{"n":4,"held":3,"share":0.75}})"));
+  validation.ranking = RankingSummary{3, 0.5, 0.1};
+  validation.complete_ranking = RankingSummary{2, 1, 0};
+  CHECK(Json::parse(validation_json(validation))["ranking"] ==
+        Json::parse(R"({"families":3,"kendall_tau_mean":0.5,"top_regret_mean":0.1,
+    "complete":{"families":2,"kendall_tau_mean":1.0,"top_regret_mean":0.0}})"));
   CHECK(json["out_of_memory"] ==
         Json::parse(R"({"recall":0.5,"false_alarm_rate":0.0,"true_positive":1,"false_positive":0,
     "true_negative":3,"false_negative":1})"));

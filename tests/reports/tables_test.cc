@@ -90,7 +90,9 @@ Validation round_validation() {
       {"c", "mixture of experts: 8 experts"}, {"d", "no machine"}, {"e", "mixture of experts: 64 experts"}};
   validation.summary = {{"training", "iteration_seconds", "", 1, 0.1, 0.1, 0.1, 0.1},
                         {"training", "iteration_seconds", "grid", 1, 0.1, 0.1, 0.1, -0.1}};
-  validation.ranking = RankingSummary{2, 0.75, 0.031};
+  validation.summary[0].held = 1;
+  validation.intervals = {{"training", 4, 3}, {"kernel", 2, 1}};
+  validation.ranking = validation.complete_ranking = RankingSummary{2, 0.75, 0.031};
   validation.out_of_memory = {3, 1, 9, 1};
   return validation;
 }
@@ -101,12 +103,14 @@ TEST_CASE("a validation shows errors by metric and source, ranking, out of memor
 published numbers.
 
 training: iteration_seconds, relative error
-source  n    mean  median    90th  signed median
-all     1  10.0 %  10.0 %  10.0 %        +10.0 %
-  grid  1  10.0 %  10.0 %  10.0 %        -10.0 %
+source  n    mean  median    90th  signed median  in interval
+all     1  10.0 %  10.0 %  10.0 %        +10.0 %        100 %
+  grid  1  10.0 %  10.0 %  10.0 %        -10.0 %          0 %
 
-Ranking, mean over families (2): Kendall tau 0.75; the predicted best is 3.1 %
-slower than the measured best.
+Intervals of 80 % hold what was measured for 3 of 4 (75.0 %) training steps.
+Intervals of 80 % hold what was measured for 1 of 2 (50.0 %) times of kernels.
+Ranking, mean over the 2 families that say what tells their rows apart: Kendall
+tau 0.75; the predicted best is 3.1 % slower than the measured best.
 Out of memory: predicted for 3 of 4 (75.0 %) that ran out, and for 1 of 10 (10.0
 %) that did not.
 
@@ -114,6 +118,15 @@ Skipped
       2  mixture of experts
       1  no machine
 )");
+}
+
+TEST_CASE("families that do not say what tells their rows apart are shown apart") {
+  Validation validation = round_validation();
+  validation.complete_ranking = std::nullopt;
+  validation.incomplete_ranking = RankingSummary{3, 0.5, 0.1};
+  CHECK(validation_table(validation, false)
+            .find("Ranking, mean over the 3 families that do not: Kendall tau 0.50; the "
+                  "predicted\nbest is 10.0 % slower than the measured best.\nOut of") != std::string::npos);
 }
 
 TEST_CASE("collectives are shown by span, without ranking and memory, and say that errors are the time's") {
@@ -128,10 +141,10 @@ TEST_CASE("collectives are shown by span, without ranking and memory, and say th
 published numbers.
 
 collective: bus_bandwidth_bytes_per_second, relative error of the time
-source         n    mean  median    90th  signed median
-all            1  10.0 %  10.0 %  10.0 %        +10.0 %
-  within_node  1  10.0 %  10.0 %  10.0 %        +10.0 %
-  s            1  10.0 %  10.0 %  10.0 %        +10.0 %
+source         n    mean  median    90th  signed median  in interval
+all            1  10.0 %  10.0 %  10.0 %        +10.0 %          0 %
+  within_node  1  10.0 %  10.0 %  10.0 %        +10.0 %          0 %
+  s            1  10.0 %  10.0 %  10.0 %        +10.0 %          0 %
 )");
 }
 
