@@ -158,7 +158,7 @@ bool Engine::counts_rows_on_host(Dispatcher dispatcher) const { return has(host_
 Engine read_engine(const YamlCursor& top) {
   top.only_keys({"name", "description", "inherit", "frameworks", "tensor_parallel", "etp", "overlaps",
                  "default_overlaps", "schedules", "cp_kinds", "dispatchers", "host_row_counts", "zero", "gradients",
-                 "attention", "stage_split", "scatters_sends", "fused_optimizer"});
+                 "attention", "stage_split", "scatters_sends", "fused_optimizer", "adds_gradients"});
   Engine engine;
   engine.name = top.at("name").text();
   engine.description = top.at("description").text();
@@ -183,6 +183,7 @@ Engine read_engine(const YamlCursor& top) {
   engine.stage_split = static_cast<StageSplit>(top.at("stage_split").one_of({"layers", "modules"}));
   engine.scatters_sends = top.at("scatters_sends").boolean();
   engine.fused_optimizer = top.at("fused_optimizer").boolean();
+  engine.adds_gradients = top.at("adds_gradients").boolean();
   return engine;
 }
 

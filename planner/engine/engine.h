@@ -55,6 +55,7 @@ struct Engine {
   /// Ranks of a tensor group that all hold a micro-batch send a part of it each to the next stage, which gathers it.
   bool scatters_sends = false;
   bool fused_optimizer = true;  ///< one kernel for all of a rank's parameters
+  bool adds_gradients = true;   ///< its products add a weight's gradient to that of earlier micro-batches
   EngineConstants constants;
 
   /// Bytes that the optimizer moves over the least that it could.

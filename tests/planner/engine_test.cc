@@ -29,6 +29,7 @@ zero: [0, 2]
 gradients: {bf16: {gradient: fp32, gradient_reduce: bf16}}
 attention: flash1
 fused_optimizer: false
+adds_gradients: false
 )";
 
 Engine read(const std::string& text) { return read_engine(YamlCursor::parse(text, "small.yaml")); }
