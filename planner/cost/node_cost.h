@@ -36,7 +36,7 @@ bool is_narrow_product(const OpGraph& graph, const Node& node, const TrainingFor
 
 /// What a narrow product casts first: activations and gradients that no product before it read. Both for itself and
 /// transposed for the gradients' products, in one pass (Transformer Engine, cast_transpose). Weights are cast once a
-/// step. Nothing moved: no cast.
+/// step. Nothing moved: no cast. `node` is one of `sharded`.
 MemorySpec casts_of(const CostContext& context, const ShardedGraph& sharded, const Node& node);
 
 /// A question that is a matrix product, groups as a batch; nothing of another.

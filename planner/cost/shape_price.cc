@@ -223,8 +223,9 @@ GraphPricer::HostTime GraphPricer::host_time(const std::vector<NodeId>& order) c
     launches += work.launches;
     waits += work.waits;
   }
-  return {launches * context_.constants.seconds(EngineConstant::host_seconds_per_kernel),
-          waits * context_.constants.seconds(EngineConstant::moe_host_seconds)};
+  const double slower = context_.machine.host_slowdown;
+  return {slower * launches * context_.constants.seconds(EngineConstant::host_seconds_per_kernel),
+          slower * waits * context_.constants.seconds(EngineConstant::moe_host_seconds)};
 }
 
 GraphPrice GraphPricer::price(int micro_batch, const std::vector<Recompute>& choices) {

@@ -47,7 +47,7 @@ struct Engine {
   std::vector<ContextParallel> cp_kinds = {kContextParallelList.begin(), kContextParallelList.end()};  ///< none: no cp
   std::vector<Dispatcher> dispatchers = {kDispatcherList.begin(), kDispatcherList.end()};              ///< none: no ep
   /// Those for which the host waits until it knows how many rows each expert gets, where rows are not dropped.
-  std::vector<Dispatcher> host_row_counts = {Dispatcher::all_to_all, Dispatcher::all_gather, Dispatcher::deepep};
+  std::vector<Dispatcher> host_row_counts = {kDispatcherList.begin(), kDispatcherList.end()};
   std::vector<int> zero = {0, 1, 2, 3};  ///< always with 0
   PerDataType<std::optional<GradientFormats>> gradients;
   AttentionKernel attention = AttentionKernel::flash3;
