@@ -60,6 +60,8 @@ TEST_CASE("the software of a row names its engine by the longest match") {
   CHECK(name("Megatron-Core", "r0.8.0") == "megatron-core");
   CHECK(name("Megatron-Bridge", "NeMo container 26.04") == "megatron-core");
   CHECK(name("NeMo") == "megatron-core");
+  CHECK(name("NeMo", "25.04rc2") == "megatron-core");
+  CHECK(name("NeMo", "24.03.01") == "megatron-core-2024");
   CHECK(name("Megatron-LM/NeMo") == "megatron-core");
   CHECK(name("Megatron-LM 0.14") == "megatron-core");
   CHECK(name("Megatron-LM", "0.14") == "megatron-core");
@@ -89,7 +91,7 @@ TEST_CASE("an engine that is not there is named with its nearest, or with all th
         "--engine: unknown engine 'megatron-cor' (did you mean 'megatron-core'?)");
   CHECK(message_of([] { find_engine("x", "--engine"); }) ==
         "--engine: unknown engine 'x' (there are aleph-alpha, deepspeed, generic, hai-llm, internevo, llm-foundry, "
-        "maxtext, megatron-core, megatron-deepspeed, megatron-lm, torch-fsdp)");
+        "maxtext, megatron-core, megatron-core-2024, megatron-deepspeed, megatron-lm, torch-fsdp)");
 }
 
 TEST_CASE("a file of an engine says what it can run") {
@@ -108,6 +110,7 @@ TEST_CASE("a file of an engine says what it can run") {
   CHECK(e.gradients[DataType::bf16] == GradientFormats{DataType::fp32, DataType::bf16});
   CHECK(!e.gradients[DataType::fp16]);
   CHECK(e.attention == AttentionKernel::flash1);
+  CHECK(!e.adds_gradients);
   CHECK(e.optimizer_traffic() == 3);
   CHECK(e.constants == EngineConstants{});
 }
