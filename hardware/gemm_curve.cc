@@ -58,7 +58,7 @@ double traffic(const Products& p) {
 
 /// Activations come in 16 bits and are written narrow before they are multiplied.
 double cast_seconds(const GemmCurve& curve, const Products& p, const Machine& machine) {
-  if (p.a_bytes >= 2) return 0;
+  if (p.a_bytes >= 2 || !p.cast) return 0;
   const double rate = machine.memory_bandwidth.value * curve.cast_fraction;
   return p.count * (p.m * curve.row_seconds + (2 + p.a_bytes) * p.m * p.k / rate);
 }
@@ -99,7 +99,8 @@ Products products_of(const GemmSpec& s) {
           bytes_per_element(s.type),
           bytes_of(s.weights, stored(s.type)),
           bytes_of(s.result, default_result(s.type)) * (s.accumulate ? 2 : 1),
-          s.type};
+          s.type,
+          s.cast};
 }
 
 double seconds(const GemmCurve& curve, const Products& p, const Machine& machine) {

@@ -20,7 +20,8 @@ std::string_view name_of(GemmTiles);
 ///   rate   = peak_fraction x peak / multiprocessors x I / (I + tile_half), I = tile_m tile_n / (tile_m + tile_n),
 ///            scaled to be whole for the largest tile
 ///   memory = bytes / (memory_fraction x HBM rate)
-///   cast   = of operands below 2 bytes: row_seconds m + reading A in 16 bits and writing it narrow, at cast_fraction
+///   cast   = of operands below 2 bytes that come in 16 bits: row_seconds m + reading A in 16 bits and writing it
+///            narrow, at cast_fraction
 struct GemmCurve {
   double launch_seconds = 0;
   double peak_fraction = 1;  // of the datasheet's rate: the largest tile, long k
@@ -48,6 +49,7 @@ struct Products {
   double count = 1, m = 1, n = 1, k = 1;
   double a_bytes = 2, b_bytes = 2, c_bytes = 2;  // of an element; c: written, and read where it is added to
   DataType type = DataType::bf16;
+  bool cast = true;
 
   bool empty() const { return count == 0 || m == 0 || n == 0 || k == 0; }
   /// As in training; the rest are small or narrow ones.

@@ -109,6 +109,7 @@ std::array<Keys, kKernelFamilies> make_families() {
       .result()
       .scaling()
       .flag("accumulate", false)
+      .flag("cast", true)
       .word("layout", {"unstated", "nn", "nt", "tn", "tt"});
   keys(KernelFamily::grouped_gemm)
       .required("groups")
@@ -118,7 +119,9 @@ std::array<Keys, kKernelFamilies> make_families() {
       .type()
       .type_as("weights", "type")
       .result()
-      .scaling();
+      .scaling()
+      .flag("accumulate", false)
+      .flag("cast", true);
   keys(KernelFamily::moe_layer)
       .required("tokens", 0)
       .required("hidden_size")
@@ -296,6 +299,7 @@ void walk(GemmSpec& spec, Slots& slots) {
   slots.type_or(spec.result, default_result(spec.type));
   slots.word(spec.scaling);
   slots.flag(spec.accumulate);
+  slots.flag(spec.cast);
   slots.word(spec.layout);
 }
 
@@ -309,6 +313,8 @@ void walk(GroupedGemmSpec& spec, Slots& slots) {
   slots.type_or(spec.weights, stored(spec.type));
   slots.type_or(spec.result, default_result(spec.type));
   slots.word(spec.scaling);
+  slots.flag(spec.accumulate);
+  slots.flag(spec.cast);
 }
 
 template <typename Slots>

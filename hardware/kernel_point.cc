@@ -29,7 +29,9 @@ const Metric kGemmMetric = {.features = 7,
                             .main_features = 3};
 
 KernelGroup group(const GemmSpec& s) {
-  return {0, static_cast<std::int64_t>(s.type), weights_of(s.weights, s.type), static_cast<std::int64_t>(s.scaling)};
+  const bool alike = s.cast || bytes_per_element(s.type) >= 2;  // nothing to cast
+  return {0, static_cast<std::int64_t>(s.type), weights_of(s.weights, s.type), static_cast<std::int64_t>(s.scaling),
+          alike};
 }
 KernelSite site(const GemmSpec& s) { return {s.n, s.k, s.batch}; }
 

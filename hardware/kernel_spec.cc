@@ -105,7 +105,9 @@ GemmSpec as_batch(const GroupedGemmSpec& spec) {
           .type = spec.type,
           .weights = spec.weights,
           .result = spec.result,
-          .scaling = spec.scaling};
+          .scaling = spec.scaling,
+          .accumulate = spec.accumulate,
+          .cast = spec.cast};
 }
 
 double AttentionSpec::visible_keys() const {

@@ -27,6 +27,7 @@ struct GemmSpec {
   std::optional<StoredType> result = {};   // of C; absent: as A, bf16 where A is narrower than 16 bits
   Scaling scaling = Scaling::tensor;
   bool accumulate = false;  // adds to C
+  bool cast = true;         // A below 16 bits: comes in 16 bits and is made narrow first, as in serving
   GemmLayout layout = GemmLayout::unstated;
   bool operator==(const GemmSpec&) const = default;
 };
@@ -40,6 +41,7 @@ struct GroupedGemmSpec {
   DataType type = DataType::bf16;
   std::optional<StoredType> weights = {}, result = {};  // as in GemmSpec
   Scaling scaling = Scaling::tensor;
+  bool accumulate = false, cast = true;
   bool operator==(const GroupedGemmSpec&) const = default;
 };
 

@@ -40,10 +40,11 @@ PerDataType<FlopsPerSecond> read_peak(const YamlCursor& map) {
 }
 
 /// Shares of the clock that products keep in a long run, by type. Types without their own have that of the next wider
-/// type that has one, bf16's in the end; without bf16's the clock stays.
+/// type that has one, bf16's in the end; without bf16's the clock stays. Attention without its own has bf16's.
 SustainedTimes read_sustained_clock(const YamlCursor& map) {
   std::vector<std::string_view> names;
   for (DataType type : kDataTypes) names.push_back(name_of(type));
+  names.push_back("attention");
   map.only_keys(names);
   SustainedTimes times;
   double longer = 1;
@@ -55,6 +56,8 @@ SustainedTimes read_sustained_clock(const YamlCursor& map) {
     const auto share = map.find(name_of(type));
     times.product[type] = share ? 1 / share->number(0.3, 1) : times.product[DataType::bf16];
   }
+  const auto share = map.find("attention");
+  times.attention = share ? 1 / share->number(0.3, 1) : times.product[DataType::bf16];
   return times;
 }
 
@@ -153,7 +156,7 @@ Machine evenly_filled(Machine machine, std::int64_t gpus) {
 bool supports(const Machine& machine, DataType type) { return machine.peak[type].value > 0; }
 
 Machine read_machine(const YamlCursor& top) {
-  top.only_keys({"name", "architecture", "sustained_clock", "memory_bytes", "unusable_memory_bytes",
+  top.only_keys({"name", "architecture", "sustained_clock", "host_slowdown", "memory_bytes", "unusable_memory_bytes",
                  "peak_flops_per_second", "memory_bytes_per_second", "l2_bytes", "multiprocessors", "gpus_per_node",
                  "nics_per_node", "links", "price_per_gpu_hour", "efficiency"});
   Machine machine;
@@ -175,6 +178,7 @@ Machine read_machine(const YamlCursor& top) {
   const YamlCursor curves = efficiency.at("curves");
   machine.curves = std::make_shared<const KernelCurves>(choose_curves(named_curves(curves), machine, curves));
   if (const auto clock = top.find("sustained_clock")) machine.sustained = read_sustained_clock(*clock);
+  if (const auto slower = top.find("host_slowdown")) machine.host_slowdown = slower->number(0.1, 10);
   return machine;
 }
 

@@ -40,9 +40,11 @@ class MeasuredTimes;
 struct KernelCurves;
 
 /// How much longer kernels of tensor cores take in a training run than in a benchmark, measured or from a curve; 1: the
-/// same. `product`: of products and attention, by type: long runs reach the power limit, and clocks fall.
+/// same. Long runs reach the power limit, and clocks fall: by type for `product`s, less for `attention`, which is bound
+/// by its exponentials, too.
 struct SustainedTimes {
   PerDataType<double> product = same();
+  double attention = 1;
   double attention_forward = 1, attention_backward = 1;  ///< besides: of a run's own attention kernels
   bool operator==(const SustainedTimes&) const = default;
 
@@ -71,6 +73,7 @@ struct Machine {
   EfficiencyCurves efficiency;
   std::shared_ptr<const KernelCurves> curves;  // never null of a machine that was read
   SustainedTimes sustained;
+  double host_slowdown = 1;  // what the host does takes so many times as long as on the x86 of a DGX H100
   std::shared_ptr<const MeasuredTimes> measured;  // kernels that were timed on it (measured_times.h); null: none
 
   Bytes usable_memory() const { return memory - unusable_memory; }

@@ -27,6 +27,15 @@ bool is_pointed(KernelFamily family) {
 /// Groups of GEMMs that no table has are asked as a batch.
 const GroupedGemmSpec* grouped(const KernelSpec& spec) { return std::get_if<GroupedGemmSpec>(&spec); }
 
+/// A product whose operand is narrow already, as it is where it has to be cast first.
+std::optional<GemmSpec> with_cast(const KernelSpec& spec) {
+  const auto* gemm = std::get_if<GemmSpec>(&spec);
+  if (gemm == nullptr || gemm->cast) return std::nullopt;
+  GemmSpec other = *gemm;
+  other.cast = true;
+  return other;
+}
+
 AttentionSpec forward_of(AttentionSpec spec) {
   spec.backward = false;
   return spec;
@@ -111,6 +120,8 @@ std::optional<KernelCost> MeasuredTimes::find_own(const KernelSpec& spec) const 
     return read || !grouped(spec) ? read : find_own(as_batch(*grouped(spec)));
   }
   const auto cost = index(family).read(spec);
+  if (const auto cast = with_cast(spec); cast && !cost)
+    return by_ratio(std::get<GemmSpec>(spec), *cast, index(family).least(*cast).value_or(Seconds{}));
   if (is_backward(spec) && !cost) return backward(std::get<AttentionSpec>(spec));
   const auto* gemm = std::get_if<GemmSpec>(&spec);
   if (gemm != nullptr && gemm->batch > 1 && cost && cost->source == CostSource::extrapolated) return batched(*gemm);
@@ -167,6 +178,10 @@ MeasuredTimes::Least MeasuredTimes::own_steady_time(const KernelSpec& spec) cons
   }
   if (!has_points(spec)) return {{0}, false};
   Least least{index(family).least(spec).value_or(Seconds{INFINITY}), !index(family).reads(spec)};
+  if (const auto cast = with_cast(spec); cast && least.curves_too) {
+    least.time = std::min(least.time, index(family).least(*cast).value_or(Seconds{INFINITY}));
+    least.curves_too = !index(family).reads(*cast);
+  }
   if (least.curves_too && is_backward(spec)) {
     const auto& attention = std::get<AttentionSpec>(spec);
     const KernelSpec forward = forward_of(attention);

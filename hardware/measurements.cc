@@ -90,7 +90,7 @@ double sustained(const GemmSpec& spec, const Machine& machine) { return machine.
 double sustained(const GroupedGemmSpec& spec, const Machine& machine) { return machine.sustained.product[spec.type]; }
 double sustained(const AttentionSpec& spec, const Machine& machine) {
   const SustainedTimes& times = machine.sustained;
-  return times.product[spec.type] * (spec.backward ? times.attention_backward : times.attention_forward);
+  return times.attention * (spec.backward ? times.attention_backward : times.attention_forward);
 }
 KernelCost in_a_long_run(KernelCost cost, double factor) {
   cost.time = factor * cost.time;

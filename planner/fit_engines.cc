@@ -57,6 +57,7 @@ struct Axis {
 SustainedTimes times_of(const SustainedClock& clock) {
   SustainedTimes times;
   for (DataType type : kDataTypes) times.product[type] = 1 / (bytes_per_element(type) < 2 ? clock.fp8 : clock.bf16);
+  times.attention = 1 / clock.attention;
   return times;
 }
 
@@ -185,7 +186,7 @@ class Fit {
         logs_ = std::move(logs);
       }
 
-      if (before - best < 1e-3 * best) return;
+      if (before - best < 2e-4 * best) return;
     }
   }
 
@@ -199,7 +200,8 @@ class Fit {
     return sum;
   }
 
-  /// Which axis of a kind (one constant of all engines, or all clocks) a row feels; -1: none that is fitted.
+  /// Which axis of a kind (one constant of all engines, all clocks of products, or of attention) a row feels; -1: none
+  /// that is fitted.
   std::vector<int> felt(const std::vector<Axis>& axes, int kind) const {
     std::vector<int> result(steps_.size(), -1);
     for (std::size_t a = 0; a < axes.size(); ++a) {
@@ -208,20 +210,25 @@ class Fit {
       for (std::size_t i : rows_) {
         const bool own = values_.engines.contains(steps_.engine(i));
         const bool feels =
-            axis.clock ? axis.chip == steps_.chip(i) && (axis.clock == &SustainedClock::fp8) == steps_.is_narrow(i)
+            axis.clock ? axis.chip == steps_.chip(i) && (axis.clock == &SustainedClock::attention ||
+                                                         (axis.clock == &SustainedClock::fp8) == steps_.is_narrow(i))
                        : axis.engine == (own ? steps_.engine(i) : "generic");
         if (feels) result[i] = static_cast<int>(a);
       }
     }
     return result;
   }
-  static int kind_of(const Axis& axis) { return axis.clock ? kEngineConstants : static_cast<int>(axis.facts.constant); }
+  static constexpr int kKinds = kEngineConstants + 2;
+  static int kind_of(const Axis& axis) {
+    if (!axis.clock) return static_cast<int>(axis.facts.constant);
+    return axis.clock == &SustainedClock::attention ? kEngineConstants + 1 : kEngineConstants;
+  }
 
   /// By kind, then row. All axes of a kind move at once, since no row feels two of them.
   std::vector<double> slopes_along(const std::vector<Axis>& axes) {
-    constexpr double kStep = 0.2;  // wide: some constants do nothing while they are small
-    std::vector<double> slopes((kEngineConstants + 1) * steps_.size());
-    for (int kind = 0; kind <= kEngineConstants; ++kind) {
+    constexpr double kStep = 0.6;  // wide: some constants do nothing while they are small
+    std::vector<double> slopes(kKinds * steps_.size());
+    for (int kind = 0; kind < kKinds; ++kind) {
       Values values = values_;
       for (const Axis& axis : axes)
         if (kind_of(axis) == kind) axis.put(values, axis.place(values) + kStep);
@@ -236,7 +243,7 @@ class Fit {
   Values moved(const std::vector<Axis>& axes, const std::vector<double>& slopes, double damping) {
     const std::size_t n = axes.size();
     std::vector<std::vector<int>> felt_by;
-    for (int kind = 0; kind <= kEngineConstants; ++kind) felt_by.push_back(felt(axes, kind));
+    for (int kind = 0; kind < kKinds; ++kind) felt_by.push_back(felt(axes, kind));
     std::vector<double> a(n * n), b(n);
     for (std::size_t i : rows_) {
       const double weight = weights_[i] / std::sqrt(1 + std::pow(logs_[i] / kFar, 2));
@@ -299,8 +306,11 @@ std::vector<Axis> axes_of_clocks(const Steps& steps, const std::vector<std::size
   std::set<std::pair<std::string, bool>> seen;
   for (std::size_t i : rows) seen.insert({steps.chip(i), steps.is_narrow(i)});
   std::vector<Axis> axes;
-  for (const auto& [chip, narrow] : seen)
+  std::set<std::string> chips;
+  for (const auto& [chip, narrow] : seen) {
     axes.push_back({"", {}, chip, narrow ? &SustainedClock::fp8 : &SustainedClock::bf16});
+    if (chips.insert(chip).second) axes.push_back({"", {}, chip, &SustainedClock::attention});
+  }
   return axes;
 }
 
@@ -335,7 +345,7 @@ Values usual_values(const Steps& steps) {
   return values;
 }
 
-constexpr int kMostRounds = 15;
+constexpr int kMostRounds = 25;
 
 Values fit_values(Steps& steps, const std::vector<std::size_t>& rows, const EngineFitOptions& options) {
   Fit shared(steps, rows, usual_values(steps), options);
@@ -364,7 +374,7 @@ Values rounded(Values values) {
   for (auto& [name, constants] : values.engines)
     for (const EngineConstantFacts& facts : kEngineConstantFacts)
       constants[facts.constant] = std::clamp(rounded(constants[facts.constant]), facts.low, facts.high);
-  for (auto& [chip, clock] : values.clocks) clock = {rounded(clock.bf16), rounded(clock.fp8)};
+  for (auto& [chip, clock] : values.clocks) clock = {rounded(clock.bf16), rounded(clock.fp8), rounded(clock.attention)};
   return values;
 }
 
@@ -482,7 +492,7 @@ LeftOutSources leave_one_source_out(const std::vector<TimedStep>& timed, const E
     std::vector<Axis> unknown;
     const std::vector<Axis> clocks = axes_of_clocks(steps, others);
     for (const auto& known : fit.clocks)
-      for (const auto member : {&SustainedClock::bf16, &SustainedClock::fp8})
+      for (const auto member : {&SustainedClock::bf16, &SustainedClock::fp8, &SustainedClock::attention})
         if (std::none_of(clocks.begin(), clocks.end(),
                          [&](const Axis& axis) { return axis.chip == known.first && axis.clock == member; }))
           unknown.push_back({"", {}, known.first, member});
@@ -564,8 +574,8 @@ std::string engine_constants_yaml(const EngineFit& fit, const std::string& date,
   std::string text =
       "# Written by `shardwright fit engines`: what engines take beyond their kernels, and the clocks that machines "
       "keep "
-      "in a long\n# run, fitted to published training steps (planner/fit_engines.h). Engines that are not here inherit "
-      "theirs. Constants:\n";
+      "in a long\n# run, fitted to published training steps (planner/fit_engines.h). Engines that are not here have "
+      "generic's. Constants:\n";
   for (const EngineConstantFacts& facts : kEngineConstantFacts)
     text += fmt::format("#   {}: {}{}; {:g} to {:g}\n", facts.name, facts.meaning,
                         facts.unit.empty() ? "" : ", seconds", facts.low, facts.high);
@@ -582,7 +592,8 @@ std::string engine_constants_yaml(const EngineFit& fit, const std::string& date,
   }
   text += "sustained_clock:  # for hardware/catalog, by chip\n";
   for (const auto& [chip, clock] : fit.clocks)
-    text += fmt::format("  {}: {{bf16: {:.4g}, fp8: {:.4g}}}\n", chip, clock.bf16, clock.fp8);
+    text += fmt::format("  {}: {{bf16: {:.4g}, fp8: {:.4g}, attention: {:.4g}}}\n", chip, clock.bf16, clock.fp8,
+                        clock.attention);
   return text + (errors ? errors_yaml(*errors) : "");
 }
 

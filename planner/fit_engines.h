@@ -8,9 +8,9 @@
 
 namespace shardwright {
 
-/// Clocks in a long run (Machine::sustained), as shares: of products in 16 bits and wider, and in fewer.
+/// Clocks in a long run (Machine::sustained), as shares: of products in 16 bits and wider, in fewer, and of attention.
 struct SustainedClock {
-  double bf16 = 1, fp8 = 1;
+  double bf16 = 1, fp8 = 1, attention = 1;
   bool operator==(const SustainedClock&) const = default;
 };
 

@@ -98,15 +98,7 @@ std::vector<ValueBytes> value_bytes(const OpGraph& graph, const ShardedGraph& sh
 
 std::vector<char> narrow_products(const OpGraph& graph, const ShardedGraph& sharded, const TrainingFormats& formats) {
   std::vector<char> narrow(sharded.nodes.size());
-  if (bytes_per_element(formats.compute) >= 2) return narrow;
-  for (std::size_t i = 0; i < narrow.size(); ++i) {
-    const Node& node = sharded.nodes[i];
-    if (node.kind != Node::Kind::compute) continue;
-    const Operator& op = graph.op(node.op);
-    // A router's product stays wide.
-    narrow[i] = op.kind == OpKind::contraction && graph.tensor(op.inputs[1].tensor).role == TensorRole::weight &&
-                graph.tensor(op.outputs[0].tensor).width == Width::compute;
-  }
+  for (std::size_t i = 0; i < narrow.size(); ++i) narrow[i] = is_narrow_product(graph, sharded.nodes[i], formats);
   return narrow;
 }
 

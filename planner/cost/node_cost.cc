@@ -129,10 +129,21 @@ AttentionSpec attention(const CostContext& context, const ShardedGraph& sharded,
   return spec;
 }
 
+/// What a product whose result is a weight's gradient does to the accumulated one.
+GemmSpec summed(const CostContext& context, GemmSpec gemm) {
+  if (!context.adds_gradients) return gemm;
+  const StoredType result = stored(context.formats.gradient);
+  if (result != default_result(gemm.type)) gemm.result = result;
+  gemm.accumulate = true;
+  return gemm;
+}
+
 GemmSpec contraction(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   const Operator& op = context.graph.op(node.op);
   const Shapes shapes(context, sharded);
-  const DataType type = context.formats.compute;
+  const DataType compute = context.formats.compute;
+  const bool narrow = is_narrow_product(context.graph, node, context.formats);
+  const DataType type = bytes_per_element(compute) < 2 && !narrow ? DataType::bf16 : compute;
   // Of the rows of the result, or of the gradient that is read.
   const double share = sharded.value(node.gradient < 0 ? node.outputs[0] : node.inputs[0]).share;
   if (node.gradient < 0)
@@ -141,9 +152,10 @@ GemmSpec contraction(const CostContext& context, const ShardedGraph& sharded, co
   const Gradient& gradient = op.gradients[static_cast<std::size_t>(node.gradient)];
   const auto& of = op.inputs[static_cast<std::size_t>(gradient.of[0])];
   const auto& read = op.inputs[static_cast<std::size_t>(gradient.reads[0])];
-  return product(shapes, shapes.seen(op.outputs[0], node.inputs[0]), shapes.seen(read, node.inputs[1]),
-                 shapes.seen(of, node.outputs[0]), type, share,
-                 context.graph.tensor(of.tensor).role == TensorRole::weight);
+  const bool makes_weight = context.graph.tensor(of.tensor).role == TensorRole::weight;
+  const GemmSpec gemm = product(shapes, shapes.seen(op.outputs[0], node.inputs[0]), shapes.seen(read, node.inputs[1]),
+                                shapes.seen(of, node.outputs[0]), type, share, makes_weight);
+  return makes_weight ? summed(context, gemm) : gemm;
 }
 
 /// Whether the batch of a product is that of the experts: they are a dimension of all three tensors.
@@ -154,7 +166,14 @@ bool is_of_experts(const CostContext& context, const Node& node) {
 }
 
 GroupedGemmSpec in_groups(const GemmSpec& batch) {
-  return {.groups = batch.batch, .m_per_group = batch.m, .n = batch.n, .k = batch.k, .type = batch.type};
+  return {.groups = batch.batch,
+          .m_per_group = batch.m,
+          .n = batch.n,
+          .k = batch.k,
+          .type = batch.type,
+          .result = batch.result,
+          .accumulate = batch.accumulate,
+          .cast = batch.cast};
 }
 
 CollectiveKind collective_of(ReshardStep step) {
@@ -277,12 +296,36 @@ bool in_epilogue(const OpGraph& graph, const Node& node) {
   return node.kind == Node::Kind::compute && node.gradient < 0 && graph.op(node.op).epilogue;
 }
 
+bool is_narrow_product(const OpGraph& graph, const Node& node, const TrainingFormats& formats) {
+  if (bytes_per_element(formats.compute) >= 2 || node.kind != Node::Kind::compute) return false;
+  const Operator& op = graph.op(node.op);
+  // A router's product stays wide.
+  return op.kind == OpKind::contraction && graph.tensor(op.inputs[1].tensor).role == TensorRole::weight &&
+         graph.tensor(op.outputs[0].tensor).width == Width::compute;
+}
+
+MemorySpec casts_of(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
+  if (!is_narrow_product(context.graph, node, context.formats)) return {};
+  Bytes moved;
+  for (ValueId v : node.inputs) {
+    if (context.graph.tensor(sharded.value(v).tensor).role == TensorRole::weight) continue;
+    const bool known = std::any_of(sharded.nodes.data(), &node, [&](const Node& before) {
+      return std::find(before.inputs.begin(), before.inputs.end(), v) != before.inputs.end() &&
+             is_narrow_product(context.graph, before, context.formats);
+    });
+    const double width = bytes_per_element(DataType::bf16) + 2 * bytes_per_element(context.formats.compute);
+    if (!known) moved += Bytes{static_cast<std::int64_t>(width * static_cast<double>(sharded.value(v).elements))};
+  }
+  return {moved};
+}
+
 NodeQuestion node_question(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   if (node.kind == Node::Kind::compute) switch (context.graph.op(node.op).kind) {
       case OpKind::contraction: {
-        const GemmSpec gemm = contraction(context, sharded, node);
+        GemmSpec gemm = contraction(context, sharded, node);
         // Without rows, columns or a sum it multiplies elements: no matrix product, a pass over memory.
         if ((gemm.m == 1) + (gemm.n == 1) + (gemm.k == 1) >= 2) break;
+        gemm.cast = bytes_per_element(gemm.type) >= 2;  // asked apart: casts_of
         if (gemm.batch > 1 && is_of_experts(context, node)) return in_groups(gemm);
         return gemm;
       }
@@ -335,6 +378,8 @@ void for_each_kernel(const CostContext& context, const ShardedGraph& sharded, co
                 true);
         },
         node_question(context, sharded, node));
+  if (const MemorySpec casts = casts_of(context, sharded, node); casts.moved > Bytes{})
+    visit(casts, longer(engine_factor(context, casts), look_up(casts, context.machine)), 1, true);
   const double factor = context.constants[EngineConstant::communication_factor];
   for (const Move& move : moves_of(context, sharded, node))
     visit(move.spec, longer(factor, collective_cost(move.spec, context.machine)), move.times, false);
@@ -386,6 +431,10 @@ LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, co
       const double slower = engine_factor(context, pass);
       least.each.compute = std::min(least.each.compute, asked * slower * least_launch(pass, context.machine));
       least.together.compute = std::min(least.together.compute, slower * steady_time(pass, context.machine));
+    } else if (const MemorySpec casts = casts_of(context, sharded, node); casts.moved > Bytes{}) {
+      const double slower = engine_factor(context, casts);
+      least.each.compute += slower * least_launch(casts, context.machine);
+      least.together.compute += slower * steady_time(casts, context.machine);
     }
   }
   const double factor = context.constants[EngineConstant::communication_factor];

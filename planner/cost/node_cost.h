@@ -25,12 +25,21 @@ struct CostContext {
   int expert_dim = -1;  // the dimension by which rows are routed
   double crossing = 1;  // of routed rows: see CollectiveSpec
   EngineConstants constants = {};
+  bool adds_gradients = false;  // products add weight gradients to what earlier micro-batches left
 };
 
 /// What a compute or sum node asks of a device; nothing for a node that only moves data between ranks. Products of
 /// several experts are groups, each of as many rows as the fullest rank's experts have in the mean.
 using NodeQuestion = std::variant<GemmSpec, GroupedGemmSpec, AttentionSpec, MemorySpec>;
 NodeQuestion node_question(const CostContext& context, const ShardedGraph& sharded, const Node& node);
+
+/// A product that reads what it multiplies in a narrower format than it is stored in.
+bool is_narrow_product(const OpGraph& graph, const Node& node, const TrainingFormats& formats);
+
+/// What a narrow product casts first: activations and gradients that no product before it read. Both for itself and
+/// transposed for the gradients' products, in one pass (Transformer Engine, cast_transpose). Weights are cast once a
+/// step. Nothing moved: no cast. `node` is one of `sharded`.
+MemorySpec casts_of(const CostContext& context, const ShardedGraph& sharded, const Node& node);
 
 /// A question that is a matrix product, groups as a batch; nothing of another.
 std::optional<GemmSpec> product_of(const NodeQuestion& question);
@@ -80,8 +89,7 @@ struct AskedKernel {
 /// What node_cost's times are made of; nothing for parameter gathers.
 std::vector<AskedKernel> asked_kernels(const CostContext& context, const ShardedGraph& sharded, const Node& node);
 
-/// Of every node; parameter gathers cost nothing here (data_cost.h). Products in narrow
-/// formats hold the cast of their activations.
+/// Of every node; parameter gathers cost nothing here (data_cost.h).
 std::vector<NodeCost> node_costs(const CostContext& context, const ShardedGraph& sharded);
 
 /// What several micro-batches take at the least that together have the sizes of `sharded`: `each` of them, however

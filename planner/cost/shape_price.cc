@@ -118,7 +118,8 @@ GraphPricer::GraphPricer(DerivedGraphs& derived, const OpGraph& graph, const Mod
                graph.find_dim("key_sequence"),
                graph.find_dim("expert"),
                row_crossing(model, layout_, mesh_, machine),
-               engine.constants},
+               engine.constants,
+               engine.adds_gradients && workload.memory.weight_gradients != WeightGradients::apart},
       derived_(derived.of(graph, extents_, mesh_, says_)),
       sharded_(derived_.any_size()),
       traffic_(traffic_of_nodes(context_, sharded_)),
@@ -222,8 +223,9 @@ GraphPricer::HostTime GraphPricer::host_time(const std::vector<NodeId>& order) c
     launches += work.launches;
     waits += work.waits;
   }
-  return {launches * context_.constants.seconds(EngineConstant::host_seconds_per_kernel),
-          waits * context_.constants.seconds(EngineConstant::moe_host_seconds)};
+  const double slower = context_.machine.host_slowdown;
+  return {slower * launches * context_.constants.seconds(EngineConstant::host_seconds_per_kernel),
+          slower * waits * context_.constants.seconds(EngineConstant::moe_host_seconds)};
 }
 
 GraphPrice GraphPricer::price(int micro_batch, const std::vector<Recompute>& choices) {

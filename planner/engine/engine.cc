@@ -114,13 +114,18 @@ void read_habits(const YamlCursor& map, EngineHabits& habits) {
 }
 
 /// `engine` with what one of its flavours has instead.
+AttentionKernel read_attention(const YamlCursor& word) {
+  return static_cast<AttentionKernel>(word.one_of({kAttentionKernels.begin(), kAttentionKernels.end()}));
+}
+
 Engine read_flavour(const YamlCursor& map, Engine engine) {
-  map.only_keys({"name", "description", "frameworks", "gradients", "habits"});
+  map.only_keys({"name", "description", "frameworks", "gradients", "attention", "habits"});
   engine.flavour_of = engine.name;
   engine.name = map.at("name").text();
   engine.description = map.at("description").text();
   engine.frameworks = read_frameworks(map.at("frameworks"));
   if (const auto gradients = map.find("gradients")) engine.gradients = read_gradients(*gradients);
+  if (const auto attention = map.find("attention")) engine.attention = read_attention(*attention);
   if (const auto habits = map.find("habits")) read_habits(*habits, engine.habits);
   return engine;
 }
@@ -161,33 +166,24 @@ ErrorRecord read_errors(const YamlCursor& map) {
 
 YamlCursor parsed(const CatalogFile& file) { return YamlCursor::parse(std::string(file.text), std::string(file.path)); }
 
-/// All with their constants: its own, or of the one that it inherits from.
+/// All with their constants: their own, else generic's.
 std::map<std::string, Engine> read_engines() {
   std::map<std::string, EngineConstants> fitted;
   for (const CatalogFile& file : engine_constants_catalog())
     for (auto& [name, constants] : read_engine_constants(parsed(file)).engines) fitted.emplace(name, constants);
   const ErrorRecord errors = known_errors().value_or(ErrorRecord{});
   std::map<std::string, Engine> engines;
-  std::map<std::string, std::string> inherits;
   for (const CatalogFile& file : engine_catalog()) {
     const YamlCursor top = parsed(file);
     if (top.at("name").text() != file.name) top.at("name").fail(fmt::format("must be the file's, {}", file.name));
-    if (const auto from = top.find("inherit")) inherits[std::string(file.name)] = from->text();
     for (Engine& engine : read_engine(top))
       if (const std::string name = engine.name; !engines.emplace(name, std::move(engine)).second)
         throw InputError(fmt::format("{}: there is another engine {}", file.path, name));
   }
   for (auto& [name, engine] : engines) {
-    std::string from = engine.fitted_as();
-    for (std::size_t steps = 0; !fitted.contains(from); ++steps) {
-      const auto next = inherits.find(from);
-      if (next == inherits.end() || steps > engines.size())
-        throw InputError(fmt::format("planner/engine/{}.yaml: has no constants of its own and inherits none", name));
-      from = next->second;
-    }
-    engine.constants = fitted.at(from);
-    engine.errors =
-        engine.fitted_as() != "generic" && fitted.contains(engine.fitted_as()) ? errors.fitted : errors.unfitted;
+    const bool own = fitted.contains(engine.fitted_as());
+    engine.constants = fitted.at(own ? engine.fitted_as() : "generic");
+    engine.errors = own && engine.fitted_as() != "generic" ? errors.fitted : errors.unfitted;
   }
   return engines;
 }
@@ -236,14 +232,13 @@ double Engine::optimizer_traffic() const {
 bool Engine::counts_rows_on_host(Dispatcher dispatcher) const { return has(host_row_counts, dispatcher); }
 
 std::vector<Engine> read_engine(const YamlCursor& top) {
-  top.only_keys({"name",     "description",      "inherit",   "frameworks",  "tensor_parallel", "etp",
-                 "overlaps", "default_overlaps", "schedules", "cp_kinds",    "dispatchers",     "host_row_counts",
-                 "zero",     "gradients",        "attention", "stage_split", "scatters_sends",  "fused_optimizer",
-                 "habits",   "flavours"});
+  top.only_keys(
+      {"name",        "description",    "frameworks",      "tensor_parallel", "etp",    "overlaps",  "default_overlaps",
+       "schedules",   "cp_kinds",       "dispatchers",     "host_row_counts", "zero",   "gradients", "attention",
+       "stage_split", "scatters_sends", "fused_optimizer", "adds_gradients",  "habits", "flavours"});
   Engine engine;
   engine.name = top.at("name").text();
   engine.description = top.at("description").text();
-  if (const auto from = top.find("inherit")) from->text();
   engine.frameworks = read_frameworks(top.at("frameworks"));
   engine.tensor_parallel = top.at("tensor_parallel").boolean();
   engine.etp_is_tp = top.at("etp").one_of({"1", "tp"}) == 1;
@@ -259,11 +254,11 @@ std::vector<Engine> read_engine(const YamlCursor& top) {
   engine.host_row_counts = read_words(top.at("host_row_counts"), kDispatcherList);
   engine.zero = read_zero(top.at("zero"));
   engine.gradients = read_gradients(top.at("gradients"));
-  engine.attention =
-      static_cast<AttentionKernel>(top.at("attention").one_of({kAttentionKernels.begin(), kAttentionKernels.end()}));
+  engine.attention = read_attention(top.at("attention"));
   engine.stage_split = static_cast<StageSplit>(top.at("stage_split").one_of({"layers", "modules"}));
   engine.scatters_sends = top.at("scatters_sends").boolean();
   engine.fused_optimizer = top.at("fused_optimizer").boolean();
+  engine.adds_gradients = top.at("adds_gradients").boolean();
   if (const auto habits = top.find("habits")) read_habits(*habits, engine.habits);
   std::vector<Engine> all = {engine};
   if (const auto flavours = top.find("flavours"))

@@ -47,7 +47,7 @@ struct GradientFormats {
 struct EngineHabits {
   bool fused_attention = true, fused_norm = true, fused_activation = true, dropout = false;
   CrossEntropy cross_entropy = CrossEntropy::in_place;
-  MemoryHabits memory = {.fragmentation = kCachingAllocator};
+  MemoryHabits memory = {.fragmentation = kExpandableSegments};
   bool last_rank_prints = false;               ///< a printed peak of memory is the last stage's, not the worst
   std::optional<bool> sequence_parallel = {};  ///< of a run that does not say; nothing: whichever is faster
   bool operator==(const EngineHabits&) const = default;
@@ -67,7 +67,7 @@ struct Engine {
   std::vector<ContextParallel> cp_kinds = {kContextParallelList.begin(), kContextParallelList.end()};  ///< none: no cp
   std::vector<Dispatcher> dispatchers = {kDispatcherList.begin(), kDispatcherList.end()};              ///< none: no ep
   /// Those for which the host waits until it knows how many rows each expert gets, where rows are not dropped.
-  std::vector<Dispatcher> host_row_counts = {Dispatcher::all_to_all, Dispatcher::all_gather, Dispatcher::deepep};
+  std::vector<Dispatcher> host_row_counts = {kDispatcherList.begin(), kDispatcherList.end()};
   std::vector<int> zero = {0, 1, 2, 3};  ///< always with 0
   PerDataType<std::optional<GradientFormats>> gradients;
   AttentionKernel attention = AttentionKernel::flash3;
@@ -75,6 +75,7 @@ struct Engine {
   /// Ranks of a tensor group that all hold a micro-batch send a part of it each to the next stage, which gathers it.
   bool scatters_sends = false;
   bool fused_optimizer = true;  ///< one kernel for all of a rank's parameters
+  bool adds_gradients = true;   ///< its products add a weight's gradient to that of earlier micro-batches
   EngineHabits habits;
   EngineConstants constants;
   PredictionErrors errors;
@@ -96,7 +97,7 @@ std::vector<std::string> engine_names();  ///< sorted
 const Engine& engine_of(const RowSoftware& software);
 
 /// Facts without constants, which are the program's for that name: the engine of a file, then its flavours, which
-/// differ from it in name, frameworks, gradients and some habits. Habits that a file does not name are generic's.
+/// differ from it in name, frameworks, gradients, attention and some habits. Habits that a file does not name are generic's.
 /// Throws InputError.
 std::vector<Engine> read_engine(const YamlCursor& top);
 

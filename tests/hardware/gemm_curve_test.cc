@@ -123,6 +123,9 @@ TEST_CASE("activations are cast to narrow types before they are multiplied") {
   // Traffic: 10,000 + 100,000 bytes and 2 x 1,000 of the result at 0.75e6. Cast: 10 rows, 3 x 10,000 bytes at 1.5e6.
   CHECK(seconds(curve, spec, machine) == Approx(112e3 / 0.75e6 + 10 + 0.02));
   CHECK(steady_seconds(curve, products_of(spec), machine) == Approx(112e3 / 0.75e6 + 10 + 0.02));
+  spec.cast = false;
+  CHECK(seconds(curve, spec, machine) == Approx(112e3 / 0.75e6));
+  CHECK(steady_seconds(curve, products_of(spec), machine) == Approx(112e3 / 0.75e6));
   spec.type = DataType::bf16;
   CHECK(seconds(curve, spec, machine) == Approx(2 * 111e3 / 0.75e6));
 }

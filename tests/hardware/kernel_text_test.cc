@@ -42,10 +42,21 @@ TEST_CASE("a question's text has the family and the keys without their defaults"
                            .result = StoredType::fp32,
                            .scaling = Scaling::block,
                            .accumulate = true,
+                           .cast = false,
                            .layout = GemmLayout::nt}) ==
-        "gemm m=1 n=2 k=3 batch=4 type=fp8 weights=int4 result=fp32 scaling=block accumulate=true layout=nt");
+        "gemm m=1 n=2 k=3 batch=4 type=fp8 weights=int4 result=fp32 scaling=block accumulate=true cast=false "
+        "layout=nt");
   CHECK(to_string(GroupedGemmSpec{.groups = 8, .m_per_group = 16, .n = 32, .k = 64, .type = DataType::fp8}) ==
         "grouped_gemm groups=8 m_per_group=16 n=32 k=64 type=fp8");
+  CHECK(to_string(GroupedGemmSpec{.groups = 8,
+                                  .m_per_group = 16,
+                                  .n = 32,
+                                  .k = 64,
+                                  .type = DataType::fp8,
+                                  .result = StoredType::fp32,
+                                  .accumulate = true,
+                                  .cast = false}) ==
+        "grouped_gemm groups=8 m_per_group=16 n=32 k=64 type=fp8 result=fp32 accumulate=true cast=false");
   CHECK(to_string(MoeLayerSpec{.tokens = 128,
                                .hidden_size = 7168,
                                .intermediate_size = 2048,
@@ -130,7 +141,7 @@ TEST_CASE("tables are sorted by words, then sizes, at last along the curve") {
   for (const int slot : sort_order(KernelFamily::gemm)) {
     order += std::string(kernel_keys(KernelFamily::gemm)[static_cast<std::size_t>(slot)].name) + " ";
   }
-  CHECK(order == "type weights result scaling accumulate layout n k batch m ");
+  CHECK(order == "type weights result scaling accumulate cast layout n k batch m ");
   for (int i = 0; i < kKernelFamilies; ++i) {
     const auto family = static_cast<KernelFamily>(i);
     std::vector<int> slots = sort_order(family);

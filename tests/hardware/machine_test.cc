@@ -106,7 +106,9 @@ TEST_CASE("clocks in a long run are those of the type, or of the next wider one 
   CHECK(m.sustained.product[DataType::fp8] == 1.25);
   CHECK(m.sustained.product[DataType::mxfp8] == 2);
   CHECK(m.sustained.product[DataType::nvfp4] == 2);
+  CHECK(m.sustained.attention == 1.25);
   CHECK(m.sustained.attention_forward == 1);
+  CHECK(machine_of(kSmall + "sustained_clock: {bf16: 0.5, attention: 0.8}\n").sustained.attention == 1.25);
   CHECK(
       complaint("name: small\n", "name: small\narchitecture: kepler\n") ==
       "m.yaml:2:15: 'architecture' must be one of volta, ampere, ada, hopper, blackwell, blackwell-rtx, got 'kepler'");

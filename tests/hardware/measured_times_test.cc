@@ -154,6 +154,27 @@ TEST_CASE("groups of products are a batch, until they are measured") {
   CHECK(steady_time(groups, measured) <= look_up(groups, measured).time);
 }
 
+TEST_CASE("a product without its cast is one with it by the curves' ratio, until it is measured") {
+  const GemmSpec cast{.m = 4096, .n = 1024, .k = 2048, .type = DataType::fp8};
+  GemmSpec alone = cast;
+  alone.cast = false;
+  const Machine curves = h100();
+  const double ratio = look_up(alone, curves).time / look_up(cast, curves).time;
+  CHECK(ratio < 1);
+  KernelTable table(KernelFamily::gemm);
+  table.add(to_slots(cast), {1}, "", "");
+  // Near the datasheet's rates, which no answer may pass.
+  table.add(to_slots(GemmSpec{.m = 8192, .n = 8192, .k = 8192, .type = DataType::fp8}), {1e-3}, "", "");
+  const KernelCost cost = look_up(alone, with_measurements(h100(), one_table(table)));
+  CHECK(cost.time.value == Approx(ratio));
+  CHECK(cost.source == CostSource::extrapolated);
+  table.add(to_slots(alone), {0.5}, "", "");
+  const Machine both = with_measurements(h100(), one_table(std::move(table)));
+  CHECK(look_up(alone, both).time.value == 0.5);
+  CHECK(look_up(cast, both).time.value == 1);
+  CHECK(steady_time(alone, both) <= Seconds{0.5});
+}
+
 TEST_CASE("backward attention is forward's time by the datasheet's ratio, until it is measured") {
   const Machine plain = h100();
   AttentionSpec spec{.batch = 2, .heads = 16, .kv_heads = 8, .query_length = 16384, .key_length = 16384};

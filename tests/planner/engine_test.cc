@@ -31,6 +31,7 @@ attention: flash1
 stage_split: modules
 scatters_sends: true
 fused_optimizer: false
+adds_gradients: false
 )";
 
 Engine read(const std::string& text) { return read_engine(YamlCursor::parse(text, "small.yaml")).at(0); }
@@ -65,6 +66,8 @@ TEST_CASE("the software of a row names its engine by the longest match") {
   CHECK(name("Megatron-Core", "r0.8.0") == "megatron-core");
   CHECK(name("Megatron-Bridge", "NeMo container 26.04") == "megatron-bridge");
   CHECK(name("NeMo") == "nemo");
+  CHECK(name("NeMo", "25.04rc2") == "nemo");
+  CHECK(name("NeMo", "24.03.01") == "nemo-2024");
   CHECK(name("Megatron-LM/NeMo") == "megatron-core");
   CHECK(name("Megatron-LM 0.14") == "megatron-core");
   CHECK(name("Megatron-LM", "0.14") == "megatron-core");
@@ -99,7 +102,8 @@ TEST_CASE("an engine that is not there is named with its nearest, or with all th
   CHECK(message_of([] { find_engine("x", "--engine"); }) ==
         "--engine: unknown engine 'x' (there are aleph-alpha, aleph-alpha-fused-rmsnorm, deepspeed, generic, hai-llm, "
         "internevo, llm-foundry, maxtext, megatron-bridge, megatron-core, megatron-deepspeed, megatron-lm, "
-        "megatron-lm-hopper, nemo, torch-fsdp)");
+        "megatron-lm-hopper, nemo, nemo-2024, "
+        "torch-fsdp)");
 }
 
 TEST_CASE("a file of an engine says what it can run") {
@@ -120,6 +124,7 @@ TEST_CASE("a file of an engine says what it can run") {
   CHECK(e.attention == AttentionKernel::flash1);
   CHECK(e.stage_split == StageSplit::modules);
   CHECK(e.scatters_sends);
+  CHECK(!e.adds_gradients);
   CHECK(e.optimizer_traffic() == 3);
   CHECK(e.constants == EngineConstants{});
   CHECK(e.habits == EngineHabits{});  // it names none

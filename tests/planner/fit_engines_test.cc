@@ -193,6 +193,7 @@ TEST_CASE("machines of the catalog keep the clocks that were fitted") {
       CHECK(machine.sustained.product[DataType::bf16] == Approx(1 / clock.at("bf16").number(0, 1)));
       if (supports(machine, DataType::fp8))
         CHECK(machine.sustained.product[DataType::fp8] == Approx(1 / clock.at("fp8").number(0, 1)));
+      CHECK(machine.sustained.attention == Approx(1 / clock.at("attention").number(0, 1)));
     }
     CHECK(machines > 0);
   }

@@ -136,9 +136,29 @@ TEST_CASE("waiting for the rows of experts comes on top, in every pass that send
   CHECK((layer(engine, none).forward() - layer({}, none).forward()).value == Approx(1e-3));
   CHECK(layer(engine, none).backward() == layer({}, none).backward());
   CHECK((layer(engine, full).backward() - layer({}, full).backward()).value == Approx(1e-3));
-  CHECK(layer(engine, none, Dispatcher::hybridep).forward() == layer({}, none, Dispatcher::hybridep).forward());
+  Engine bounded = engine;
+  bounded.host_row_counts = {Dispatcher::all_to_all};
+  CHECK(layer(bounded, none, Dispatcher::hybridep).forward() == layer({}, none, Dispatcher::hybridep).forward());
   w.capacity_factor = 1;
   CHECK(layer(engine, none).forward() == layer({}, none).forward());
+}
+
+TEST_CASE("a slower host takes longer to launch and to wait") {
+  const Model model = find_model("mixtral-8x7b");
+  Machine machine = find_machine("h100-sxm-80gb");
+  const ModelGraphs graphs = model_graphs(model);
+  const auto forward = [&](double slowdown, EngineConstant constant, double value) {
+    machine.host_slowdown = slowdown;
+    return price_shape(graphs, model, machine, small_work(), {}, {{}}, with(constant, value))
+        .layers[0]
+        .passes.back()
+        .forward()
+        .value;
+  };
+  const double one = forward(1, EngineConstant::host_seconds_per_kernel, 1);  // nothing but launches
+  CHECK(forward(3, EngineConstant::host_seconds_per_kernel, 1) == Approx(3 * one));
+  const double none = forward(1, EngineConstant::moe_host_seconds, 0);
+  CHECK(forward(3, EngineConstant::moe_host_seconds, 1e-3) == Approx(none + 3e-3));
 }
 
 TEST_CASE("each constant does what it says to a step") {

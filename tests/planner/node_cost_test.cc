@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <string>
+#include <utility>
 #include <variant>
 
 #include "models/transformer.h"
@@ -126,6 +128,102 @@ TEST_CASE("a ring passes the latent once, though it is keys and values") {
   CHECK(absorbed.communication(false).value == doctest::Approx(hops * tokens * 2 * 576));
   CHECK(absorbed.communication(true).value == doctest::Approx(2 * hops * tokens * 2 * 576));
   CHECK(expanded.communication(false).value == doctest::Approx(hops * tokens * 2 * 32'832));
+}
+
+/// A layer without parallelism, 64 tokens.
+class OneLayer {
+ public:
+  OneLayer(const char* model, DataType compute, bool adds_gradients)
+      : graph_(model_graphs(find_model(model)).layer_classes[0]),
+        mesh_(std::get<Mesh>(stage_mesh({}, find_model(model)))) {
+    extents_ = layout_extents(graph_, {}, 64);
+    sharded_ = shard(graph_, extents_, mesh_, declare(graph_, {}, mesh_));
+    formats_.compute = compute;
+    adds_gradients_ = adds_gradients;
+  }
+  NodeQuestion question(const std::string& op, Phase phase) const {
+    return node_question(context(), sharded_, node(op, phase));
+  }
+  std::int64_t cast_bytes(const std::string& op, Phase phase) const {
+    return casts_of(context(), sharded_, node(op, phase)).moved.value;
+  }
+  NodeCost cost(const std::string& op, Phase phase) const { return node_cost(context(), sharded_, node(op, phase)); }
+  KernelCost look_up_asked(const std::string& op, Phase phase) const {
+    return std::visit([&](const auto& spec) { return look_up(spec, machine_); }, question(op, phase));
+  }
+  Seconds pass(std::int64_t bytes) const { return look_up(MemorySpec{{bytes}}, machine_).time; }
+
+ private:
+  CostContext context() const {
+    return {graph_, extents_, mesh_, machine_, formats_, -1, graph_.find_dim("expert"), 1, {}, adds_gradients_};
+  }
+  const Node& node(const std::string& op, Phase phase) const {
+    for (const Node& n : sharded_.nodes)
+      if (n.kind == Node::Kind::compute && n.phase == phase && graph_.op(n.op).name == op) return n;
+    FAIL("no operator " << op);
+    return sharded_.nodes[0];
+  }
+
+  OpGraph graph_;
+  Mesh mesh_;
+  Machine machine_ = find_machine("h100-sxm-80gb");
+  TrainingFormats formats_;
+  bool adds_gradients_ = false;
+  std::vector<std::int64_t> extents_;
+  ShardedGraph sharded_;
+};
+
+TEST_CASE("what narrow products read is cast once, for both of its layouts") {
+  const OneLayer layer("llama-3.1-8b", DataType::fp8, false);
+  // 64 tokens of 4096, 2 bytes read and 1 + 1 written; k, v and the gate find what q and up cast.
+  const std::int64_t hidden = 64 * 4096 * 4, wide = 64 * 14336 * 4;
+  CHECK(layer.cast_bytes("q", Phase::forward) == hidden);
+  CHECK(layer.cast_bytes("k", Phase::forward) == 0);
+  CHECK(layer.cast_bytes("v", Phase::forward) == 0);
+  CHECK(layer.cast_bytes("mlp_up", Phase::forward) == hidden);
+  CHECK(layer.cast_bytes("mlp_gate", Phase::forward) == 0);
+  CHECK(layer.cast_bytes("mlp_out", Phase::forward) == wide);
+  // The gradient of the result is cast by the first of the two products that read it; the input is narrow already.
+  CHECK(layer.cast_bytes("mlp_out", Phase::input_gradient) + layer.cast_bytes("mlp_out", Phase::weight_gradient) ==
+        hidden);
+  CHECK(layer.cast_bytes("mlp_up", Phase::input_gradient) + layer.cast_bytes("mlp_up", Phase::weight_gradient) == wide);
+  CHECK(layer.cast_bytes("core_attention", Phase::forward) == 0);
+  CHECK(OneLayer("llama-3.1-8b", DataType::bf16, false).cast_bytes("q", Phase::forward) == 0);
+  const GemmSpec up{.m = 64, .n = 14336, .k = 4096, .type = DataType::fp8, .cast = false};
+  CHECK(layer.question("mlp_up", Phase::forward) == NodeQuestion(up));
+  CHECK(layer.cost("mlp_up", Phase::forward).compute.value ==
+        doctest::Approx((layer.look_up_asked("mlp_up", Phase::forward).time + layer.pass(hidden)).value));
+}
+
+TEST_CASE("a router multiplies in 16 bits where other products are narrow") {
+  const OneLayer layer("qwen3-30b-a3b", DataType::fp8, false);
+  CHECK(layer.question("router_logits", Phase::forward) == NodeQuestion(GemmSpec{.m = 64, .n = 128, .k = 2048}));
+  CHECK(layer.cast_bytes("router_logits", Phase::forward) == 0);
+}
+
+TEST_CASE("products of weight gradients add to the accumulated ones, those of experts too") {
+  const GemmSpec made{.m = 4096, .n = 14336, .k = 64};
+  GemmSpec added = made;
+  added.result = StoredType::fp32;
+  added.accumulate = true;
+  const auto question = [](bool adds) {
+    return std::get<GemmSpec>(
+        OneLayer("llama-3.1-8b", DataType::bf16, adds).question("mlp_up", Phase::weight_gradient));
+  };
+  const auto sorted = [](GemmSpec spec) {
+    if (spec.m > spec.n) std::swap(spec.m, spec.n);
+    return spec;
+  };
+  CHECK(sorted(question(false)) == made);
+  CHECK(sorted(question(true)) == added);
+  const OneLayer experts("qwen3-30b-a3b", DataType::fp8, true);
+  const auto grouped = std::get<GroupedGemmSpec>(experts.question("expert_up", Phase::weight_gradient));
+  CHECK(grouped.groups == 128);
+  CHECK(grouped.k == 4);  // 64 tokens x 8 of 128 experts
+  CHECK(grouped.result == StoredType::fp32);
+  CHECK(grouped.accumulate);
+  CHECK(!grouped.cast);
+  CHECK(!std::get<GroupedGemmSpec>(experts.question("expert_up", Phase::forward)).accumulate);
 }
 
 }  // namespace
