@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "planner/expert_placement.h"
+#include "reports/money_text.h"
 #include "reports/prediction_text.h"
 
 namespace shardwright {
@@ -129,6 +130,7 @@ std::string estimate_text(const PlanRequest& request, const PlanResult& result, 
   if (!plan.prediction) return text;
   const Prediction& p = *plan.prediction;
   text += "\n" + step_text(p, "Where a step goes", style) + rates_text(p);
+  if (result.run) text += "\n" + run_text(*result.run, result.gpus, style);
   text += "\n" + worst_stage_text(p, request.machine, style);
   if (p.stages.size() > 1) text += "\n" + stages_text(p, style);
   text += load_text(request, plan.layout, style);

@@ -185,6 +185,50 @@ Json unmeasured_json(const std::vector<UnmeasuredKernel>& kernels) {
   return list;
 }
 
+Json run_json(const RunCost& run) {
+  Json json;
+  put(json, "tokens", run.question.tokens);
+  put(json, "steps", run.steps);
+  put(json, "seconds", run.time.value);
+  put(json, "undisturbed_seconds", run.undisturbed.value);
+  put(json, "tokens_per_second", run.tokens_per_second);
+  put(json, "gpu_hours", run.gpu_hours);
+  put(json, "price_per_gpu_hour", run.question.price_per_gpu_hour);
+  put(json, "price", run.price);
+  if (run.question.experiments != 1) {
+    put(json, "experiments", run.question.experiments);
+    put(json, "all_gpu_hours", run.all_gpu_hours);
+    put(json, "all_price", run.all_price);
+  }
+  if (!run.failures) return json;
+  Json& failures = json["failures"];
+  put(failures, "mtbf_seconds", run.failures->mtbf.value);
+  put(failures, "expected", run.failures->failures);
+  put(failures, "checkpoint_seconds", run.failures->checkpoint.value);
+  put(failures, "restart_seconds", run.failures->restart.value);
+  put(failures, "checkpoint_interval_seconds", run.failures->interval.value);
+  put(failures, "share_of_progress", run.failures->progress);
+  return json;
+}
+
+Json tried_json(const std::vector<TriedGpus>& tried) {
+  Json list = Json::array();
+  for (const TriedGpus& t : tried) {
+    Json json;
+    json["gpus"] = t.gpus;
+    json["fits"] = t.cost.has_value();
+    json["reaches"] = t.reaches;
+    if (t.cost) {
+      put(json, "step_seconds", t.step.value);
+      put(json, "seconds", t.cost->time.value);
+      put(json, "gpu_hours", t.cost->gpu_hours);
+      put(json, "price", t.cost->price);
+    }
+    list.push_back(json);
+  }
+  return list;
+}
+
 // ---- explanation ----
 
 Json parts_json(const std::vector<StepPart>& parts) {
@@ -384,6 +428,10 @@ std::string plan_result_json(const PlanResult& result) {
   if (!result.is_estimate) json["pareto"] = list_json(result.pareto, global_batch, false);
   if (!result.nearest.empty()) json["nearest"] = list_json(result.nearest, global_batch, false);
   if (result.unmeasured) json["unmeasured"] = unmeasured_json(*result.unmeasured);
+  if (result.run) json["run"] = run_json(*result.run);
+  if (!result.tried.empty()) json["gpus_tried"] = tried_json(result.tried);
+  if (!result.unreachable.empty()) json["unreachable"] = result.unreachable;
+  if (result.sequence_unit) json["longest_sequence_multiple_of"] = *result.sequence_unit;
   return text_of(json);
 }
 

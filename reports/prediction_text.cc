@@ -154,6 +154,11 @@ std::string question_text(const PlanRequest& request, const PlanResult& result, 
                               grouped(work.sequence_length), grouped(work.global_batch * work.sequence_length),
                               request.any_precision ? "any precision" : name_of(result.precision)),
                   style.width);
+  if (work.tokens_per_step() > static_cast<double>(kLargeBatchTokens))
+    text += wrapped(
+        "more than 4 Mi tokens a step: that the model learns as well from so many is your choice, it is "
+        "not modelled",
+        style.width);
   text += "engine: " + result.engine + "\n";
   if (work.cuda_graphs != CudaGraphs{}) text += "captured as CUDA graphs: " + to_string(work.cuda_graphs) + "\n";
   if (work.expert_load.kind != ExpertLoad::Kind::balanced)

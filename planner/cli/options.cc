@@ -19,7 +19,6 @@ namespace shardwright {
 namespace {
 
 constexpr std::int64_t kMostGpus = std::int64_t{1} << 24;
-constexpr std::int64_t kMostTokens = std::int64_t{1} << 24;     // of a sequence
 constexpr std::int64_t kMostSequences = std::int64_t{1} << 24;  // of a step
 
 constexpr std::array<std::string_view, 7> kPrecisions = {"fp32", "fp16", "bf16", "fp8", "mxfp8", "nvfp4", "any"};

@@ -11,6 +11,8 @@
 
 namespace shardwright {
 
+inline constexpr std::int64_t kMostTokens = std::int64_t{1} << 24;  ///< of a sequence
+
 /// The text of `flag` as a number: decimal digits only, no sign, no exponent. Throws InputError: "--gpus: must be a
 /// whole number between 1 and 16777216, got '1e30'".
 std::int64_t whole_number(const std::string& flag, const std::string& text, std::int64_t low, std::int64_t high);
