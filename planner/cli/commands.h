@@ -18,6 +18,7 @@ enum ExitCode {
 Command plan_command();
 Command estimate_command();
 Command explain_command();
+Command sweep_command();
 Command models_command();
 Command machines_command();
 Command validate_command();
