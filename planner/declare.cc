@@ -1,5 +1,6 @@
 #include "planner/declare.h"
 
+#include <algorithm>
 #include <numeric>
 
 namespace shardwright {
@@ -11,7 +12,8 @@ std::variant<Mesh, std::string> stage_mesh(const Layout& layout, const Model& mo
   const std::int64_t data = std::int64_t{layout.context} * layout.data;
   Mesh::View by_heads = {{"tp.rep", shared}, {"tp.kv", tp / shared}, {"cp", layout.context}, {"dp", layout.data}};
   Mesh::View by_shards = {{"tp", tp}, {"shard", layout.zero > 0 ? layout.shard_group : data}, {"replica", 1}};
-  by_shards[2].size = data / by_shards[1].size;
+  // A group of more ranks than there are is impossible_group's to refuse.
+  by_shards[2].size = std::max<std::int64_t>(1, data / by_shards[1].size);
   const std::int64_t line = tp * data, experts = std::int64_t{layout.expert} * layout.expert_tensor;
   if (line % experts != 0)
     return "ep * etp " + std::to_string(experts) + " does not divide tp * cp * dp " + std::to_string(line);

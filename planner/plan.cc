@@ -85,17 +85,6 @@ std::vector<std::string> assumed(const LayoutPins& pins, const Layout& layout) {
   return keys;
 }
 
-PlanResult empty_result(const PlanRequest& request) {
-  PlanResult r;
-  r.model = request.model.name;
-  r.machine = request.machine.name;
-  r.engine = request.engine.name;
-  r.gpus = request.gpus;
-  r.workload = request.workload;
-  r.precision = request.precision;
-  return r;
-}
-
 /// The precisions of a request with the formats that go with them.
 std::vector<PlanRequest> by_precision(const PlanRequest& request) {
   if (!request.any_precision) return {request};
@@ -195,6 +184,17 @@ PricedLayout first_impossible(const PlanRequest& request, const Space& space) {
 }
 
 }  // namespace
+
+PlanResult empty_result(const PlanRequest& request) {
+  PlanResult r;
+  r.model = request.model.name;
+  r.machine = request.machine.name;
+  r.engine = request.engine.name;
+  r.gpus = request.gpus;
+  r.workload = request.workload;
+  r.precision = request.precision;
+  return r;
+}
 
 Rejection too_large(const Machine& machine, const Prediction& prediction) {
   const double gib = static_cast<double>((1_GiB).value);

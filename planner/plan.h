@@ -14,6 +14,7 @@
 #include "models/model.h"
 #include "planner/engine/engine.h"
 #include "planner/layout.h"
+#include "planner/money.h"
 #include "planner/trace.h"
 #include "planner/traffic.h"
 #include "planner/workload.h"
@@ -128,6 +129,10 @@ struct PlanResult {
   std::vector<PricedLayout> pareto;
   std::vector<PricedLayout> nearest;                        ///< when nothing fits: the layouts that miss by least
   std::optional<std::vector<UnmeasuredKernel>> unmeasured;  ///< where it was asked for
+  std::optional<RunCost> run;                               ///< with the first plan; where it was asked for
+  std::vector<TriedGpus> tried;                             ///< where the fewest GPUs were asked for (goals.h)
+  std::string unreachable;                                  ///< why no number of GPUs reaches it
+  std::optional<std::int64_t> sequence_unit;  ///< the sequence is the longest multiple of this with which anything fits
 };
 
 /// One row of the memory list behind a stage's total.
@@ -136,6 +141,9 @@ struct MemoryItem {
   Bytes bytes;               ///< all copies
   std::int64_t copies = 1;   ///< layers x micro-batches in flight
 };
+
+/// The question without an answer.
+PlanResult empty_result(const PlanRequest& request);
 
 /// Every layout of the request's space, best first. Throws InputError when a pin cannot hold (tp 6 on 1024 GPUs).
 PlanResult plan(const PlanRequest& request);

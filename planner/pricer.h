@@ -9,6 +9,7 @@
 
 #include "planner/cost/data_cost.h"
 #include "planner/cost/shape_price.h"
+#include "planner/operator_times.h"
 #include "planner/plan.h"
 
 namespace shardwright {
@@ -92,6 +93,10 @@ class Pricer {
 
   /// The tensors behind the memory of one stage, largest first.
   std::vector<MemoryItem> memory_items(const Layout& layout, int stage);
+
+  /// Everything that a GPU of `stage` computes and communicates inside the graphs in one step, in the graphs' order:
+  /// not what keeps weights in step, nor what stages send each other.
+  std::vector<OperatorTime> operator_times(const Layout& layout, int stage);
 
   const Model& model() const { return model_; }
   const Machine& machine() const { return machine_; }

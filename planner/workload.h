@@ -86,6 +86,7 @@ struct Workload {
   bool fused_norm = true, fused_activation = true;  // see GraphOptions
   CrossEntropy cross_entropy = CrossEntropy::in_place;
   MemoryHabits memory;
+  double tokens_per_step() const { return static_cast<double>(global_batch) * static_cast<double>(sequence_length); }
   bool operator==(const Workload&) const = default;
 };
 

@@ -5,30 +5,13 @@
 #include <algorithm>
 
 #include "planner/expert_placement.h"
+#include "reports/money_text.h"
 #include "reports/prediction_text.h"
 
 namespace shardwright {
 namespace {
 
 constexpr std::size_t kMostStages = 8, kMostTensors = 12;
-
-/// A layout's text may break after a comma or a '+'.
-std::string layout_lines(const Layout& layout, const TableStyle& style) {
-  std::string spaced;
-  for (const char c : to_string(layout)) {
-    spaced += c;
-    if (c == ',') spaced += ' ';
-  }
-  std::string rest = "layout: " + spaced, text;
-  const auto width = static_cast<std::size_t>(style.width);
-  while (rest.size() > width) {
-    const std::size_t cut = rest.find_last_of(" +", width - 1);
-    if (cut == std::string::npos || cut < 8) break;
-    text += rest.substr(0, rest[cut] == ' ' ? cut : cut + 1) + "\n";
-    rest = std::string(8, ' ').append(rest, cut + 1);
-  }
-  return text + rest + "\n";
-}
 
 std::string rates_text(const Prediction& p) {
   std::string text;
@@ -139,7 +122,7 @@ std::string verdict_text(const PricedLayout& plan, const TableStyle& style) {
 std::string estimate_text(const PlanRequest& request, const PlanResult& result, const std::vector<MemoryItem>& tensors,
                           const TableStyle& style) {
   const PricedLayout& plan = result.plans.at(0);
-  std::string text = question_text(request, result, style) + layout_lines(plan.layout, style);
+  std::string text = question_text(request, result, style) + layout_paragraph(plan.layout, style);
   if (!plan.assumed.empty()) {
     text += wrapped(fmt::format("filled in by the planner: {}", fmt::join(plan.assumed, ", ")), style.width);
   }
@@ -147,6 +130,7 @@ std::string estimate_text(const PlanRequest& request, const PlanResult& result, 
   if (!plan.prediction) return text;
   const Prediction& p = *plan.prediction;
   text += "\n" + step_text(p, "Where a step goes", style) + rates_text(p);
+  if (result.run) text += "\n" + run_text(*result.run, result.gpus, style);
   text += "\n" + worst_stage_text(p, request.machine, style);
   if (p.stages.size() > 1) text += "\n" + stages_text(p, style);
   text += load_text(request, plan.layout, style);

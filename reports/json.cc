@@ -6,6 +6,7 @@
 
 #include "models/transformer.h"
 #include "planner/memory.h"
+#include "reports/prediction_text.h"
 
 namespace shardwright {
 namespace {
@@ -189,6 +190,124 @@ Json unmeasured_json(const std::vector<UnmeasuredKernel>& kernels) {
   return list;
 }
 
+Json run_json(const RunCost& run) {
+  Json json;
+  put(json, "tokens", run.question.tokens);
+  put(json, "steps", run.steps);
+  put(json, "seconds", run.time.value);
+  put(json, "undisturbed_seconds", run.undisturbed.value);
+  put(json, "tokens_per_second", run.tokens_per_second);
+  put(json, "gpu_hours", run.gpu_hours);
+  put(json, "price_per_gpu_hour", run.question.price_per_gpu_hour);
+  put(json, "price", run.price);
+  if (run.question.experiments != 1) {
+    put(json, "experiments", run.question.experiments);
+    put(json, "all_gpu_hours", run.all_gpu_hours);
+    put(json, "all_price", run.all_price);
+  }
+  if (!run.failures) return json;
+  Json& failures = json["failures"];
+  put(failures, "mtbf_seconds", run.failures->mtbf.value);
+  put(failures, "expected", run.failures->failures);
+  put(failures, "checkpoint_seconds", run.failures->checkpoint.value);
+  put(failures, "restart_seconds", run.failures->restart.value);
+  put(failures, "checkpoint_interval_seconds", run.failures->interval.value);
+  put(failures, "share_of_progress", run.failures->progress);
+  return json;
+}
+
+Json tried_json(const std::vector<TriedGpus>& tried) {
+  Json list = Json::array();
+  for (const TriedGpus& t : tried) {
+    Json json;
+    json["gpus"] = t.gpus;
+    json["fits"] = t.cost.has_value();
+    json["reaches"] = t.reaches;
+    if (t.cost) {
+      put(json, "step_seconds", t.step.value);
+      put(json, "seconds", t.cost->time.value);
+      put(json, "gpu_hours", t.cost->gpu_hours);
+      put(json, "price", t.cost->price);
+    }
+    list.push_back(json);
+  }
+  return list;
+}
+
+// ---- explanation ----
+
+Json parts_json(const std::vector<StepPart>& parts) {
+  Json json = Json::object();
+  for (const StepPart& part : parts) put(json, part.name.c_str(), part.seconds.value);
+  return json;
+}
+
+Json explained_json(const ExplainedLayout& e, std::int64_t global_batch) {
+  Json json = priced_json(e.priced, global_batch, 0);
+  if (e.priced.prediction) {
+    json["slowest_stage"] = slowest_stage(*e.priced.prediction);
+    json["step_seconds_by_part"] = parts_json(e.parts);
+  }
+  return json;
+}
+
+Json changes_json(const std::vector<LayoutChange>& changes, const PricedLayout& from, std::int64_t global_batch) {
+  Json list = Json::array();
+  for (const LayoutChange& change : changes) {
+    Json json;
+    for (LayoutKey key : change.keys) json["keys"].push_back(name_of(key));
+    json["changed"] = Json::object();
+    for (const KeyChange& k : layout_changes(from.layout, change.priced.layout))
+      json["changed"][k.key] = {{"from", k.from}, {"to", k.to}};
+    json["turns"] = change.turns;
+    if (from.prediction) {
+      const Prediction &before = *from.prediction, &after = *change.priced.prediction;
+      json["freed_bytes"] = (before.worst().reserved - after.worst().reserved).value;
+      put(json, "more_seconds", (after.step - before.step).value);
+      put(json, "relative_cost", after.step / before.step - 1);
+    }
+    json["plan"] = priced_json(change.priced, global_batch, 0);
+    list.push_back(json);
+  }
+  return list;
+}
+
+Json operators_json(const std::vector<OperatorTime>& operators) {
+  Json list = Json::array();
+  for (const OperatorTime& o : operators) {
+    Json json;
+    json["graph"] = o.graph;
+    json["operator"] = o.name;
+    json["pass"] = name_of(o.pass);
+    if (o.communicates) {
+      json["traffic"] = name_of(o.traffic);
+    } else {
+      json["family"] = name_of(o.family);
+    }
+    put(json, "calls", o.calls);
+    put(json, "seconds", o.seconds.value);
+    list.push_back(json);
+  }
+  return list;
+}
+
+Json tensors_json(const std::vector<MemoryItem>& tensors) {
+  Json list = Json::array();
+  for (const MemoryItem& t : tensors)
+    list.push_back({{"part", t.part}, {"tensor", t.tensor}, {"bytes", t.bytes.value}, {"copies", t.copies}});
+  return list;
+}
+
+Json what_if_json(const WhatIf& w) {
+  Json json;
+  json["name"] = w.name;
+  json["meaning"] = w.meaning;
+  const std::int64_t global_batch = w.request.workload.global_batch;
+  if (w.same) json["same_layout"] = priced_json(*w.same, global_batch, 0);
+  if (w.best) json["best"] = priced_json(*w.best, global_batch, 0);
+  return json;
+}
+
 // ---- validation ----
 
 Json row_json(const ValidationRow& row) {
@@ -325,6 +444,34 @@ std::string plan_result_json(const PlanResult& result) {
   if (!result.is_estimate) json["pareto"] = list_json(result.pareto, global_batch, false);
   if (!result.nearest.empty()) json["nearest"] = list_json(result.nearest, global_batch, false);
   if (result.unmeasured) json["unmeasured"] = unmeasured_json(*result.unmeasured);
+  if (result.run) json["run"] = run_json(*result.run);
+  if (!result.tried.empty()) json["gpus_tried"] = tried_json(result.tried);
+  if (!result.unreachable.empty()) json["unreachable"] = result.unreachable;
+  if (result.sequence_unit) json["longest_sequence_multiple_of"] = *result.sequence_unit;
+  return text_of(json);
+}
+
+std::string explanation_json(const PlanRequest& request, const Explanation& e) {
+  Json json = top("explanation");
+  const std::int64_t global_batch = request.workload.global_batch;
+  json["model"] = e.asked.model;
+  json["machine"] = e.asked.machine;
+  json["engine"] = e.asked.engine;
+  json["gpus"] = e.asked.gpus;
+  json["workload"] = workload_json(e.asked);
+  json["standing"] = name_of(e.standing);
+  json["layout"] = explained_json(e.layout, global_batch);
+  if (e.best) json["best"] = explained_json(*e.best, global_batch);
+  json["search"] = search_json(e.search);
+  json["search"].erase("seconds");  // nobody took the time
+  json["changes"] = changes_json(e.changes, e.layout.priced, global_batch);
+  json["pairs"] = changes_json(e.pairs, e.layout.priced, global_batch);
+  json["nearest"] = changes_json(e.nearest, e.layout.priced, global_batch);
+  if (e.against) json["against"] = explained_json(*e.against, global_batch);
+  if (!e.what_ifs.empty()) json["what_if"] = Json::array();
+  for (const WhatIf& w : e.what_ifs) json["what_if"].push_back(what_if_json(w));
+  json["operators"] = operators_json(e.operators);
+  json["tensors"] = tensors_json(e.tensors);
   return text_of(json);
 }
 

@@ -7,6 +7,7 @@
 #include "hardware/leave_out.h"
 #include "hardware/machine.h"
 #include "models/model.h"
+#include "planner/explain.h"
 #include "planner/plan.h"
 #include "planner/validate.h"
 
@@ -19,6 +20,7 @@ std::string_view version();
 // fixed order, a newline at the end. What is not known has no key.
 
 std::string plan_result_json(const PlanResult& result);  ///< of `plan` and `estimate`
+std::string explanation_json(const PlanRequest& request, const Explanation& explanation);
 std::string models_json(const std::vector<Model>& models);
 std::string machines_json(const std::vector<Machine>& machines);
 std::string validation_json(const Validation& validation);

@@ -8,6 +8,8 @@
 #include <functional>
 #include <utility>
 
+#include "reports/money_text.h"
+
 namespace shardwright {
 namespace {
 
@@ -300,6 +302,9 @@ std::string nothing_fits_text(const PlanRequest& request, const PlanResult& resu
 std::string plan_table(const PlanRequest& request, const PlanResult& result, const AskedAs& asked,
                        const TableStyle& style) {
   std::string text = question_text(request, result, style) + "\n";
+  if (!result.tried.empty()) text += tried_text(result.tried, style) + "\n";
+  if (!result.unreachable.empty()) return text + wrapped("No plan: " + result.unreachable + ".", style.width);
+  if (result.sequence_unit) text += longest_sequence_text(result, style) + "\n";
   if (result.plans.empty() || !result.plans[0].fits) return text + nothing_fits_text(request, result, style);
   const std::vector<PricedLayout>& plans = result.plans;
   assert(plans[0].prediction && "a layout that fits has a prediction");
@@ -311,6 +316,7 @@ std::string plan_table(const PlanRequest& request, const PlanResult& result, con
   text += worst_stage_text(best, request.machine, style);
   text += wrapped("  layers by stage: " + layers_text(plans[0].layout), style.width, 2);
   text += pareto_text(result.pareto, request.any_precision, style) + "\n";
+  if (result.run) text += run_text(*result.run, result.gpus, style) + "\n";
   text += search_text(result.search, true, style);
   text += source_text(best, style) + "\n";
   text += "#1 in detail:\n" + estimate_command(request, result, asked, plans[0], style);

@@ -20,7 +20,7 @@ std::vector<std::pair<std::string, std::string>> choices(const Layout& layout) {
           {"pp", std::to_string(layout.pipeline)},
           {"vpp", std::to_string(layout.virtual_pipeline)},
           {"cp", std::to_string(layout.context)},
-          {"cp_kind", std::string(name_of(layout.context_kind))},
+          {"cp_kind", layout.context > 1 ? std::string(name_of(layout.context_kind)) : "none"},
           {"dp", std::to_string(layout.data)},
           {"ep", std::to_string(layout.expert)},
           {"etp", std::to_string(layout.expert_tensor)},
@@ -109,14 +109,35 @@ std::string layers_text(const Layout& layout) {
   return runs_text(layers_per_stage(layout));
 }
 
-std::string layout_differences(const Layout& other, const Layout& layout) {
-  const auto theirs = choices(other), ours = choices(layout);
-  std::vector<std::string> parts;
-  for (std::size_t i = 0; i < ours.size(); ++i) {
-    if (theirs[i].second != ours[i].second) {
-      parts.push_back(fmt::format("{} {} instead of {}", ours[i].first, theirs[i].second, ours[i].second));
-    }
+std::string layout_paragraph(const Layout& layout, const TableStyle& style) {
+  std::string spaced;
+  for (const char c : to_string(layout)) {
+    spaced += c;
+    if (c == ',') spaced += ' ';
   }
+  std::string rest = "layout: " + spaced, text;
+  const auto width = static_cast<std::size_t>(style.width);
+  while (rest.size() > width) {
+    const std::size_t cut = rest.find_last_of(" +", width - 1);
+    if (cut == std::string::npos || cut < 8) break;
+    text += rest.substr(0, rest[cut] == ' ' ? cut : cut + 1) + "\n";
+    rest = std::string(8, ' ').append(rest, cut + 1);
+  }
+  return text + rest + "\n";
+}
+
+std::vector<KeyChange> layout_changes(const Layout& from, const Layout& to) {
+  const auto before = choices(from), after = choices(to);
+  std::vector<KeyChange> changes;
+  for (std::size_t i = 0; i < before.size(); ++i)
+    if (before[i].second != after[i].second) changes.push_back({before[i].first, before[i].second, after[i].second});
+  return changes;
+}
+
+std::string layout_differences(const Layout& other, const Layout& layout) {
+  std::vector<std::string> parts;
+  for (const KeyChange& change : layout_changes(layout, other))
+    parts.push_back(fmt::format("{} {} instead of {}", change.key, change.to, change.from));
   // Sums by stage can be equal where the chunks are not.
   if (parts.empty() && other.layers_per_chunk != layout.layers_per_chunk) parts.push_back("other layers in its chunks");
   return fmt::format("{}", fmt::join(parts, ", "));
@@ -133,6 +154,11 @@ std::string question_text(const PlanRequest& request, const PlanResult& result, 
                               grouped(work.sequence_length), grouped(work.global_batch * work.sequence_length),
                               request.any_precision ? "any precision" : name_of(result.precision)),
                   style.width);
+  if (work.tokens_per_step() > static_cast<double>(kLargeBatchTokens))
+    text += wrapped(
+        "more than 4 Mi tokens a step: that the model learns as well from so many is your choice, it is "
+        "not modelled",
+        style.width);
   text += "engine: " + result.engine + "\n";
   if (work.cuda_graphs != CudaGraphs{}) text += "captured as CUDA graphs: " + to_string(work.cuda_graphs) + "\n";
   if (work.expert_load.kind != ExpertLoad::Kind::balanced)

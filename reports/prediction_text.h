@@ -33,6 +33,15 @@ std::string layers_text(const Layout& layout);
 /// "none", "full", "core_attn+mlp".
 std::string recompute_text(const Recompute& recompute);
 
+/// The layout as --layout takes it, broken after commas and '+'.
+std::string layout_paragraph(const Layout& layout, const TableStyle& style);
+
+/// A key of --layout whose value differs: "tp", "4", "8".
+struct KeyChange {
+  std::string key, from, to;
+};
+std::vector<KeyChange> layout_changes(const Layout& from, const Layout& to);
+
 /// "pp 16 instead of 8, micro_batch 2 instead of 1": what of `other` is not as in `layout`.
 std::string layout_differences(const Layout& other, const Layout& layout);
 

@@ -17,6 +17,8 @@ enum ExitCode {
 /// Each in `<name>_command.cc`.
 Command plan_command();
 Command estimate_command();
+Command explain_command();
+Command sweep_command();
 Command models_command();
 Command machines_command();
 Command validate_command();

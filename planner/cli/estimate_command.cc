@@ -2,6 +2,7 @@
 #include "planner/cli/commands.h"
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
+#include "planner/cli/run_options.h"
 #include "reports/estimate_text.h"
 #include "reports/json.h"
 
@@ -14,7 +15,9 @@ int run(const Arguments& arguments) {
   const LayoutPins pins = parse_layout(*layout, "--layout");
   PlanRequest request = read_question(arguments);
   request.pins = pins;
+  const std::optional<RunQuestion> of_run = read_run(arguments, request);
   PlanResult result = estimate(request);
+  add_run(of_run, result);
   const PricedLayout& plan = result.plans.at(0);
   std::vector<MemoryItem> tensors;
   request.workload.formats = formats_for(plan.precision, request.engine);
@@ -37,6 +40,7 @@ Command estimate_command() {
       question_options(),
       run};
   command.options.push_back({"--layout", "KEY=VALUE,...", "what is given of the layout; the rest is chosen"});
+  for (const Option& option : run_options()) command.options.push_back(option);
   command.options.push_back(trace_option());
   command.options.push_back(unmeasured_option());
   command.options.push_back(json_option());

@@ -19,7 +19,6 @@ namespace shardwright {
 namespace {
 
 constexpr std::int64_t kMostGpus = std::int64_t{1} << 24;
-constexpr std::int64_t kMostTokens = std::int64_t{1} << 24;     // of a sequence
 constexpr std::int64_t kMostSequences = std::int64_t{1} << 24;  // of a step
 
 constexpr std::array<std::string_view, 7> kPrecisions = {"fp32", "fp16", "bf16", "fp8", "mxfp8", "nvfp4", "any"};
@@ -81,7 +80,8 @@ CudaGraphs read_cuda_graphs(const std::string& text) {
   return graphs;
 }
 
-/// Those of MACHINE, where it is a folder, and of --measurements; null where there are none.
+}  // namespace
+
 std::shared_ptr<const MeasuredTimes> read_all_measurements(const Arguments& arguments, const Machine& machine) {
   const std::optional<MeasuredMachine> added = read_measured_machine(arguments);
   const std::string folder = measured_folder_of(arguments.positionals[1]);
@@ -99,8 +99,6 @@ std::shared_ptr<const MeasuredTimes> read_all_measurements(const Arguments& argu
     carried = std::make_shared<const Measurements>(carried_over(*added->measurements, added->machine, machine));
   return std::make_shared<const MeasuredTimes>(machine, std::make_shared<const Measurements>(std::move(own)), carried);
 }
-
-}  // namespace
 
 double positive_number(const std::string& flag, const std::string& text, double high) {
   char* end = nullptr;

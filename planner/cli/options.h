@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -10,6 +11,8 @@
 #include "planner/plan.h"
 
 namespace shardwright {
+
+inline constexpr std::int64_t kMostTokens = std::int64_t{1} << 24;  ///< of a sequence
 
 /// The text of `flag` as a number: decimal digits only, no sign, no exponent. Throws InputError: "--gpus: must be a
 /// whole number between 1 and 16777216, got '1e30'".
@@ -30,6 +33,9 @@ PlanRequest read_question(const Arguments& arguments);
 /// --measurements DIR, and what is there: of MACHINE, or of another of its chip (carried_over.h). Throws InputError.
 Option measurements_option();
 std::optional<MeasuredMachine> read_measured_machine(const Arguments& arguments);
+
+/// Those of MACHINE, where it is a folder, and of --measurements; null where there are none. Throws InputError.
+std::shared_ptr<const MeasuredTimes> read_all_measurements(const Arguments& arguments, const Machine& machine);
 
 /// --trace FILE, and what it asks for: the first layout's step, where there is one that can be computed.
 Option trace_option();

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,6 +11,8 @@
 #include <cstring>
 #include <optional>
 #include <string_view>
+
+#include "planner/cli/signals_held.h"
 
 namespace shardwright {
 namespace {
@@ -30,23 +31,6 @@ int write_all(int file, std::string_view text) {
   }
   return 0;
 }
-
-/// Holds back the signals that end a program while a file is half there.
-class SignalsHeld {
- public:
-  SignalsHeld() {
-    sigset_t held;
-    sigemptyset(&held);
-    for (const int signal : {SIGINT, SIGTERM, SIGHUP}) sigaddset(&held, signal);
-    pthread_sigmask(SIG_BLOCK, &held, &before_);
-  }
-  ~SignalsHeld() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-  SignalsHeld(const SignalsHeld&) = delete;
-  SignalsHeld& operator=(const SignalsHeld&) = delete;
-
- private:
-  sigset_t before_;
-};
 
 void write_in_place(const std::string& path, const std::string& text) {
   const int file = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
@@ -151,6 +135,10 @@ TableStyle stdout_style() {
   const bool wanted = no_color == nullptr || *no_color == '\0';
   const bool able = terminal != nullptr && std::string_view(terminal) != "dumb" && ::isatty(STDOUT_FILENO) == 1;
   return {80, wanted && able};
+}
+
+void progress(const std::string& line) {
+  if (::isatty(STDERR_FILENO) == 1) std::fprintf(stderr, "\r\x1b[K%s", line.c_str());
 }
 
 void remark(const std::string& line) {

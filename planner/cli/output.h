@@ -38,6 +38,9 @@ void write_answer(const Arguments& arguments, const std::string& text, const std
 /// 80 columns; colour where stdout is a terminal that has it and NO_COLOR is not set.
 TableStyle stdout_style();
 
+/// How far long work has come: takes the place of what it said before. To stderr, and only where that is a terminal.
+void progress(const std::string& line);
+
 /// A remark for who waits: to stderr, and only where that is a terminal.
 void remark(const std::string& line);
 

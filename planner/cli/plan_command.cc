@@ -5,19 +5,52 @@
 #include "planner/cli/commands.h"
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
+#include "planner/cli/run_options.h"
 #include "reports/json.h"
 #include "reports/plan_table.h"
 
 namespace shardwright {
 namespace {
 
+/// Plans with the fewest GPUs that reach the goal; where none does, a result without a plan that says so.
+PlanResult plan_fewest(PlanRequest& request, const RunGoal& goal) {
+  FewestGpus fewest = fewest_gpus(request, goal);
+  PlanResult result;
+  if (fewest.answer) {
+    request.gpus = fewest.answer->gpus;
+    result = plan(request);
+  } else {
+    request.gpus = fewest.tried.empty() ? fewest.least : fewest.tried.back().gpus;
+    result = empty_result(request);
+    result.unreachable = fewest.beyond_peak     ? "even at the peak rate of its GPUs the run costs more than the budget"
+                         : fewest.tried.empty() ? fmt::format("even at their peak rate it takes more than {} GPUs",
+                                                              grouped(kMostGpusTried))
+                                                : "none of the numbers of GPUs that were tried reaches it";
+  }
+  result.tried = std::move(fewest.tried);
+  return result;
+}
+
+PlanResult plan_longest(PlanRequest& request) {
+  const std::int64_t unit = request.workload.sequence_length;
+  request.workload.sequence_length = longest_sequence(request, kMostTokens).value_or(unit);
+  PlanResult result = plan(request);
+  if (!result.plans.empty()) result.sequence_unit = unit;
+  return result;
+}
+
 int run(const Arguments& arguments) {
   PlanRequest request = read_question(arguments);
   request.pins = parse_layout(arguments.find("--pin").value_or(""), "--pin");
   if (const auto top = arguments.find("--top")) request.top = static_cast<int>(whole_number("--top", *top, 1, 1000));
+  const std::optional<RunQuestion> of_run = read_run(arguments, request);
+  const std::optional<RunGoal> goal = read_goal(arguments, of_run);
   const auto start = std::chrono::steady_clock::now();
-  PlanResult result = plan(request);
+  PlanResult result = goal                                  ? plan_fewest(request, *goal)
+                      : arguments.has("--longest-sequence") ? plan_longest(request)
+                                                            : plan(request);
   result.search.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  add_run(of_run, result);
   const AskedAs asked{arguments.positionals[0], arguments.positionals[1]};
   write_trace(arguments, request, result);
   write_unmeasured(arguments, request, result);
@@ -35,12 +68,18 @@ Command plan_command() {
       {"plan llama-3.1-405b h100-sxm-80gb --gpus 1024 \\\n    --sequence-length 8192 --global-batch 512",
        "plan llama-3.1-8b a100-sxm-80gb --sequence-length 4096 \\\n    --global-batch 64 --pin tp=2,zero=1 "
        "--top 20 --json plan.json",
-       "plan llama-3.1-8b a100-sxm-80gb --sequence-length 4096 \\\n    --global-batch 64 --unmeasured todo.txt"},
+       "plan llama-3.1-8b a100-sxm-80gb --sequence-length 4096 \\\n    --global-batch 64 --unmeasured todo.txt",
+       "plan deepseek-v3 h800-sxm-80gb --gpus 2048 --precision fp8 \\\n    --sequence-length 4096 --global-batch 15360 "
+       "--tokens 14.8T \\\n    --gpu-hour-price 2 --mtbf-hours 50676 --checkpoint-seconds 60",
+       "plan llama-3.1-8b h100-sxm-80gb --sequence-length 8192 \\\n    --global-batch 512 --tokens 1T --deadline-days "
+       "14"},
       question_positionals(),
       question_options(),
       run};
   command.options.push_back({"--pin", "KEY=VALUE,...", "layout keys that are given: tp=8,recompute=none"});
   command.options.push_back({"--top", "K", "how many layouts to list (default 10)"});
+  for (const auto& more : {run_options(), goal_options()})
+    command.options.insert(command.options.end(), more.begin(), more.end());
   command.options.push_back(trace_option());
   command.options.push_back(unmeasured_option());
   command.options.push_back(json_option());

@@ -15,6 +15,7 @@
 #include "planner/engine/engine.h"
 #include "planner/layout.h"
 #include "planner/memory.h"
+#include "planner/operator_times.h"
 #include "planner/recompute.h"
 #include "planner/trace.h"
 #include "planner/workload.h"
@@ -164,6 +165,8 @@ class GraphPricer {
   PassPieces backward_pieces(int micro_batch, const Recompute& choice);
   /// What a forward and a backward ask for, node by node.
   std::vector<AskedKernel> asked(int micro_batch, const Recompute& choice);
+  /// The times of the same, by operator: one call each.
+  std::vector<OperatorTime> operator_times(int micro_batch, const Recompute& choice);
   /// What a pass of this graph runs on each stream of `device`, named by operator.
   std::vector<TraceSpan> trace(const PassPieces& pass, const std::string& device) const;
   /// Weights alone.

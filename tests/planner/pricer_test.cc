@@ -766,6 +766,9 @@ TEST_CASE("an impossible layout is rejected with its numbers") {
     l.data = 4;
     l.shard_group = 1;
     CHECK(why(l) == "shard_group: fsdp_group 1 must divide dp * cp 8 and be a multiple of cp 2");
+    l.shard_group = 16;  // more than there are, which a mesh with experts must stand
+    CHECK(why(l, workload(1024, 48), "mixtral-8x7b") ==
+          "shard_group: fsdp_group 16 must divide dp * cp 8 and be a multiple of cp 2");
     l.shard_group = 4;
     CHECK(why(l) == "possible");
   }

@@ -218,5 +218,48 @@ TEST_CASE("scores have a row for each family and kind") {
     {"family":"gemm","kind":"bf16","left_out":"n, k","questions":2,"median":0.25,"p90":0.5,"within_sigma":1.0}])"));
 }
 
+TEST_CASE("an explanation carries the layout, the best, and the changes with their effects") {
+  Explanation e;
+  const PlanResult result = round_result();
+  e.asked = result;
+  e.asked.is_estimate = true;
+  e.layout = {round_layout(4, 3, 50), {{"gemm", {9}}, {"bubble", {3}}}};
+  e.best = ExplainedLayout{round_layout(8, 0.5, 40), {{"gemm", {9}}}};
+  e.standing = Standing::slower;
+  e.search = result.search;
+  e.changes.push_back({{LayoutKey::tp}, round_layout(8, 0.5, 40), true});
+  e.operators.push_back({"layer", "q_proj", OperatorPass::again, false, KernelFamily::gemm, Traffic::tensor, 32, {2}});
+  e.operators.push_back(
+      {"layer", "o_proj", OperatorPass::forward, true, KernelFamily::memory, Traffic::tensor, 8, {1}});
+  e.tensors.push_back({"weights", "layer.q_proj", {64}, 32});
+  WhatIf w{"batch_twice", "twice the global batch", round_request(), round_layout(8, 0.5, 40), {}};
+  e.what_ifs.push_back(w);
+  const std::string text = explanation_json(round_request(), e);
+  CHECK(text.find("null") == std::string::npos);
+  const Json json = Json::parse(text);
+  CHECK(json["schema"] == "shardwright.explanation/1");
+  CHECK(keys_of(json) == std::vector<std::string>{"schema", "shardwright_version", "model", "machine", "engine", "gpus",
+                                                  "workload", "standing", "layout", "best", "search", "changes",
+                                                  "pairs", "nearest", "what_if", "operators", "tensors"});
+  CHECK(json["standing"] == "slower");
+  CHECK_FALSE(json["search"].contains("seconds"));
+  CHECK(json["layout"]["step_seconds_by_part"] == Json::parse(R"({"gemm":9.0,"bubble":3.0})"));
+  CHECK(json["layout"]["layout_text"] == to_string(e.layout.priced.layout));
+  const Json& change = json["changes"][0];
+  CHECK(change["keys"] == Json::parse(R"(["tp"])"));
+  CHECK(change["changed"] == Json::parse(R"({"tp":{"from":"4","to":"8"},"dp":{"from":"8","to":"4"},
+                                             "fsdp_group":{"from":"8","to":"4"}})"));
+  CHECK(change["turns"] == true);
+  CHECK(change["freed_bytes"] == (10_GiB).value);
+  CHECK(change["more_seconds"] == doctest::Approx(-2.5));  // 10 s after 12.5 s
+  CHECK(change["relative_cost"] == doctest::Approx(-0.2));
+  CHECK(json["operators"] == Json::parse(R"([
+      {"graph":"layer","operator":"q_proj","pass":"again","family":"gemm","calls":32.0,"seconds":2.0},
+      {"graph":"layer","operator":"o_proj","pass":"forward","traffic":"tensor","calls":8.0,"seconds":1.0}])"));
+  CHECK(json["tensors"] == Json::parse(R"([{"part":"weights","tensor":"layer.q_proj","bytes":64,"copies":32}])"));
+  CHECK(json["what_if"][0]["name"] == "batch_twice");
+  CHECK_FALSE(json["what_if"][0].contains("same_layout"));
+}
+
 }  // namespace
 }  // namespace shardwright
