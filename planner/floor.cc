@@ -14,6 +14,7 @@ Floor::Floor(const Pricer& pricer, const Layout& layout, Bytes stream, bool bala
       hidden_(visible({1}, {1}, communication_multiprocessors(pricer.machine_)).value),
       stream_(stream) {
   const BackwardTasks backward = backward_tasks(layout.schedule);
+  if (layout.schedule == Schedule::gpipe) kept_ = micro_batches_;
   round_ = Route(pipeline_of(layout, pricer.workload_.global_batch)).shape_is_round();
   paired_ = has_pairs(layout);
   if (layout.virtual_pipeline == 1 && backward == BackwardTasks::whole && !paired_)
@@ -83,10 +84,24 @@ Floor::Weights Floor::weights(const Pricer& pricer, const Pricer::Data& data) {
   return sum;
 }
 
+namespace {
+
+void lower(Floor::ByGraph& mine, const Floor::ByGraph& theirs) {
+  for (std::size_t g = 0; g < mine.size(); ++g) mine[g] = std::min(mine[g], theirs[g]);
+}
+
+}  // namespace
+
+void Floor::Passes::lower_to(const Passes& other) {
+  lower(forward, other.forward);
+  lower(backward, other.backward);
+  lower(saved, other.saved);
+  layer_forward = std::min(layer_forward, other.layer_forward);
+  embedding_forward = std::min(embedding_forward, other.embedding_forward);
+  transient = std::min(transient, other.transient);
+}
+
 void Floor::Weights::lower_to(const Weights& other) {
-  const auto lower = [](ByGraph& mine, const ByGraph& theirs) {
-    for (std::size_t g = 0; g < mine.size(); ++g) mine[g] = std::min(mine[g], theirs[g]);
-  };
   lower(forward, other.forward);
   lower(backward, other.backward);
   lower(reduction, other.reduction);
@@ -146,7 +161,7 @@ Bytes Floor::memory(const Passes& passes, const Weights& weights) const {
   const Bytes received = stages_ > 1 ? 2 * stream_ : Bytes{};
   const double any_graph = balanced_ ? passes.transient + weights.buffer : 0;
   double together = 0;
-  for (std::size_t g = 0; g < passes.saved.size(); ++g) together += passes.saved[g] + weights.resident[g];
+  for (std::size_t g = 0; g < passes.saved.size(); ++g) together += kept_ * passes.saved[g] + weights.resident[g];
   const double mean = std::max(together / stages_, stages_ > 1 && round_ ? weighted_mean(passes, weights) : 0.0);
   return Bytes{static_cast<std::int64_t>((1 - 1e-9) * (mean + any_graph))} + received;
 }

@@ -18,7 +18,8 @@ namespace shardwright {
 ///      factor 1 / (1 - (1 - 1/m)^p) on every x, so it is that many T whatever the split.
 /// memory: the larger of two means over the stages, which the fullest is no less than. Each stage has the transient and
 /// the buffer of some graph.
-///   1. All that the stages hold together, each layer's activations of one micro-batch at the least, over p.
+///   1. All that the stages hold together, each layer's activations of one micro-batch at the least, of all of them in
+///      gpipe, over p.
 ///   2. The stage with c - 1 stages behind it keeps min(c, m) micro-batches of every layer, whatever the schedule (of
 ///      those that there are). A mean with the weights w_c = 1 / (min(c, m) A + R), where A are the activations of one
 ///      micro-batch through all layers and R all their weights: with layers that are all alike each then holds its
@@ -36,6 +37,8 @@ class Floor {
     Seconds layer_forward{1e300}, embedding_forward;
     ByGraph saved;
     double transient = 1e300;
+    /// Makes this no more than `other` in anything.
+    void lower_to(const Passes& other);
   };
   struct Weights {
     ByGraph forward, backward;                                                    ///< seconds in each micro-batch
@@ -62,6 +65,7 @@ class Floor {
  private:
   double weighted_mean(const Passes& passes, const Weights& weights) const;
 
+  double kept_ = 1;                     // micro-batches, by every stage at the same time
   double micro_batches_, drained_ = 0;  // the factor of fact 2, where there is one chunk a stage
   int stages_;
   bool balanced_;

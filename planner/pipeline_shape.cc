@@ -263,13 +263,15 @@ const std::vector<Order>& PipelineShape::orders() const {
 const InFlight& PipelineShape::in_flight_counts(int stage) const {
   InFlight& known = in_flight_[at(stage)];
   if (!known.until_backward.empty()) return known;
-  if (pipeline_.schedule == Schedule::one_f_one_b && !pipeline_.paired) {  // asked for more than all others
-    known = {{std::min(pipeline_.micro_batches, pipeline_.stages - stage)}, {0}};
-    return known;
-  }
   std::vector<PassKeeps> keeps;
   keeps.reserve(at(route_.chunks()));
   for (int c = 0; c < route_.chunks(); ++c) keeps.push_back(keeps_of(part(stage, c)));
+  const bool alike = std::all_of(keeps.begin(), keeps.end(), [&](const PassKeeps& k) {
+    return k.until_backward > 0 && k.until_backward == keeps.front().until_backward &&
+           k.until_weight <= k.until_backward;
+  });
+  const bool one_pattern = !is_greedy(pipeline_.schedule) && !has_pairs(pipeline_);
+  if (alike && one_pattern) return known = in_flight_of_alike(pipeline_, stage);
   known = is_greedy(pipeline_.schedule) ? in_flight(orders()[at(stage)], keeps)
                                         : in_flight(stage_order(pipeline_, stage), keeps);
   return known;
@@ -308,18 +310,21 @@ Bytes PipelineShape::worst_reserved(const Data& data) const {
   return worst;
 }
 
-bool PipelineShape::fits(const Data& data) const {
+std::optional<Bytes> PipelineShape::fitting(const Data& data) const {
   const Bytes usable = pricer_.machine_.usable_memory();
   const double fragmentation = pricer_.workload_.memory.fragmentation;
   std::vector<Unchanging> all;
   all.reserve(at(base_.stages));
   for (int s = 0; s < base_.stages; ++s) {
     all.push_back(unchanging(data, s));
-    if (all.back().reserved({}, fragmentation) > usable) return false;
+    if (all.back().reserved({}, fragmentation) > usable) return std::nullopt;
   }
-  for (int s = 0; s < base_.stages; ++s)
-    if (all[at(s)].reserved(kept(s).reserved, fragmentation) > usable) return false;
-  return true;
+  Bytes worst;
+  for (int s = 0; s < base_.stages; ++s) {
+    worst = std::max(worst, all[at(s)].reserved(kept(s).reserved, fragmentation));
+    if (worst > usable) return std::nullopt;
+  }
+  return worst;
 }
 
 Prediction PipelineShape::predict(const Data& data) const {

@@ -25,8 +25,9 @@ class PipelineShape {
   Seconds lower_bound(const Data& data) const;
   StageMemory memory(const Data& data, int stage) const;
   Bytes worst_reserved(const Data& data) const;
-  /// Whether every stage fits, found as cheaply as can be: first what does not change with the micro-batches, then all.
-  bool fits(const Data& data) const;
+  /// The same, or nothing where a stage does not fit, found as cheaply as can be: first what does not change with the
+  /// micro-batches, then all.
+  std::optional<Bytes> fitting(const Data& data) const;
   Prediction predict(const Data& data) const;
   /// Every task of a step, stage by stage.
   std::vector<TraceSpan> trace(const Data& data) const;

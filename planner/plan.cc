@@ -170,10 +170,10 @@ PricedLayout first_impossible(const PlanRequest& request, const Space& space) {
   const Space::Degrees d = space.degrees().front();
   Layout& l = p.layout;
   l = space.layout_at(d);
-  l.virtual_pipeline = space.virtual_pipelines(d).front();
+  l.virtual_pipeline = space.ways(d).front().virtual_pipeline;
   l.micro_batch = space.micro_batches(d).front();
   l.sequence_parallel = space.sequence_parallel(d).front();
-  l.schedule = space.schedule(l.virtual_pipeline);
+  l.schedule = space.ways(d).front().schedule;
   l.recompute = space.recomputes().front();
   l.zero = space.shardings(d).front().zero;
   l.shard_group = space.shardings(d).front().group;
@@ -239,6 +239,9 @@ PlanResult estimate(const PlanRequest& request) {
   if (!pins.etp) pins.etp = default_etp(one);
   const bool one_chunk = !pins.schedule || takes_chunks(*pins.schedule, 1);
   if (!pins.vpp && (one_chunk || pins.pp == 1)) pins.vpp = 1;
+  if (!pins.schedule)  // what a run has that does not say
+    std::erase_if(one.engine.schedules,
+                  [](Schedule s) { return s != Schedule::one_f_one_b && s != Schedule::interleaved; });
   one.top = 1;
   const Space space(one);
   check(one, space);

@@ -149,7 +149,7 @@ PlanResult empty_result(const PlanRequest& request);
 PlanResult plan(const PlanRequest& request);
 
 /// One layout: degrees that are not pinned are 1 (dp follows; etp is the engine's), the order of ranks is tp-cp-dp-pp,
-/// the rest is the fastest that fits, else the smallest.
+/// the schedule 1f1b or interleaved, the rest is the fastest that fits, else the smallest.
 PlanResult estimate(const PlanRequest& request);
 
 /// The tensors behind the memory of `stage` of a layout that can be computed, largest first.

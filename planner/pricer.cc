@@ -214,8 +214,8 @@ const ShapePrice& Pricer::remember(const Shape& shape, const Recompute& recomput
   return *shapes_.try_emplace({shape, index_of(priced_with(recompute).front())}, std::move(kept)).first->second;
 }
 
-ShapePricer Pricer::shape_pricer(const Shape& shape) {
-  return ShapePricer(derived_, graphs_, model_, machine_, workload_, engine_, shape);
+ShapePricer Pricer::shape_pricer(const Shape& shape, SharedPrices* shared) {
+  return ShapePricer(derived_, graphs_, model_, machine_, workload_, engine_, shape, shared);
 }
 
 LeastPrice Pricer::least(Shape shape) {

@@ -56,7 +56,7 @@ class Pricer {
   /// The recomputations that shape() prices at once when it is asked for `recompute`.
   std::vector<Recompute> priced_with(const Recompute& recompute) const;
   /// For many micro-batches of one shape: the same prices, remembered only where one says so.
-  ShapePricer shape_pricer(const Shape& shape);
+  ShapePricer shape_pricer(const Shape& shape, SharedPrices* shared = nullptr);
   const ShapePrice& remember(const Shape& shape, const Recompute& recompute, ShapePrice price);
 
   /// What no micro-batch of a shape beats, without recomputation. Of a graph that does not see all of a shape it is

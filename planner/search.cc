@@ -47,15 +47,16 @@ struct Candidate {
   std::int16_t recompute, zero;  // index into recomputes(); zero stage
   std::int32_t group;
   bool sequence_parallel;
+  Schedule schedule;
 };
 
 /// How micro-batches can run through a pipeline, the same for all degrees with one pp and dp.
 struct Runs {
   struct Run {
     int micro_batch;
-    std::vector<int> virtual_pipelines;  // 1 alone, or all above: no floor tells those apart
+    std::vector<Space::Way> ways;  // that no floor tells apart
   };
-  std::vector<Run> possible;  // by micro_batch, then vpp
+  std::vector<Run> possible;  // by micro_batch
   std::map<std::string, std::int64_t> impossible;
   std::int64_t count = 0;  // of what is possible
 };
@@ -74,6 +75,78 @@ struct Family {
   double least = 0;  // seconds: no layout of it takes less
 };
 
+/// Some that stand side by side in a list.
+struct Range {
+  std::size_t first, behind;
+  std::size_t size() const { return behind - first; }
+  std::array<Range, 2> halves() const {
+    const std::size_t middle = first + (size() + 1) / 2;
+    return {Range{first, middle}, Range{middle, behind}};
+  }
+};
+
+/// A list, and of each of its halves, their halves, ... what none of it falls below.
+template <typename T>
+class Ranges {
+ public:
+  Ranges() = default;
+  explicit Ranges(std::vector<T> list) : list_(std::move(list)) {
+    if (list_.size() > 1) add({0, list_.size()});
+  }
+  bool empty() const { return list_.empty(); }
+  /// Of the whole, or of one of Range::halves() of a range that is known.
+  const T& least(Range range) const {
+    return range.size() == 1 ? list_[range.first] : halves_.at({range.first, range.behind});
+  }
+
+ private:
+  T add(Range range) {
+    if (range.size() == 1) return list_[range.first];
+    T least = add(range.halves()[0]);
+    least.lower_to(add(range.halves()[1]));
+    return halves_[{range.first, range.behind}] = std::move(least);
+  }
+
+  std::vector<T> list_;
+  std::map<std::pair<std::size_t, std::size_t>, T> halves_;
+};
+
+/// What is known to be possible: times of distinct layouts that fit, and the least memory for each time.
+class Known {
+ public:
+  explicit Known(int top) : most_(static_cast<std::size_t>(top)) {}
+
+  void add(Seconds step, Bytes reserved) {
+    const double time = step.value;
+    times_.insert(std::upper_bound(times_.begin(), times_.end(), time), time);
+    if (times_.size() > most_) times_.pop_back();
+    auto at = std::upper_bound(front_.begin(), front_.end(), std::pair(time, reserved.value));
+    if (at != front_.begin() && std::prev(at)->second <= reserved.value) return;
+    auto last = at;
+    while (last != front_.end() && last->second >= reserved.value) ++last;
+    front_.insert(front_.erase(at, last), {time, reserved.value});
+  }
+  bool empty() const { return times_.empty(); }
+  /// Neither the top nor the front has room for what takes that long.
+  bool too_slow(double seconds) const {
+    return times_.size() == most_ && seconds > times_.back() && seconds > kFrontReach * times_.front();
+  }
+  /// Nor for what takes that long and needs so many bytes.
+  bool leaves_no_room(double seconds, std::int64_t reserved) const {
+    if (times_.size() < most_ || seconds <= times_.back()) return false;
+    if (too_slow(seconds)) return true;
+    // Sorted by time, and memory falls along it: the last that is faster needs the least.
+    const auto slower = std::lower_bound(front_.begin(), front_.end(), seconds,
+                                         [](const auto& point, double t) { return point.first < t; });
+    return slower != front_.begin() && std::prev(slower)->second <= reserved;
+  }
+
+ private:
+  std::size_t most_;
+  std::vector<double> times_;                           // the shortest
+  std::vector<std::pair<double, std::int64_t>> front_;  // seconds and bytes
+};
+
 struct Found {
   std::vector<Candidate> fits, nearest;  // nearest: of those that do not fit, by reserved memory
   std::int64_t pruned = 0, too_large = 0;
@@ -82,7 +155,12 @@ struct Found {
 class Search {
  public:
   Search(const PlanRequest& request, Pricer& pricer)
-      : request_(request), pricer_(pricer), space_(request), recomputes_(space_.recomputes()) {}
+      : request_(request),
+        pricer_(pricer),
+        space_(request),
+        recomputes_(space_.recomputes()),
+        shared_(recomputes_),
+        known_(request.top) {}
 
   SearchAnswer run() {
     std::vector<Family> families = plan_work();
@@ -90,6 +168,7 @@ class Search {
     // The most promising first.
     std::sort(families.begin(), families.end(),
               [](const Family& a, const Family& b) { return std::tie(a.least, a.shape) < std::tie(b.least, b.shape); });
+    scout(families);
     // What a batch may prune is fixed before it starts, so that threads change nothing.
     std::size_t size = 4;
     for (std::size_t begin = 0; begin < families.size(); begin += size, size = std::min<std::size_t>(2 * size, 64)) {
@@ -110,10 +189,10 @@ class Search {
     l.sequence_parallel = family.shape.sequence_parallel;
     return l;
   }
-  void set_run(Layout& l, int micro_batch, int virtual_pipeline) const {
+  static void set_run(Layout& l, int micro_batch, Space::Way way) {
     l.micro_batch = micro_batch;
-    l.virtual_pipeline = virtual_pipeline;
-    l.schedule = space_.schedule(virtual_pipeline);
+    l.virtual_pipeline = way.virtual_pipeline;
+    l.schedule = way.schedule;
   }
   Layout layout_of(const Candidate& c) const {
     Layout l = space_.layout_at(space_.degrees()[static_cast<std::size_t>(c.degrees)]);
@@ -121,7 +200,7 @@ class Search {
     l.zero = c.zero;
     l.shard_group = c.group;
     l.recompute = recomputes_[static_cast<std::size_t>(c.recompute)];
-    set_run(l, c.micro_batch, c.virtual_pipeline);
+    set_run(l, c.micro_batch, {c.schedule, c.virtual_pipeline});
     return l;
   }
 
@@ -168,17 +247,18 @@ class Search {
     if (!is_new) return runs;
     Layout l = space_.layout_at(d);
     for (int micro_batch : space_.micro_batches(d)) {
-      Runs::Run one = {micro_batch, {}}, more = {micro_batch, {}};
-      for (int vpp : space_.virtual_pipelines(d)) {
-        set_run(l, micro_batch, vpp);
+      std::map<std::tuple<bool, BackwardTasks, bool>, std::vector<Space::Way>> alike;  // to a Floor
+      for (const Space::Way way : space_.ways(d)) {
+        set_run(l, micro_batch, way);
         if (const auto why = impossible_pipeline(request_.model, request_.workload, l))
           ++runs.impossible[why->reason];
         else
-          (vpp == 1 ? one : more).virtual_pipelines.push_back(vpp);
+          alike[{way.virtual_pipeline > 1, backward_tasks(way.schedule), way.schedule == Schedule::gpipe}].push_back(
+              way);
       }
-      for (Runs::Run* run : {&one, &more}) {
-        runs.count += std::ssize(run->virtual_pipelines);
-        if (!run->virtual_pipelines.empty()) runs.possible.push_back(std::move(*run));
+      for (auto& [what, ways] : alike) {
+        runs.count += std::ssize(ways);
+        runs.possible.push_back({micro_batch, std::move(ways)});
       }
     }
     return runs;
@@ -239,11 +319,70 @@ class Search {
       Layout l = layout_of(family, node);
       for (const Runs::Run& run : node.runs->possible) {
         const Floor::Passes passes = Floor::passes(pricer_, family.floor, run.micro_batch, {});
-        set_run(l, run.micro_batch, run.virtual_pipelines.front());
+        set_run(l, run.micro_batch, run.ways.front());
         const Floor floor(pricer_, l, run.micro_batch * family.floor.weights.stream, !space_.pinned_layers());
         family.least = std::min(family.least, floor.time(passes, {}).value);
       }
     }
+  }
+
+  /// Prices a few layouts of the most promising families ahead, so that the first batches, too, can prune: of each, the
+  /// fastest by its floor for some sizes of memory. They are met again, and counted, when their family is searched.
+  void scout(const std::vector<Family>& families) {
+    std::vector<std::vector<PricedLayout>> priced(std::min<std::size_t>(families.size(), 32));
+    run_in_parallel(priced.size(), request_.threads, [&](std::size_t i) {
+      for (const Candidate& c : promising(families[i])) priced[i].push_back(price(c));
+    });
+    for (const auto& of_family : priced)
+      for (const PricedLayout& p : of_family)
+        if (p.fits && scouted_.insert(p.layout).second) known_.add(p.prediction->step, {reserved(p)});
+  }
+  std::vector<Candidate> promising(const Family& family) {
+    constexpr int kSizes = 4;  // the memory of a GPU, half of it, ...
+    std::array<std::optional<Candidate>, kSizes> best;
+    ShapePricer graphs = pricer_.shape_pricer(family.shape, &shared_);
+    const LeastPrice least = graphs.least(recomputes_);
+    for (const Node& node : family.nodes) {
+      Layout l = layout_of(family, node);
+      std::vector<std::pair<Space::Sharding, Floor::Weights>> shardings;
+      for (const Space::Sharding& s : shardings_[static_cast<std::size_t>(node.shardings)]) {
+        l.zero = s.zero;
+        l.shard_group = s.group;
+        shardings.push_back({s, Floor::weights(pricer_, pricer_.data_of(family.floor.weights, l))});
+      }
+      for (const Runs::Run& run : node.runs->possible) {
+        if (run.micro_batch > 2 * node.runs->possible.front().micro_batch) break;
+        set_run(l, run.micro_batch, run.ways.front());
+        const Floor floor(pricer_, l, run.micro_batch * family.floor.weights.stream, !space_.pinned_layers());
+        for (std::size_t r = 0; r < recomputes_.size(); ++r) {
+          const Floor::Passes passes = Floor::passes(pricer_, least, run.micro_batch, recomputes_[r]);
+          for (const auto& [sharding, weights] : shardings) {
+            Candidate c{};
+            c.lower_bound = floor.time(passes, weights).value;
+            c.reserved = floor.memory(passes, weights).value;
+            c.degrees = node.degrees;
+            c.virtual_pipeline = run.ways.front().virtual_pipeline;
+            c.schedule = run.ways.front().schedule;
+            c.micro_batch = run.micro_batch;
+            c.sequence_parallel = family.shape.sequence_parallel;
+            c.recompute = static_cast<std::int16_t>(r);
+            c.zero = static_cast<std::int16_t>(sharding.zero);
+            c.group = sharding.group;
+            for (int i = 0; i < kSizes; ++i) {
+              // Floors are below what is really needed.
+              const double room = 0.9 * static_cast<double>(request_.machine.usable_memory().value) / (1 << i);
+              std::optional<Candidate>& fastest = best[static_cast<std::size_t>(i)];
+              if (static_cast<double>(c.reserved) <= room && (!fastest || c.lower_bound < fastest->lower_bound))
+                fastest = c;
+            }
+          }
+        }
+      }
+    }
+    std::vector<Candidate> all;
+    for (const auto& one : best)
+      if (one && (all.empty() || all.back().lower_bound != one->lower_bound)) all.push_back(*one);
+    return all;
   }
 
   /// All layouts of one family: counted, but for those that fit and that a pricing in full could still show to matter.
@@ -252,7 +391,7 @@ class Search {
     FamilySearch(const Search& search, const Family& family)
         : s_(search),
           family_(family),
-          graphs_(search.pricer_.shape_pricer(family.shape)),
+          graphs_(search.pricer_.shape_pricer(family.shape, &search.shared_)),
           shardings_(family.nodes.size()) {}
 
     Found run() {
@@ -276,9 +415,9 @@ class Search {
         Floor::Weights floor;
       };
       std::vector<Priced> priced;
-      Floor::Weights least;
+      Ranges<Floor::Weights> least;
     };
-    /// Layouts that differ in vpp alone, if at all.
+    /// Layouts that differ in their way through the pipeline alone, if at all.
     struct Line {
       const Node* node;
       const Runs::Run* run;
@@ -290,7 +429,9 @@ class Search {
     /// All layouts with a micro-batch: those that no floor under all micro-batches dismisses are priced at this one.
     void search(int micro_batch) {
       floors_.clear();
-      const std::vector<Line> lines = lines_at(micro_batch);
+      std::vector<Line> lines = lines_at(micro_batch);
+      if (lines.empty()) return;
+      keep_by_sums(micro_batch, lines);
       if (lines.empty()) return;
       std::vector<Recompute> choices;
       for (std::size_t r = 0; r < s_.recomputes_.size(); ++r)
@@ -307,7 +448,7 @@ class Search {
 
     std::vector<Line> lines_at(int micro_batch) {
       const Floor::Passes plain = Floor::passes(s_.pricer_, family_.floor, micro_batch, {});
-      std::vector<Floor::Passes> passes;  // by choice of recomputation, made when they are needed
+      Ranges<Floor::Passes> passes;  // by choice of recomputation, made when they are needed
       const Bytes stream = micro_batch * family_.floor.weights.stream;
       std::vector<Line> lines;
       for (std::size_t n = 0; n < family_.nodes.size(); ++n) {
@@ -318,24 +459,33 @@ class Search {
                                      [](const Runs::Run& run, int b) { return run.micro_batch < b; });
         for (; next != runs.end() && next->micro_batch == micro_batch; ++next) {
           const Runs::Run& run = *next;
-          const std::int64_t count = std::ssize(run.virtual_pipelines);
-          s_.set_run(l, micro_batch, run.virtual_pipelines.front());
+          set_run(l, micro_batch, run.ways.front());
           const Floor floor(s_.pricer_, l, stream, !s_.space_.pinned_layers());
           if (s_.too_slow(floor.time(plain, {}).value)) {
-            found_.pruned += count * s_.count_of_run(node);
+            found_.pruned += std::ssize(run.ways) * s_.count_of_run(node);
             continue;
           }
-          if (passes.empty()) passes = passes_at(micro_batch);
-          const Weights& all = weights(n);
+          if (passes.empty()) passes = Ranges(passes_at(micro_batch));
           floors_.push_back(floor);
-          for (std::size_t r = 0; r < passes.size(); ++r) {
-            if (dismiss(floor, passes[r], all.least, count * std::ssize(all.priced))) continue;
-            for (const auto& w : all.priced)
-              if (!dismiss(floor, passes[r], w.floor, count)) lines.push_back({&node, &run, &floors_.back(), r, &w});
-          }
+          const std::size_t before = lines.size();
+          add_lines({&node, &run, &floors_.back(), 0, nullptr}, passes, {0, s_.recomputes_.size()}, weights(n),
+                    {0, weights(n).priced.size()}, lines);
+          std::sort(lines.begin() + static_cast<std::ptrdiff_t>(before), lines.end(), [](const Line& a, const Line& b) {
+            return std::tie(a.recompute, a.sharding) < std::tie(b.recompute, b.sharding);
+          });
         }
       }
       return lines;
+    }
+    /// Leaves those that the sums of their operators' times at this micro-batch do not dismiss.
+    void keep_by_sums(int micro_batch, std::vector<Line>& lines) {
+      const LeastPrice sums = graphs_.least_at(micro_batch, s_.recomputes_, *floor_);
+      std::vector<std::optional<Floor::Passes>> passes(s_.recomputes_.size());
+      std::erase_if(lines, [&](const Line& line) {
+        std::optional<Floor::Passes>& p = passes[line.recompute];
+        if (!p) p = Floor::passes(s_.pricer_, sums, micro_batch, s_.recomputes_[line.recompute]);
+        return dismiss(*line.floor, *p, line.sharding->floor, std::ssize(line.run->ways));
+      });
     }
     std::vector<Floor::Passes> passes_at(int micro_batch) {
       if (!floor_) floor_ = graphs_.least(s_.recomputes_);
@@ -343,6 +493,24 @@ class Search {
       for (const Recompute& recompute : s_.recomputes_)
         passes.push_back(Floor::passes(s_.pricer_, *floor_, micro_batch, recompute));
       return passes;
+    }
+    /// Lines of these choices of recomputation and of ways to shard, by halves: what dismisses a half dismisses all of
+    /// it.
+    void add_lines(const Line& line, const Ranges<Floor::Passes>& passes, Range recomputes, const Weights& weights,
+                   Range shardings, std::vector<Line>& lines) {
+      const auto count = static_cast<std::int64_t>(recomputes.size() * shardings.size());
+      if (dismiss(*line.floor, passes.least(recomputes), weights.least.least(shardings),
+                  count * std::ssize(line.run->ways)))
+        return;
+      if (count == 1) {
+        lines.push_back(line);
+        lines.back().recompute = recomputes.first;
+        lines.back().sharding = &weights.priced[shardings.first];
+      } else if (recomputes.size() >= shardings.size()) {
+        for (Range half : recomputes.halves()) add_lines(line, passes, half, weights, shardings, lines);
+      } else {
+        for (Range half : shardings.halves()) add_lines(line, passes, recomputes, weights, half, lines);
+      }
     }
     /// Counts layouts none of which matters.
     bool dismiss(const Floor& floor, const Floor::Passes& passes, const Floor::Weights& weights, std::int64_t count) {
@@ -377,62 +545,88 @@ class Search {
         w.priced.push_back({s, s_.pricer_.data_of(family_.floor.weights, l), {}});
         w.priced.back().floor = Floor::weights(s_.pricer_, w.priced.back().data);
       }
-      w.least = w.priced.front().floor;
-      for (const auto& p : w.priced) w.least.lower_to(p.floor);
+      std::vector<Floor::Weights> floors;
+      for (const auto& p : w.priced) floors.push_back(p.floor);
+      w.least = Ranges(std::move(floors));
       return w;
     }
 
     /// Those of one node, run and recomputation stand together.
     void search(const std::vector<Line>& lines, const ShapePrice& price) {
       splits_.clear();
+      of_1f1b_.clear();
       std::vector<std::optional<Floor::Passes>> passes(s_.recomputes_.size());
       for (const Line& line : lines)
         if (!passes[line.recompute])
           passes[line.recompute] = Floor::passes(s_.pricer_, price, s_.recomputes_[line.recompute]);
-      std::vector<std::optional<PipelineShape>> pipelines;  // by vpp, made when a sharding needs it
+      std::vector<std::optional<PipelineShape>> pipelines;  // by way, made when a sharding needs it
       const Line* of = nullptr;                             // whose they are
       for (const Line& line : lines) {
-        if (dismiss(*line.floor, *passes[line.recompute], line.sharding->floor,
-                    std::ssize(line.run->virtual_pipelines)))
-          continue;
+        const Floor::Passes& of_line = *passes[line.recompute];
+        if (dismiss(*line.floor, of_line, line.sharding->floor, std::ssize(line.run->ways))) continue;
+        const Bytes least_memory = line.floor->memory(of_line, line.sharding->floor);
         if (!of || std::tie(of->node, of->run, of->recompute) != std::tie(line.node, line.run, line.recompute)) {
           pipelines.clear();
-          pipelines.resize(line.run->virtual_pipelines.size());
+          pipelines.resize(line.run->ways.size());
           of = &line;
         }
+        const OfLine key(line.node, line.recompute, line.sharding);
+        const bool one_chunk = line.run->ways.front().virtual_pipeline == 1;
+        const auto plain = one_chunk ? of_1f1b_.find(key) : of_1f1b_.end();
+        const bool known_too_large = plain != of_1f1b_.end() && !plain->second;
+        Fate fate = Fate::open;
         for (std::size_t v = 0; v < pipelines.size(); ++v) {
-          const int vpp = line.run->virtual_pipelines[v];
+          const Space::Way way = line.run->ways[v];
+          // gpipe and zb-h1 need no less memory than 1f1b, zb-h2 no less than zb-h1, whose bound is its own, too.
+          const bool settled = known_too_large || (way.schedule == Schedule::zb_h2 && fate != Fate::open);
+          if (settled && !s_.known_.empty()) {
+            ++(known_too_large || fate == Fate::too_large ? found_.too_large : found_.pruned);
+            continue;
+          }
           if (!pipelines[v]) {
             Layout l = s_.layout_of(family_, *line.node);
-            s_.set_run(l, line.run->micro_batch, vpp);
+            set_run(l, line.run->micro_batch, way);
             l.recompute = s_.recomputes_[line.recompute];
             l.layers_per_chunk = layers_of(l, price, line.recompute);
             pipelines[v].emplace(s_.pricer_, price, l);
           }
           Candidate c{};
           c.degrees = line.node->degrees;
-          c.virtual_pipeline = vpp;
+          c.virtual_pipeline = way.virtual_pipeline;
+          c.schedule = way.schedule;
           c.micro_batch = line.run->micro_batch;
           c.sequence_parallel = family_.shape.sequence_parallel;
           c.recompute = static_cast<std::int16_t>(line.recompute);
           c.zero = static_cast<std::int16_t>(line.sharding->sharding.zero);
           c.group = line.sharding->sharding.group;
-          search(*pipelines[v], line.sharding->data, c);
+          c.reserved = least_memory.value;
+          if (plain != of_1f1b_.end() && plain->second) c.reserved = std::max(c.reserved, plain->second->value);
+          fate = search(*pipelines[v], line.sharding->data, c);
+          if (way.schedule == Schedule::one_f_one_b && !family_.shape.pairs) {
+            if (fate == Fate::too_large) of_1f1b_[key] = std::nullopt;
+            if (fate == Fate::open) of_1f1b_[key] = Bytes{found_.fits.back().reserved};
+          }
         }
       }
     }
-    void search(const PipelineShape& pipeline, const Pricer::Data& data, Candidate c) {
-      if (!pipeline.fits(data)) {
+    enum class Fate { too_large, pruned, open };
+    /// `c.reserved`: no more than what it needs.
+    Fate search(const PipelineShape& pipeline, const Pricer::Data& data, Candidate c) {
+      c.lower_bound = pipeline.lower_bound(data).value;
+      const bool fast_enough = !s_.can_be_pruned(c);
+      const std::optional<Bytes> reserved = fast_enough ? pipeline.fitting(data) : Bytes{c.reserved};
+      if (!reserved) {
         ++found_.too_large;
         s_.remember_nearest(pipeline, data, c, found_);
-        return;
+        return Fate::too_large;
       }
-      c.reserved = pipeline.worst_reserved(data).value;
-      c.lower_bound = pipeline.lower_bound(data).value;
-      if (s_.can_be_pruned(c))
+      c.reserved = reserved->value;
+      if (!fast_enough || s_.can_be_pruned(c)) {
         ++found_.pruned;
-      else
-        found_.fits.push_back(c);
+        return Fate::pruned;
+      }
+      found_.fits.push_back(c);
+      return Fate::open;
     }
     std::vector<int> layers_of(const Layout& l, const ShapePrice& shape, std::size_t recompute) {
       if (s_.space_.pinned_layers()) return s_.layers_of(l, shape);
@@ -448,19 +642,22 @@ class Search {
     std::deque<Floor> floors_;                                        // of the lines of one micro-batch
     std::vector<Weights> shardings_;                                  // by node, made when they are needed
     std::map<std::pair<std::size_t, int>, std::vector<int>> splits_;  // of one micro-batch, by recomputation and chunks
+    /// What 1f1b needs, nothing where that does not fit: of one micro-batch, those that were looked at.
+    using OfLine = std::tuple<const Node*, std::size_t, const Weights::Priced*>;
+    std::map<OfLine, std::optional<Bytes>> of_1f1b_;
     Found found_;
   };
 
   /// Of what does not fit: whether that many bytes are among the fewest, as long as nothing fits.
   bool may_be_near(std::int64_t bytes, const Found& found) const {
-    if (!top_.empty()) return false;
+    if (!known_.empty()) return false;
     const auto less_than_third = [&](const std::vector<Candidate>& list) {
       return list.size() < kNearest || bytes <= list.back().reserved;
     };
     return less_than_third(nearest_) && less_than_third(found.nearest);
   }
   void remember_nearest(const PipelineShape& pipeline, const Pricer::Data& data, Candidate c, Found& found) const {
-    if (!top_.empty()) return;
+    if (!known_.empty()) return;
     c.reserved = pipeline.worst_reserved(data).value;
     if (may_be_near(c.reserved, found)) insert_nearest(c, found.nearest);
   }
@@ -492,25 +689,14 @@ class Search {
       }
       ++priced_;
       PricedLayout p = price(c);
+      if (scouted_.count(p.layout) == 0) known_.add(p.prediction->step, {reserved(p)});
       insert_top(p);
       insert_front(std::move(p));
     }
   }
 
-  /// Neither the top nor the front has room for what takes that long.
-  bool too_slow(double seconds) const {
-    return top_.size() == static_cast<std::size_t>(request_.top) && seconds > top_.back().prediction->step.value &&
-           seconds > kFrontReach * top_.front().prediction->step.value;
-  }
-  bool can_be_pruned(const Candidate& c) const {
-    if (top_.size() < static_cast<std::size_t>(request_.top)) return false;
-    if (c.lower_bound <= top_.back().prediction->step.value) return false;
-    if (too_slow(c.lower_bound)) return true;
-    // The front is sorted by time, and memory falls along it: the last that is fast enough needs the least.
-    auto slower = std::upper_bound(front_.begin(), front_.end(), c.lower_bound,
-                                   [](double t, const PricedLayout& p) { return t < p.prediction->step.value; });
-    return slower != front_.begin() && reserved(*std::prev(slower)) <= c.reserved;
-  }
+  bool too_slow(double seconds) const { return known_.too_slow(seconds); }
+  bool can_be_pruned(const Candidate& c) const { return known_.leaves_no_room(c.lower_bound, c.reserved); }
   static std::int64_t reserved(const PricedLayout& p) { return p.prediction->worst().reserved.value; }
   static bool better(const PricedLayout& a, const PricedLayout& b) {
     return std::tie(a.prediction->step, a.layout) < std::tie(b.prediction->step, b.layout);
@@ -565,6 +751,9 @@ class Search {
   std::vector<std::vector<Space::Sharding>> shardings_;
   std::map<std::pair<int, int>, Runs> runs_;                                    // by pp and dp
   std::map<std::array<int, 5>, std::vector<std::optional<Rejection>>> meshes_;  // by tp, cp, dp, ep, etp; of shardings
+  mutable SharedPrices shared_;
+  Known known_;
+  std::set<Layout> scouted_;
   std::vector<Candidate> nearest_;
   std::int64_t considered_ = 0, priced_ = 0, pruned_ = 0;
   std::map<std::string, std::int64_t> rejected_;
@@ -716,9 +905,21 @@ std::vector<Recompute> Space::recomputes() const {
   return recompute_choices(request_.model);
 }
 
-Schedule Space::schedule(int virtual_pipeline) const {
-  if (request_.pins.schedule && takes_chunks(*request_.pins.schedule, virtual_pipeline)) return *request_.pins.schedule;
-  return virtual_pipeline > 1 ? Schedule::interleaved : Schedule::one_f_one_b;
+std::vector<Space::Way> Space::ways(const Degrees& d) const {
+  const std::optional<Schedule> pin = request_.pins.schedule;
+  std::vector<Way> all;
+  for (int v : virtual_pipelines(d)) {
+    if (pin && takes_chunks(*pin, v))
+      all.push_back({*pin, v});
+    else if (v > 1)
+      all.push_back({Schedule::interleaved, v});
+    else if (d.pipeline == 1)
+      all.push_back({Schedule::one_f_one_b, 1});
+    else
+      for (Schedule one : {Schedule::gpipe, Schedule::one_f_one_b, Schedule::zb_h1, Schedule::zb_h2})
+        if (has(request_.engine.schedules, one)) all.push_back({one, 1});
+  }
+  return all;
 }
 
 std::vector<RankOrder> Space::rank_orders(const Degrees& d) const {

@@ -14,7 +14,10 @@ namespace shardwright {
 ///   dispatcher          alltoall or deepep, the faster (row_traffic.h): they differ in nothing else; of an engine
 ///                       that has neither, its first
 ///   vpp                 1, and where pp > 1 every number up to (layers + 2) / pp
-///   schedule            1f1b for vpp 1, interleaved above; the others only when pinned
+///   schedule            gpipe, 1f1b, zb-h1 and zb-h2 for vpp 1 where pp > 1, interleaved for vpp above 1. Only pinned:
+///                       zb-1p, zb-2p and zb-v, whose orders and memory are found by plays of 2 to 200 ms each, with no
+///                       bound on the memory below that; dualpipe and dualpipe-v, of whose pairs the floors know only
+///                       that they take no less than the longer of the two
 ///   overlap             the engine's default_overlaps; ep in dualpipe and dualpipe-v; the others only when pinned
 ///   sequence_parallel   both where tp > 1
 ///   micro_batch         every divisor of global_batch / dp
@@ -42,7 +45,6 @@ class Space {
   std::vector<ContextParallel> context_kinds(int context) const;
   Dispatcher dispatcher(const Degrees& d) const;
   Overlaps overlaps(const Layout& l) const;
-  std::vector<int> virtual_pipelines(const Degrees& d) const;
   std::vector<int> micro_batches(const Degrees& d) const;
   std::vector<bool> sequence_parallel(const Degrees& d) const;
   struct Sharding {
@@ -50,11 +52,18 @@ class Space {
   };
   std::vector<Sharding> shardings(const Degrees& d) const;
   std::vector<Recompute> recomputes() const;
-  Schedule schedule(int virtual_pipeline) const;
+  struct Way {
+    Schedule schedule;
+    int virtual_pipeline;
+  };
+  /// Through the pipeline.
+  std::vector<Way> ways(const Degrees& d) const;
   std::vector<RankOrder> rank_orders(const Degrees& d) const;
   const std::vector<int>* pinned_layers() const;
 
  private:
+  std::vector<int> virtual_pipelines(const Degrees& d) const;
+
   const PlanRequest& request_;
   std::vector<Degrees> degrees_;
 };
@@ -65,13 +74,15 @@ class Space {
 /// Layouts whose local shapes differ in the micro-batch alone are a family, one unit of work: its graphs are derived
 /// once and then sized for each micro-batch. A family has a time that none of its layouts can beat (Floor over
 /// Pricer::least, found without a look at any micro-batch), and the families are worked through in that order, in
-/// batches, each on `threads` threads. Inside one, floors of growing price leave fewer and fewer layouts: from what no
-/// micro-batch falls below, with each recomputation (LeastPrice), then with each zero and fsdp_group; from the prices
-/// at the micro-batch; from the split of the layers (PipelineShape). Every layout is one of
+/// batches, each on `threads` threads. Before the first batch a few layouts of the first families are priced, so that
+/// it can prune, too; they are counted when their family is worked through. Inside a family, floors of growing price
+/// leave fewer and fewer layouts: from what no micro-batch falls below, with every recomputation and every zero and
+/// fsdp_group, by halves of both lists (LeastPrice); from the sums of the operators' times at the micro-batch; from the
+/// prices there; from the split of the layers (PipelineShape). Every layout is one of
 ///   rejected  impossible, or proven not to fit
 ///   pruned    it can enter neither the top nor the front: a time that it cannot beat is above the step time of the
 ///             last of the top, and either above kFrontReach times the fastest, or some priced layout needs no more
-///             memory and no more than that time. Whether it fits is then left open: "memory" among the rejected counts
+///             memory and less than that time. Whether it fits is then left open: "memory" among the rejected counts
 ///             those that were seen not to fit.
 ///   priced    in full, in the order of PipelineShape::lower_bound
 /// What a batch may prune is known before it starts, so the answer, its counts too, is the same with any number of

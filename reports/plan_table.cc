@@ -130,11 +130,15 @@ std::vector<std::string> layout_lines(const std::vector<PricedLayout>& rows, con
     if (says_something(column, rows, any_precision)) columns.push_back(column);
   }
   columns.insert(columns.end(), results.begin(), results.end());
-  for (const std::string dropped : {"order", "sched"}) {
+  const auto find = [&](const std::string& header) {
+    return std::find_if(columns.begin(), columns.end(),
+                        [&](const LayoutColumn& column) { return column.head.header == header; });
+  };
+  const bool schedules = find("sched") != columns.end();
+  for (const std::string dropped : {"order", "tok/s/GPU", "sched"}) {
     if (table_of(columns, rows).width(1) <= style.width) break;
-    const auto found = std::find_if(columns.begin(), columns.end(),
-                                    [&](const LayoutColumn& column) { return column.head.header == dropped; });
-    if (found != columns.end()) columns.erase(found);
+    if (dropped == "tok/s/GPU" && !schedules) continue;  // it goes for the schedule: the step says it, too
+    if (const auto found = find(dropped); found != columns.end()) columns.erase(found);
   }
   const TextTable table = table_of(columns, rows);
   return table.lines(table.width(2) <= style.width ? 2 : 1);

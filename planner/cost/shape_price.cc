@@ -304,6 +304,34 @@ std::vector<LeastPass> GraphPricer::least(const std::vector<Recompute>& choices)
   });
 }
 
+std::vector<LeastPass> GraphPricer::least_at(int micro_batch, const std::vector<Recompute>& choices,
+                                             std::vector<LeastPass> least) {
+  cost_for(micro_batch);
+  std::vector<Seconds> seconds;
+  for (std::size_t i = 0; i < costs_.size(); ++i) {
+    const bool may_hide = sharded_.nodes[i].ring || runs_beside(overlap_, traffic_[i]);
+    seconds.push_back(costs_[i].compute + (may_hide ? Seconds{} : costs_[i].communication));
+  }
+  const auto sum_of = [&](const std::vector<NodeId>& order) {
+    Seconds sum;
+    for (NodeId n : order) sum += seconds[static_cast<std::size_t>(n)];
+    return sum;
+  };
+  const Seconds forward = sum_of(forward_);
+  const BackwardPlan* before = nullptr;
+  Seconds backward;
+  for (const Recompute& choice : choices) {
+    const BackwardPlan& plan = derived_.plan(choice);
+    if (&plan != before) backward = sum_of(plan.order);
+    before = &plan;
+    LeastPass& pass = least[static_cast<std::size_t>(index_of(choice))];
+    pass.forward.each = forward;
+    pass.backward.each = backward;
+    pass.forward.together = pass.backward.together = {};
+  }
+  return least;
+}
+
 /// The embedding's gradient is a table that autograd makes, whatever the framework.
 std::vector<ValueBytes> GraphPricer::sizes() const {
   const bool is_head = graph_.stream_in >= 0 && graph_.stream_out < 0, is_embedding = graph_.stream_in < 0;
@@ -391,7 +419,7 @@ std::vector<GraphPricer::SavedTensor> GraphPricer::saved_tensors(int micro_batch
 }
 
 ShapePricer::ShapePricer(DerivedGraphs& derived, const ModelGraphs& graphs, const Model& model, const Machine& machine,
-                         const Workload& workload, const Engine& engine, const Shape& shape)
+                         const Workload& workload, const Engine& engine, const Shape& shape, SharedPrices* shared)
     : derived_(derived),
       graphs_(graphs),
       model_(model),
@@ -399,6 +427,7 @@ ShapePricer::ShapePricer(DerivedGraphs& derived, const ModelGraphs& graphs, cons
       workload_(workload),
       engine_(engine),
       shape_(shape),
+      shared_(shared),
       pricers_(2 + graphs.layer_classes.size()) {}
 
 const OpGraph& ShapePricer::graph(std::size_t i) const {
@@ -419,12 +448,31 @@ Bytes ShapePricer::stream(int micro_batch) const {
           (bytes_per_element(workload_.formats.compute) >= 4 ? 4 : 2)};
 }
 
+template <typename T, typename Make>
+T ShapePricer::of(std::size_t graph, int micro_batch, const std::vector<Recompute>& choices,
+                  std::map<std::pair<const OpGraph*, Shape>, T> SharedPrices::*kind, const Make& make) {
+  static const std::vector<Recompute> none = {Recompute{}};
+  const std::vector<Recompute>& asked = graph < 2 ? none : choices;
+  if (!shared_) return make(of_graph(graph), asked);
+  Shape part = part_that_matters(this->graph(graph), shape_);
+  part.micro_batch = shape_.micro_batch;
+  if (part == shape_) return make(of_graph(graph), asked);
+  const std::vector<Recompute>& all = graph < 2 ? none : shared_->choices();
+  const auto listed = [&](const Recompute& r) { return std::find(all.begin(), all.end(), r) != all.end(); };
+  if (!std::all_of(asked.begin(), asked.end(), listed)) return make(of_graph(graph), asked);
+  part.micro_batch = micro_batch;
+  return shared_->find(this->graph(graph), part, kind, [&] { return make(of_graph(graph), all); });
+}
+
 ShapePrice ShapePricer::price(int micro_batch, const std::vector<Recompute>& choices) {
   ShapePrice price;
-  const std::vector<Recompute> none = {Recompute{}};
-  price.embedding = of_graph(0).price(micro_batch, none);
-  price.head = of_graph(1).price(micro_batch, none);
-  for (std::size_t i = 2; i < graphs(); ++i) price.layers.push_back(of_graph(i).price(micro_batch, choices));
+  const auto of_graph = [&](std::size_t i) {
+    return of(i, micro_batch, choices, &SharedPrices::prices,
+              [&](GraphPricer& graph, const std::vector<Recompute>& some) { return graph.price(micro_batch, some); });
+  };
+  price.embedding = of_graph(0);
+  price.head = of_graph(1);
+  for (std::size_t i = 2; i < graphs(); ++i) price.layers.push_back(of_graph(i));
   price.stream = stream(micro_batch);
   if (workload_.memory.weight_gradients == WeightGradients::placeholders) price.placeholders = placeholders();
   if (shape_.pairs) price.pairs = pairs(micro_batch, choices);
@@ -470,17 +518,28 @@ std::vector<std::vector<Seconds>> ShapePricer::pairs(int micro_batch, const std:
 
 LeastPrice ShapePricer::least(const std::vector<Recompute>& choices) {
   LeastPrice least;
-  const std::vector<Recompute> none = {Recompute{}};
-  least.embedding = of_graph(0).least(none);
-  least.weights.embedding = of_graph(0).weights();
-  least.head = of_graph(1).least(none);
-  least.weights.head = of_graph(1).weights();
-  for (std::size_t i = 2; i < graphs(); ++i) {
-    least.layers.push_back(of_graph(i).least(choices));
-    least.weights.layers.push_back(of_graph(i).weights());
-  }
-  least.weights.stream = stream(1);
+  const auto of_graph = [&](std::size_t i) {
+    return of(i, 0, choices, &SharedPrices::least,
+              [](GraphPricer& graph, const std::vector<Recompute>& some) { return graph.least(some); });
+  };
+  least.embedding = of_graph(0);
+  least.head = of_graph(1);
+  for (std::size_t i = 2; i < graphs(); ++i) least.layers.push_back(of_graph(i));
   return least;
+}
+
+LeastPrice ShapePricer::least_at(int micro_batch, const std::vector<Recompute>& choices, const LeastPrice& least) {
+  LeastPrice at;
+  const auto of_graph = [&](std::size_t i, const std::vector<LeastPass>& known) {
+    return of(i, micro_batch, choices, &SharedPrices::least_at,
+              [&](GraphPricer& graph, const std::vector<Recompute>& some) {
+                return graph.least_at(micro_batch, some, known);
+              });
+  };
+  at.embedding = of_graph(0, least.embedding);
+  at.head = of_graph(1, least.head);
+  for (std::size_t i = 2; i < graphs(); ++i) at.layers.push_back(of_graph(i, least.layers[i - 2]));
+  return at;
 }
 
 ShapePrice price_shape(const ModelGraphs& graphs, const Model& model, const Machine& machine, const Workload& workload,

@@ -186,6 +186,9 @@ class GraphPricer {
   /// Of each matrix of a layer one rank's part, of experts one expert's: name and bytes.
   std::vector<std::pair<std::string, Bytes>> matrices();
   std::vector<LeastPass> least(const std::vector<Recompute>& choices);
+  /// `least` with the sums of the operators' times at one micro-batch: what its passes do not fall below, whatever runs
+  /// beside what.
+  std::vector<LeastPass> least_at(int micro_batch, const std::vector<Recompute>& choices, std::vector<LeastPass> least);
 
  private:
   void size_for(std::int64_t micro_batch);
@@ -214,12 +217,41 @@ class GraphPricer {
   std::vector<NodeCost> costs_;  // by node; empty where the sizes are new
 };
 
+/// Prices of graphs that see only a part of a shape, which many shapes have in common: by graph and that part. Any
+/// number of threads may ask.
+class SharedPrices {
+ public:
+  /// Of these recomputations; what is asked with others is not shared.
+  explicit SharedPrices(std::vector<Recompute> choices) : choices_(std::move(choices)) {}
+  const std::vector<Recompute>& choices() const { return choices_; }
+
+  template <typename T, typename Make>
+  T find(const OpGraph& graph, const Shape& part, std::map<std::pair<const OpGraph*, Shape>, T> SharedPrices::*kind,
+         const Make& make) {
+    const std::pair key(&graph, part);
+    {
+      const std::lock_guard lock(mutex_);
+      if (const auto known = (this->*kind).find(key); known != (this->*kind).end()) return known->second;
+    }
+    T made = make();
+    const std::lock_guard lock(mutex_);
+    return (this->*kind).try_emplace(key, std::move(made)).first->second;
+  }
+  std::map<std::pair<const OpGraph*, Shape>, GraphPrice> prices;
+  std::map<std::pair<const OpGraph*, Shape>, std::vector<LeastPass>> least;  // of every micro-batch: that is 0
+  std::map<std::pair<const OpGraph*, Shape>, std::vector<LeastPass>> least_at;
+
+ private:
+  std::vector<Recompute> choices_;
+  std::mutex mutex_;
+};
+
 /// Every graph of a model at the micro-batches of a shape, each derived when it is first needed.
 class ShapePricer {
  public:
-  /// References are kept.
+  /// References are kept. `shared` may be null.
   ShapePricer(DerivedGraphs& derived, const ModelGraphs& graphs, const Model& model, const Machine& machine,
-              const Workload& workload, const Engine& engine, const Shape& shape);
+              const Workload& workload, const Engine& engine, const Shape& shape, SharedPrices* shared = nullptr);
 
   /// Graphs by number: embedding, head, layer classes.
   std::size_t graphs() const { return pricers_.size(); }
@@ -228,7 +260,10 @@ class ShapePricer {
 
   /// All graphs. Passes of other choices than `choices` stay empty.
   ShapePrice price(int micro_batch, const std::vector<Recompute>& choices);
+  /// Without weights.
   LeastPrice least(const std::vector<Recompute>& choices);
+  /// `least` of the same choices raised to what holds at one micro-batch.
+  LeastPrice least_at(int micro_batch, const std::vector<Recompute>& choices, const LeastPrice& least);
   /// The residual stream of one rank.
   Bytes stream(int micro_batch) const;
   /// ShapePrice::placeholders
@@ -243,7 +278,13 @@ class ShapePricer {
   const Machine& machine_;
   const Workload& workload_;
   const Engine& engine_;
+  /// What `make(choices)` gives for a graph, shared where it can be. Embedding and head have no choice.
+  template <typename T, typename Make>
+  T of(std::size_t graph, int micro_batch, const std::vector<Recompute>& choices,
+       std::map<std::pair<const OpGraph*, Shape>, T> SharedPrices::*kind, const Make& make);
+
   Shape shape_;
+  SharedPrices* shared_;
   std::vector<std::unique_ptr<GraphPricer>> pricers_;
 };
 

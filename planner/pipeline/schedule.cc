@@ -225,6 +225,30 @@ class DualPipe {
   Order order_;
 };
 
+/// How far the gradients of a stage, and its weight gradients, are behind its forwards, in passes of a chunk.
+struct Behind {
+  std::int64_t gradients, weight_gradients;
+};
+Behind behind(const Pipeline& p, int stage) {
+  const int after = p.stages - 1 - stage, one_more = p.paired ? 1 : 0;
+  switch (p.schedule) {
+    case Schedule::gpipe:
+      return {p.micro_batches, p.micro_batches};
+    case Schedule::one_f_one_b:
+      return {after + one_more, after + one_more};
+    case Schedule::interleaved: {
+      const std::int64_t ahead = 2 * after + std::int64_t{p.chunks - 1} * p.stages + one_more;
+      return {ahead, ahead};
+    }
+    case Schedule::zb_h1:
+      return {after, after + stage};
+    case Schedule::zb_h2:
+      return {2 * after, 2 * after + 2 * stage};
+    default:
+      throw std::invalid_argument(std::string(name_of(p.schedule)) + " has more than one pattern");
+  }
+}
+
 }  // namespace
 
 void check(const Pipeline& p) {
@@ -339,18 +363,15 @@ void check(const Pipeline& p, const PipelineTimes& times) {
 Order stage_order(const Pipeline& p, int stage) {
   check(p);
   check_stage(p, stage);
-  const int after = p.stages - 1 - stage, one_more = p.paired ? 1 : 0;
+  const int after = p.stages - 1 - stage;
   switch (p.schedule) {
     case Schedule::gpipe:
-      return Streams(p, p.micro_batches).order();
     case Schedule::one_f_one_b:
-      return Streams(p, after + one_more).order();
     case Schedule::interleaved:
-      return Streams(p, 2 * after + std::int64_t{p.chunks - 1} * p.stages + one_more).order();
+      return Streams(p, behind(p, stage).gradients).order();
     case Schedule::zb_h1:
-      return Streams(p, after, after + stage).order();
     case Schedule::zb_h2:
-      return Streams(p, 2 * after, 2 * after + 2 * stage).order();
+      return Streams(p, behind(p, stage).gradients, behind(p, stage).weight_gradients).order();
     case Schedule::dualpipe: {
       const int half = p.stages / 2, each = p.micro_batches / 2;
       if (stage < half) return DualPipe(0, 0, each, half, stage, each).order();
@@ -364,6 +385,20 @@ Order stage_order(const Pipeline& p, int stage) {
       break;
   }
   throw std::invalid_argument("the order of " + std::string(name_of(p.schedule)) + " depends on the times");
+}
+
+InFlight in_flight_of_alike(const Pipeline& p, int stage) {
+  const std::int64_t all = std::int64_t{p.micro_batches} * p.chunks, group = std::int64_t{p.stages} * p.chunks;
+  const auto [gradients, weight_gradients] = behind(p, stage);
+  const std::int64_t forwards = std::min(all, gradients + 1), open = std::min(all - 1, weight_gradients) - gradients;
+  InFlight counts;
+  for (int c = 0; c < p.chunks; ++c) {
+    const std::int64_t of_group = std::clamp<std::int64_t>(forwards % group - std::int64_t{c} * p.stages, 0, p.stages);
+    counts.until_backward.push_back(
+        static_cast<int>(p.chunks == 1 ? forwards : forwards / group * p.stages + of_group));
+    counts.until_weight.push_back(static_cast<int>(std::max<std::int64_t>(0, open)));  // of one chunk only
+  }
+  return counts;
 }
 
 std::vector<Order> stage_orders(const Pipeline& p, const PipelineTimes& times, const std::vector<PassKeeps>& keeps) {

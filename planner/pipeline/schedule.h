@@ -98,6 +98,12 @@ void check(const Pipeline& pipeline, const PipelineTimes& times);
 ///   dualpipe-v   the same on half the stages, where the middle of the pipeline is folded onto the last.
 Order stage_order(const Pipeline& pipeline, int stage);
 
+/// What in_flight() finds for a stage of gpipe, 1f1b, interleaved, zb-h1 or zb-h2, at once, where all chunks keep the
+/// same, until their weight gradients no more than until backward, and nothing is paired: the moment after the last
+/// forward that is run ahead, with as many weight gradients open as can be then. (After it a gradient takes the place
+/// of a forward, and what it leaves open is no more than what that kept.)
+InFlight in_flight_of_alike(const Pipeline& pipeline, int stage);
+
 /// The orders of all stages, of any schedule. Greedy ones (greedy.h) look at the times and at what each part keeps;
 /// without `keeps`, each keeps as much until its weight gradient as until its input gradient, as
 /// all other parts.

@@ -281,6 +281,32 @@ TEST_CASE("uneven chunks can peak after the warm-up") {
   CHECK(in_flight(order, {{1, 0}, {10, 0}}).until_backward == std::vector<int>{2, 1});
 }
 
+TEST_CASE("where all chunks keep the same, what a stage holds is known at once") {
+  const auto check_all = [](Schedule schedule, int stages, int chunks, int micro_batches) {
+    const Pipeline p{schedule, stages, chunks, micro_batches};
+    CAPTURE(name_of(schedule));
+    CAPTURE(stages);
+    CAPTURE(chunks);
+    CAPTURE(micro_batches);
+    for (int stage = 0; stage < stages; ++stage)
+      for (double until_weight : {1.0, 3.0}) {
+        const bool split = backward_tasks(schedule) == BackwardTasks::split;
+        const std::vector<PassKeeps> keeps(static_cast<std::size_t>(chunks), {3, split ? until_weight : 0});
+        CAPTURE(stage);
+        CAPTURE(until_weight);
+        const InFlight known = in_flight_of_alike(p, stage), found = in_flight(stage_order(p, stage), keeps);
+        CHECK(known.until_backward == found.until_backward);
+        CHECK(known.until_weight == found.until_weight);
+      }
+  };
+  for (int stages : {1, 2, 3, 4, 8}) {
+    for (Schedule one : {Schedule::gpipe, Schedule::one_f_one_b, Schedule::zb_h1, Schedule::zb_h2})
+      for (int micro_batches : {1, 2, 3, 4, 7, 9, 30}) check_all(one, stages, 1, micro_batches);
+    for (int chunks : {2, 3, 5})
+      for (int groups : {1, 2, 3, 7}) check_all(Schedule::interleaved, stages, chunks, groups * stages);
+  }
+}
+
 TEST_CASE("the micro-batches in flight are those of a walk through the whole order") {
   std::mt19937 random(8);
   for (int n = 0; n < 3000; ++n) {

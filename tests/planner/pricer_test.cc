@@ -294,7 +294,9 @@ TEST_CASE("no layout falls below the floor of its shape") {
     CHECK(pipeline.lower_bound(data) < bound);
     CHECK(floor.memory(passes, weights) <= worst);
     // What the search knows before it prices a micro-batch; and of all recomputations, zero stages and groups.
-    const LeastPrice least = pricer.shape_pricer(shape_of(l)).least({l.recompute});
+    ShapePricer graphs = pricer.shape_pricer(shape_of(l));
+    LeastPrice least = graphs.least({l.recompute});
+    least.weights = pricer.least(shape_of(l)).weights;
     const Floor::Passes before = Floor::passes(pricer, least, l.micro_batch, l.recompute);
     const Floor::Weights same = Floor::weights(pricer, pricer.data_of(least.weights, l));
     const auto all = [](const Floor::Weights& w) {
@@ -304,6 +306,11 @@ TEST_CASE("no layout falls below the floor of its shape") {
     CHECK(l.micro_batch * least.weights.stream == shape.stream);
     CHECK(floor.time(before, weights) < bound);
     CHECK(floor.memory(before, weights) <= worst);
+    const LeastPrice sums = graphs.least_at(l.micro_batch, {l.recompute}, least);
+    const Floor::Passes at = Floor::passes(pricer, sums, l.micro_batch, l.recompute);
+    CHECK(floor.time(at, weights) <= floored);
+    CHECK((1 + 1e-12) * floor.time(at, weights) >= floor.time(before, weights));
+    CHECK(floor.memory(at, weights) == floor.memory(before, weights));
     const Floor::Passes plain = Floor::passes(pricer, pricer.least(shape_of(l)), l.micro_batch, {});
     CHECK(floor.time(plain, {}) < bound);
     early += floor.time(before, weights) / floored;
@@ -409,6 +416,36 @@ TEST_CASE("a graph that is derived once has the prices of one that is derived fo
   });
 }
 
+TEST_CASE("what shapes share is what each of them would find") {
+  const auto all = [](const std::vector<LeastPass>& passes) {
+    std::vector<Seconds> times;
+    for (const LeastPass& p : passes)
+      for (const LeastPass::Time& t : {p.forward, p.backward})
+        times.insert(times.end(), {t.each, t.together, t.host, t.waits});
+    return times;
+  };
+  with_random_layouts(30, 11, [&](Pricer& pricer, const Layout& l) {
+    const std::vector<Recompute> some = {Recompute{}, l.recompute};
+    SharedPrices shared(some);
+    ShapePricer alone = pricer.shape_pricer(shape_of(l));
+    for (int time = 0; time < 2; ++time) {  // made, and found
+      ShapePricer sharing = pricer.shape_pricer(shape_of(l), &shared);
+      const LeastPrice least = sharing.least(some), expected = alone.least(some);
+      const LeastPrice at = sharing.least_at(2, some, least), expected_at = alone.least_at(2, some, expected);
+      const ShapePrice price = sharing.price(2, some), expected_price = alone.price(2, some);
+      CHECK(all_of(price.embedding.passes[0]) == all_of(expected_price.embedding.passes[0]));
+      CHECK(all_of(price.head.passes[0]) == all_of(expected_price.head.passes[0]));
+      CHECK(all(least.head) == all(expected.head));
+      for (std::size_t c = 0; c < price.layers.size(); ++c) {
+        const auto r = static_cast<std::size_t>(index_of(l.recompute));
+        CHECK(all_of(price.layers[c].passes[r]) == all_of(expected_price.layers[c].passes[r]));
+        CHECK(all(least.layers[c]) == all(expected.layers[c]));
+        CHECK(all(at.layers[c]) == all(expected_at.layers[c]));
+      }
+    }
+  });
+}
+
 TEST_CASE("what part_that_matters leaves out of a shape changes nothing in a graph") {
   int smaller = 0;
   with_random_layouts(60, 9, [&](Pricer& pricer, const Layout& l) {
@@ -507,9 +544,31 @@ TEST_CASE("the memory that the search asks for is the prediction's worst stage")
     CHECK(pricer.worst_reserved(l) == worst);
     CHECK(p.worst().reserved == worst);
     const ShapePrice& shape = pricer.shape(shape_of(l));
-    CHECK(PipelineShape(pricer, shape, l).fits(pricer.data_of(shape, l)) ==
-          (worst <= pricer.machine().usable_memory()));
+    const bool fits = worst <= pricer.machine().usable_memory();
+    CHECK(PipelineShape(pricer, shape, l).fitting(pricer.data_of(shape, l)) ==
+          (fits ? std::optional(worst) : std::nullopt));
   });
+}
+
+TEST_CASE("gpipe and zb-h1 need no less memory than 1f1b, zb-h2 no less than zb-h1 and has its bound") {
+  int more = 0;
+  with_random_layouts(200, 14, [&](Pricer& pricer, Layout l) {
+    if (l.virtual_pipeline > 1 || has_pairs(l)) return;
+    const ShapePrice& shape = pricer.shape(shape_of(l));
+    const Pricer::Data data = pricer.data_of(shape, l);
+    const auto with = [&](Schedule schedule) {
+      l.schedule = schedule;
+      return PipelineShape(pricer, shape, l);
+    };
+    const Bytes least = with(Schedule::one_f_one_b).worst_reserved(data);
+    const Bytes h1 = with(Schedule::zb_h1).worst_reserved(data), h2 = with(Schedule::zb_h2).worst_reserved(data);
+    CHECK(with(Schedule::gpipe).worst_reserved(data) >= least);
+    CHECK(h1 >= least);
+    CHECK(h2 >= h1);
+    CHECK(with(Schedule::zb_h1).lower_bound(data) == with(Schedule::zb_h2).lower_bound(data));
+    more += h2 > h1 && h1 > least;
+  });
+  CHECK(more > 10);
 }
 
 TEST_CASE("faster links never slow a layout down") {

@@ -147,14 +147,19 @@ class EveryLayout {
         if (tp > 1 && pins_.sequence_parallel && *pins_.sequence_parallel != (sp == 1)) continue;
         std::vector<int> micro_batches = {1};
         if (given_.workload.global_batch % dp == 0) micro_batches = divisors_of(given_.workload.global_batch / dp);
-        for (int micro_batch : pinned_or(pins_.micro_batch, micro_batches)) {
-          all.vpp = vpp;
-          all.sequence_parallel = sp == 1;
-          all.micro_batch = micro_batch;
-          all.schedule = vpp > 1 ? Schedule::interleaved : pins_.schedule.value_or(Schedule::one_f_one_b);
-          all.layers_per_stage = pins_.layers_per_stage;
-          of_shards(precision, all);
-        }
+        std::vector<Schedule> schedules = {Schedule::gpipe, Schedule::one_f_one_b, Schedule::zb_h1, Schedule::zb_h2};
+        if (pp == 1) schedules = {Schedule::one_f_one_b};
+        if (vpp > 1) schedules = {Schedule::interleaved};
+        if (pins_.schedule) schedules = {*pins_.schedule};
+        for (int micro_batch : pinned_or(pins_.micro_batch, micro_batches))
+          for (Schedule schedule : schedules) {
+            all.vpp = vpp;
+            all.sequence_parallel = sp == 1;
+            all.micro_batch = micro_batch;
+            all.schedule = schedule;
+            all.layers_per_stage = pins_.layers_per_stage;
+            of_shards(precision, all);
+          }
       }
     }
   }
@@ -192,6 +197,7 @@ class EveryLayout {
     REQUIRE(result.plans.size() == 1);
     const PricedLayout& p = result.plans[0];
     ++e_.considered;
+    CHECK(layouts_.insert(to_string(p.layout) + std::string(name_of(precision))).second);  // each run once
     if (p.rejection) ++e_.rejected[p.rejection->reason];
     if (p.fits) e_.fitting.push_back(p);
     if (!p.fits && p.prediction) e_.too_large.push_back(p);
@@ -200,6 +206,7 @@ class EveryLayout {
 
   const PlanRequest& given_;
   const LayoutPins& pins_;
+  std::set<std::string> layouts_;
   Expected e_;
 };
 
@@ -747,6 +754,48 @@ TEST_CASE("the spaces of large models are proven, and their counts add up") {
     CHECK(memory(result.pareto[i - 1]) > memory(result.pareto[i]));
   }
   CHECK(result.pareto[0].layout == result.plans[0].layout);
+}
+
+TEST_CASE("large models are proven: none of 300 random layouts of DeepSeek-V3 beats the plan") {
+  PlanRequest r = request_for(find_model("deepseek-v3"), "h800-sxm-80gb", 2048, 4096, 15360);
+  r.precision = DataType::fp8;
+  r.workload.formats = formats_for(DataType::fp8);
+  r.top = 1;
+  const PricedLayout best = plan(r).plans[0];
+  std::mt19937 random(1);
+  const auto one_of = [&](auto list) { return *(list.begin() + static_cast<std::ptrdiff_t>(random() % list.size())); };
+  const auto degree = [&](int most) {
+    int d = 1;
+    while (2 * d <= most && random() % 2) d *= 2;
+    return d;
+  };
+  const std::vector<Recompute> recomputes = every_recompute(r.model);
+  int possible = 0, fitting = 0;
+  for (int i = 0; i < 300; ++i) {
+    LayoutPins pins;
+    pins.tp = degree(8);
+    pins.pp = degree(32);
+    pins.cp = degree(4);
+    pins.ep = one_of(std::initializer_list<int>{8, 16, 32, 64, 128});
+    pins.etp = 1;
+    pins.sequence_parallel = *pins.tp > 1;
+    pins.micro_batch = degree(4);
+    pins.zero = static_cast<int>(random() % 4);
+    pins.recompute = one_of(recomputes);
+    pins.vpp = *pins.pp > 1 ? degree(4) : 1;
+    if (*pins.pp > 1)
+      pins.schedule = *pins.vpp > 1 ? Schedule::interleaved
+                                    : one_of(std::initializer_list<Schedule>{Schedule::one_f_one_b, Schedule::zb_h1});
+    r.pins = pins;
+    const PricedLayout p = estimate(r).plans[0];
+    possible += p.prediction.has_value();
+    if (!p.fits) continue;
+    ++fitting;
+    CAPTURE(to_string(p.layout));
+    CHECK(step(p) >= step(best));
+  }
+  MESSAGE(possible, " of 300 possible, ", fitting, " fit");
+  CHECK(fitting >= 20);
 }
 
 }  // namespace shardwright
