@@ -33,6 +33,24 @@ std::vector<char> captured_ops(const OpGraph& graph, const CudaGraphs& captured)
   return all;
 }
 
+/// What the host issues for an operator. Routing is many small operators in every framework: of Megatron-Core's
+/// moe/router.py and moe/moe_utils.py scores, top k, two scatters, a mask, and the balancing loss with its sums and one
+/// reduction; of token_dispatcher.py counting, their exchange, splits, three copies to the host, a permutation of rows
+/// and one of their probabilities with its exchange, sorting by local experts; on the way back sorting and summing.
+double launches(const Operator& op, bool backward) {
+  if (op.written_out) return written_out(op.kind, backward).kernels;
+  switch (op.kind) {
+    case OpKind::route:
+      return backward ? 6 : 10;
+    case OpKind::dispatch:
+      return backward ? 5 : 11;
+    case OpKind::combine:
+      return 3;
+    default:
+      return 1;
+  }
+}
+
 int collectives(const Node& node) {
   int n = 0;
   for (int i = 0; i < node.steps.count; ++i) n += node.steps.steps[i].kind != ReshardStep::slice;
@@ -51,9 +69,7 @@ std::vector<HostWork> host_work(const OpGraph& graph, const Mesh& mesh, const Sh
     const bool in_graph = n.op >= 0 ? ops[static_cast<std::size_t>(n.op)] : ops.back();
     if (!in_graph && n.kind != Node::Kind::gather_parameter && !in_epilogue(graph, n)) {
       const double blocks = static_cast<double>(mesh.size_of(n.ring));
-      const double kernels = n.kind == Node::Kind::compute && graph.op(n.op).written_out
-                                 ? written_out(graph.op(n.op).kind, n.gradient >= 0).kernels
-                                 : 1;
+      const double kernels = n.kind == Node::Kind::compute ? launches(graph.op(n.op), n.gradient >= 0) : 1;
       work.launches = n.kind == Node::Kind::reshard ? collectives(n) : kernels * blocks + (n.ring ? blocks - 1 : 0);
     }
     const bool dispatches = n.kind == Node::Kind::compute && n.gradient < 0 && graph.op(n.op).kind == OpKind::dispatch;
