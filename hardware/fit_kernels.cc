@@ -230,11 +230,12 @@ std::vector<AttentionCurve> attention_starts(AttentionKind kind) {
 /// Multiply-adds of 16 bits that a multiprocessor does while it does one exponential: 512 (V100), 1024 (A100), 2048
 /// (H100) or 4096 (B200) a clock by their whitepapers, over 16 (CUDA C++ Programming Guide, "Throughput of native
 /// arithmetic instructions").
-double products_of_an_exponential(const Machine& machine) {
+std::optional<double> products_of_an_exponential(const Machine& machine) {
   if (machine.architecture == "volta") return 512.0 / 16;
   if (machine.architecture == "ampere") return 1024.0 / 16;
   if (machine.architecture == "hopper") return 2048.0 / 16;
-  return 4096.0 / 16;
+  if (machine.architecture == "blackwell") return 4096.0 / 16;
+  return std::nullopt;
 }
 
 bool one_head_size(const std::vector<Row<AttentionSpec>>& rows) {
@@ -249,12 +250,14 @@ Fitted<AttentionCurve> fit_attention(const std::vector<Row<AttentionSpec>>& rows
   if (kind == AttentionKind::decode || kind == AttentionKind::latent_decode) fixed = {"store_seconds", "narrow_store"};
   if (kind == AttentionKind::latent_prefill || kind == AttentionKind::latent_decode) fixed.push_back("window_keys");
   // Rows of one head size say nothing of another, but that is what most others will be asked of these two.
-  const bool physical = (kind == AttentionKind::prefill || kind == AttentionKind::decode) && one_head_size(rows);
+  const auto exponential = products_of_an_exponential(machine);
+  const bool any_head = kind == AttentionKind::prefill || kind == AttentionKind::decode;
+  const bool physical = exponential && any_head && one_head_size(rows);
   if (physical) fixed.push_back("softmax_width");
   const auto all_starts = [&] {
     std::vector<AttentionCurve> starts = attention_starts(kind);
     for (AttentionCurve& start : starts)
-      if (physical) start.softmax_width = products_of_an_exponential(machine);
+      if (physical) start.softmax_width = *exponential;
     return starts;
   };
   const auto model = [&](const AttentionCurve& curve, const AttentionSpec& s) { return seconds(curve, s, machine); };

@@ -163,25 +163,20 @@ class Explainer {
     return e;
   }
   Pricer& pricer() { return pricer_; }
+  const PredictionErrors& errors() const { return request_.engine.errors; }
 
  private:
   PlanRequest request_;
   Pricer pricer_;
 };
 
-/// Whether a run might show `p` to be as fast as `best`.
-bool ties(const PricedLayout& best, const PricedLayout& p) {
-  PlanResult both;
-  both.plans = {best, p};
-  return rivals(both).size() == 2;
-}
-
-Standing standing_of(const PricedLayout& p, const std::optional<ExplainedLayout>& best) {
+Standing standing_of(const PricedLayout& p, const std::optional<ExplainedLayout>& best,
+                     const PredictionErrors& errors) {
   if (!p.prediction) return Standing::impossible;
   if (!p.fits) return Standing::too_large;
   // A layout outside of the space (another schedule, uneven layers) may beat the best of it.
   if (!best || p.prediction->step <= best->priced.prediction->step) return Standing::best;
-  return ties(best->priced, p) ? Standing::tied : Standing::slower;
+  return ties_with(best->priced, p, errors) ? Standing::tied : Standing::slower;
 }
 
 bool faster(const LayoutChange& a, const LayoutChange& b) {
@@ -253,7 +248,7 @@ class Changes {
     const PricedLayout& to = answer.top[0];
     const bool improves = !from.fits || to.prediction->step < from.prediction->step;
     if (!improves || to.layout == from.layout) return;
-    const bool turns = !from.fits || !e_.best || ties(e_.best->priced, to);
+    const bool turns = !from.fits || !e_.best || ties_with(e_.best->priced, to, explainer_.errors());
     found.push_back({std::move(keys), to, turns});
   }
 
@@ -268,12 +263,14 @@ std::vector<WhatIf> what_if_questions(const PlanRequest& request) {
   PlanRequest bare = request;
   bare.pins = {};
   std::vector<WhatIf> all;
-  if (bare.machine.links.size() > 1) {
-    WhatIf w{"network_twice", "links between nodes twice as fast", bare, {}, {}};
-    for (std::size_t i = 1; i < w.request.machine.links.size(); ++i)
-      w.request.machine.links[i].bandwidth = w.request.machine.links[i].bandwidth * 2;
-    all.push_back(std::move(w));
+  WhatIf network{"network_twice", "links between nodes twice as fast", bare, {}, {}};
+  bool any = false;
+  for (LinkLevel& level : network.request.machine.links) {
+    if (level.gpus != 0 && level.gpus <= bare.machine.gpus_per_node) continue;
+    level.bandwidth = level.bandwidth * 2;
+    any = true;
   }
+  if (any) all.push_back(std::move(network));
   // As the catalog has it of h200-sxm-141gb, with its source.
   const Bytes larger = find_machine("h200-sxm-141gb").memory;
   if (bare.machine.memory < larger) {
@@ -301,7 +298,7 @@ Explanation explain(const PlanRequest& request, const std::optional<LayoutPins>&
   SearchAnswer best = explainer.search_with({}, 1);
   e.search = std::move(best.summary);
   if (!best.top.empty()) e.best = explainer.explained(best.top[0]);
-  e.standing = standing_of(plan, e.best);
+  e.standing = standing_of(plan, e.best, explainer.errors());
   Changes(explainer, e).find();
   if (against) {
     PlanRequest other = request;

@@ -118,7 +118,7 @@ SweepRow plan_point(const GridPoint& point, const Model& model, const Machine& m
   request.precision = point.precision;
   request.workload.sequence_length = point.sequence_length;
   request.workload.global_batch = point.global_batch;
-  request.workload.formats = formats_for(point.precision, request.engine);
+  run_by(request.engine, point.precision, request.workload);
   request.top = 1;
   request.threads = threads;
   if (!supports(machine, point.precision)) {

@@ -119,7 +119,8 @@ std::optional<std::vector<int>> usual_split(const MeasuredRow& row, StageSplit h
   const int stages = row.layout.pins.pp.value_or(1), chunks = stages * row.layout.pins.vpp.value_or(1);
   const auto layers = static_cast<int>(row.model->num_hidden_layers);
   if (stages == 1 || row.layout.pins.layers_per_stage) return row.layout.pins.layers_per_stage;
-  if (how == StageSplit::modules && chunks == stages && layers >= 2 * stages) return split_of_modules(layers, stages);
+  if (how == StageSplit::modules && chunks == stages && layers + 3 >= 3 * stages)
+    return split_of_modules(layers, stages);
   if (layers % chunks == 0) return std::vector<int>(static_cast<std::size_t>(chunks), layers / chunks);
   if ((layers + 2) % chunks != 0) return std::nullopt;
   std::vector<int> split(static_cast<std::size_t>(chunks), (layers + 2) / chunks);

@@ -90,8 +90,7 @@ std::string_view span_of(const KernelSpec& spec, const Machine& machine) {
   return domain == 0 || group->members_within(domain) == group->size() ? kWithinNode : kAcrossNodes;
 }
 
-/// One sigma of a time is a factor: so no time and no rate is below zero.
-/// From the middle of the 80 % interval of a time to its ends.
+/// From the middle of the 80 % interval of a time to its ends: a factor, so that no time and no rate is below zero.
 double factor_of_80(const KernelCost& cost) { return std::exp(kSigmasOf80 * cost.relative_error); }
 
 ValidationRow time_row(ValidationRow v, const KernelCost& cost) {

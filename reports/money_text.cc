@@ -8,7 +8,8 @@
 namespace shardwright {
 namespace {
 
-std::string whole(double number) { return grouped(std::llround(number)); }
+/// A run that fails before it has saved anything takes for ever.
+std::string whole(double number) { return number < 1e15 ? grouped(std::llround(number)) : "without end"; }
 
 /// "54.1", "1,204"
 std::string in_days(Seconds time) {

@@ -29,8 +29,9 @@ LineFile::LineFile(const std::string& path) : path_(path) {
   struct stat status = {};
   const char* why = ::fstat(file_, &status) != 0             ? std::strerror(errno)
                     : !S_ISREG(status.st_mode)               ? "not a regular file, which can be taken up again"
-                    : ::flock(file_, LOCK_EX | LOCK_NB) != 0 ? "another sweep is writing it"
-                                                             : nullptr;
+                    : ::flock(file_, LOCK_EX | LOCK_NB) == 0 ? nullptr
+                    : errno == EWOULDBLOCK                   ? "another sweep is writing it"
+                                                             : std::strerror(errno);
   std::array<char, 65536> block;
   while (why == nullptr) {
     const ssize_t got = ::read(file_, block.data(), block.size());
@@ -44,7 +45,9 @@ LineFile::LineFile(const std::string& path) : path_(path) {
     fail(path, why);
   }
   const std::size_t end = text_.rfind('\n');
-  text_.resize(end == std::string::npos ? 0 : end + 1);
+  const std::size_t whole = end == std::string::npos ? 0 : end + 1;
+  torn_ = text_.substr(whole);
+  text_.resize(whole);
 }
 
 LineFile::~LineFile() { ::close(file_); }

@@ -16,13 +16,15 @@ class LineFile {
 
   /// The whole lines that were there.
   const std::string& text() const { return text_; }
+  /// What stands behind them: a torn line, or "".
+  const std::string& torn() const { return torn_; }
   /// Drops a torn line, if there is one. Nothing is changed before this.
   void drop_torn();
   /// `lines`: whole ones. A signal that would end the program waits. Throws OutputError.
   void append(const std::string& lines);
 
  private:
-  std::string path_, text_;
+  std::string path_, text_, torn_;
   int file_ = -1;
 };
 

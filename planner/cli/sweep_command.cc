@@ -26,8 +26,20 @@ struct Done {
   bool head = false, foot = false;
 };
 
-/// Throws InputError at the first line that is not what this grid has there.
-Done done_of(const std::string& text, const Grid& grid, SweepFormat format, const std::string& path) {
+[[noreturn]] void not_of_this_sweep(const std::string& path, std::size_t line) {
+  throw InputError(
+      fmt::format("{}:{}: is not a line of this sweep: remove the file, or name another with --out", path, line));
+}
+
+/// What the next line begins with.
+std::string next_line(const Done& done, const Grid& grid, SweepFormat format) {
+  if (!done.head) return sweep_head(format);
+  return done.points < grid.points() ? sweep_line_start(format, point_at(grid, done.points)) : sweep_foot(format);
+}
+
+/// Throws InputError at the first line that is not what this grid has there, torn or whole.
+Done done_of(const LineFile& file, const Grid& grid, SweepFormat format, const std::string& path) {
+  const std::string& text = file.text();
   Done done;
   std::size_t number = 0;
   for (std::size_t begin = 0; begin < text.size(); ++number) {
@@ -43,10 +55,12 @@ Done done_of(const std::string& text, const Grid& grid, SweepFormat format, cons
     } else if (number > 0 && all && !done.foot && line == sweep_foot(format)) {
       done.foot = true;
     } else {
-      throw InputError(fmt::format("{}:{}: is not a line of this sweep: remove the file, or name another with --out",
-                                   path, number + 1));
+      not_of_this_sweep(path, number + 1);
     }
   }
+  const std::string next = next_line(done, grid, format);
+  const bool of_point = done.head && done.points < grid.points() && file.torn().starts_with(next);
+  if (!of_point && !next.starts_with(file.torn())) not_of_this_sweep(path, number + 1);
   return done;
 }
 
@@ -109,7 +123,7 @@ int run(const Arguments& arguments) {
   const int threads = read_threads(arguments);
   const Grid grid = read_grid(YamlCursor::open(arguments.positionals[0]));
   LineFile file(*out);
-  const Done done = done_of(file.text(), grid, format, *out);
+  const Done done = done_of(file, grid, format, *out);
   const std::size_t fitting = Sweep(grid, format, threads).run(file, done);
   write_stdout(fmt::format("{}: {} points, {} with a plan\n", *out, grouped(static_cast<std::int64_t>(grid.points())),
                            grouped(static_cast<std::int64_t>(fitting))));

@@ -113,11 +113,11 @@ void read_habits(const YamlCursor& map, EngineHabits& habits) {
   if (const auto parallel = map.find("sequence_parallel")) habits.sequence_parallel = parallel->boolean();
 }
 
-/// `engine` with what one of its flavours has instead.
 AttentionKernel read_attention(const YamlCursor& word) {
   return static_cast<AttentionKernel>(word.one_of({kAttentionKernels.begin(), kAttentionKernels.end()}));
 }
 
+/// `engine` with what one of its flavours has instead.
 Engine read_flavour(const YamlCursor& map, Engine engine) {
   map.only_keys({"name", "description", "frameworks", "gradients", "attention", "habits"});
   engine.flavour_of = engine.name;

@@ -68,11 +68,18 @@ TEST_CASE("a point has the best plan of its question, or why there is none") {
   request.gpus = 8;
   request.workload.sequence_length = 1024;
   request.workload.global_batch = 8;
-  request.engine = find_engine("generic", "engine");
-  request.workload.formats = formats_for(DataType::bf16, request.engine);
-  const PlanResult ranked = plan(request);
-  CHECK(row.best->layout == ranked.plans[0].layout);
-  CHECK(row.best->prediction->step == ranked.plans[0].prediction->step);
+  for (const char* engine : {"generic", "megatron-lm"}) {  // the second has habits of its own
+    point.engine = engine;
+    row = plan_point(point, model, machine, 1);
+    REQUIRE(row.best.has_value());
+    PlanRequest own = request;
+    own.engine = find_engine(engine, "engine");
+    run_by(own.engine, DataType::bf16, own.workload);
+    const PlanResult ranked = plan(own);
+    CHECK(row.best->layout == ranked.plans[0].layout);
+    CHECK(row.best->prediction->step == ranked.plans[0].prediction->step);
+  }
+  point.engine = "generic";
   point.precision = DataType::fp8;
   CHECK(plan_point(point, model, machine, 1).why_not == "a100-sxm-80gb does not compute in fp8");
   point.precision = DataType::bf16;

@@ -72,7 +72,8 @@ TEST_CASE("a tie is called one, and a best layout the best") {
   Explanation e = slower();
   e.standing = Standing::tied;
   has(explain_text(round_request(), e, {"a", "b"}, false),
-      "4.00 s more bubble. That is within the errors: a tie on\nthese numbers, which only a run would settle. The best has tp 2");
+      "4.00 s more bubble. That is within the errors: a tie on\nthese numbers, which only a run would settle. The best "
+      "has tp 2");
   e.standing = Standing::best;
   e.changes.clear();
   has(explain_text(round_request(), e, {"a", "b"}, false),

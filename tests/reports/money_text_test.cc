@@ -49,6 +49,15 @@ TEST_CASE("failures come with their interval and what is left of the time") {
   CHECK(text.find("progress; a\nrestart takes 20 min.\n") != std::string::npos);
 }
 
+TEST_CASE("a run that fails before it has saved anything takes for ever") {
+  RunQuestion question = two_trillion();
+  question.mtbf_hours = 0.01;  // of a GPU: 3.6 s of the job, less than a checkpoint takes
+  question.checkpoint = {7200};
+  const std::string text = run_text(run_cost(question, 10, 2e6, {8.64}), 10, {});
+  CHECK(text.find("  days                           without end\n") != std::string::npos);
+  CHECK(text.find("  GPU-hours                      without end\n") != std::string::npos);
+}
+
 TEST_CASE("numbers of GPUs that were tried, and the fewest that reach the goal") {
   RunQuestion question = two_trillion();
   question.price_per_gpu_hour = 1;
