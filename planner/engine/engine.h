@@ -97,8 +97,8 @@ std::vector<std::string> engine_names();  ///< sorted
 const Engine& engine_of(const RowSoftware& software);
 
 /// Facts without constants, which are the program's for that name: the engine of a file, then its flavours, which
-/// differ from it in name, frameworks, gradients, attention and some habits. Habits that a file does not name are generic's.
-/// Throws InputError.
+/// differ from it in name, frameworks, gradients, attention and some habits. Habits that a file does not name are
+/// generic's. Throws InputError.
 std::vector<Engine> read_engine(const YamlCursor& top);
 
 /// How far off predictions are, of engines with constants of their own and of those that have generic's; `date` and
