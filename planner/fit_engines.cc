@@ -10,6 +10,7 @@
 
 #include "planner/parallel.h"
 #include "planner/pricer.h"
+#include "planner/validation_summary.h"
 
 namespace shardwright {
 namespace {
@@ -59,13 +60,6 @@ SustainedTimes times_of(const SustainedClock& clock) {
   for (DataType type : kDataTypes) times.product[type] = 1 / (bytes_per_element(type) < 2 ? clock.fp8 : clock.bf16);
   times.attention = 1 / clock.attention;
   return times;
-}
-
-double median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  const std::size_t n = values.size();
-  return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
 constexpr double kHeld = 0.8;

@@ -31,12 +31,6 @@ bool has_layout(const ValidationRow& row) { return row.kind == "training" || row
 
 // ---- Errors ----
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const std::size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
-}
-
 double p90(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   return values[(values.size() * 9 + 9) / 10 - 1];
@@ -216,6 +210,13 @@ OutOfMemory out_of_memory(const std::vector<ValidationRow>& rows) {
 }
 
 }  // namespace
+
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  const std::size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
 
 bool is_scored(const ValidationRow& row) { return !row.suspect && row.trust != "C"; }
 

@@ -4,6 +4,9 @@
 
 namespace shardwright {
 
+/// Of an even count the mean of the middle two; 0 of none.
+double median(std::vector<double> values);
+
 /// Neither suspect nor of trust C (second-hand, partly inferred).
 bool is_scored(const ValidationRow& row);
 
