@@ -16,7 +16,7 @@ if (parts.length !== 2) throw new Error(`${template} has ${parts.length - 1} pla
 
 // In pieces, and by code units: compilers limit the length of one literal, and a cut must not fall into a character.
 const pieces = (text) => (text.match(/[\s\S]{1,16000}/gu) ?? ['']).map((piece) => `R"page~(${piece})page~"`).join('\n');
-const functionOf = (name, text) => `std::string_view ${name}() {\n  static constexpr std::string_view text =\n${pieces(text)};\n  return text;\n}\n`;
+const functionOf = (name, text) => `std::string_view ${name}() {\n  static constexpr char text[] =\n${pieces(text)};\n  return {text, sizeof text - 1};\n}\n`;
 writeFileSync(out, `#include "reports/html/page.h"
 
 namespace shardwright {
