@@ -47,15 +47,20 @@ export const layoutColumns = [
 const predicted = (key) => ({ plan }) => plan.predicted?.[key];
 const ofStep = (key) => ({ plan }) => (plan.predicted ? plan.predicted[key] / plan.predicted.step_seconds : undefined);
 
+/// What a reader compares first; in front of a layout's keys.
 export const resultColumns = [
   { title: 'step s', value: predicted('step_seconds'), text: ({ plan }) => units.number(plan.predicted?.step_seconds, 4), help: 'seconds of an optimizer step', always: true },
-  { title: '80 % from s', value: predicted('step_seconds_low'), text: ({ plan }) => units.number(plan.predicted?.step_seconds_low), help: 'lower end of the interval that holds the step in 80 % of cases' },
-  { title: 'to s', value: predicted('step_seconds_high'), text: ({ plan }) => units.number(plan.predicted?.step_seconds_high), help: 'its upper end' },
   { title: 'tokens/s/GPU', value: predicted('tokens_per_second_per_gpu'), text: ({ plan }) => units.count(plan.predicted?.tokens_per_second_per_gpu), always: true },
   { title: 'MFU %', value: predicted('mfu'), text: ({ plan }) => units.number(plan.predicted?.mfu * 100), help: 'model FLOPs utilization, of the peak of the precision', always: true },
+  { title: 'memory GiB', value: ({ plan }) => gibOf(plan), text: ({ plan }) => units.number(gibOf(plan)), help: 'reserved on a GPU of the fullest stage', always: true },
+];
+
+/// And behind them.
+export const moreResultColumns = [
+  { title: 'from s', value: predicted('step_seconds_low'), text: ({ plan }) => units.number(plan.predicted?.step_seconds_low), help: 'lower end of the interval that holds the step in 80 % of cases' },
+  { title: 'to s', value: predicted('step_seconds_high'), text: ({ plan }) => units.number(plan.predicted?.step_seconds_high), help: 'its upper end' },
   { title: 'bubble %', value: ofStep('bubble_seconds'), text: (row) => units.number(ofStep('bubble_seconds')(row) * 100), help: 'share of the step that the slowest stage waits for others' },
   { title: 'exposed %', value: ofStep('exposed_communication_seconds'), text: (row) => units.number(ofStep('exposed_communication_seconds')(row) * 100), help: 'share of the step that is communication beside which nothing computes' },
-  { title: 'memory GiB', value: ({ plan }) => gibOf(plan), text: ({ plan }) => units.number(gibOf(plan)), help: 'reserved on a GPU of the fullest stage', always: true },
 ];
 
 function gibOf(plan) {

@@ -13,8 +13,9 @@ function compare(a, b) {
 }
 
 /// One table. `columns`: { title, value(row): to sort and to save, text?(row): shown, a string or an element,
-/// help?: what it means, left?: aligned so }. `name` says what the rows are: "layouts". Options: filter (a box for it),
-/// same (whether columns that say the same everywhere are shown at first), sort: [title, descending], onRow(row),
+/// help?: what it means, left?: aligned so, wide?: long text, always?: shown
+/// even where every row says the same }. `name` says what the rows are: "layouts". Options: filter (a box for it), same
+/// (whether columns that say the same everywhere are shown at first), sort: [title, descending], onRow(row),
 /// highlight(row).
 export function table({ name, columns, rows, filter = rows.length > 12, same = true, sort = null, highlight, page = kPage }) {
   let order = rows.slice();
@@ -27,6 +28,7 @@ export function table({ name, columns, rows, filter = rows.length > 12, same = t
   const status = el('span', { role: 'status', class: 'quiet' });
   const more = button('', () => { shown += 10 * page; draw(); });
   const textOf = (column, row) => (column.text ? column.text(row) : column.value(row));
+  const alignment = (column) => (column.wide ? 'wide' : column.left ? 'left' : null);
   const differs = (column) => rows.length < 2 || column.always || rows.some((row) => column.value(row) !== column.value(rows[0]));
   const visible = () => (all ? columns : columns.filter(differs));
 
@@ -56,7 +58,7 @@ export function table({ name, columns, rows, filter = rows.length > 12, same = t
         [...head.querySelectorAll('button')].find((b) => b.dataset.column === column.title)?.focus();
       };
       const mark = active ? (sorted[1] ? ' ▼' : ' ▲') : '';
-      return el('th', { scope: 'col', 'aria-sort': state, class: column.left ? 'left' : null },
+      return el('th', { scope: 'col', 'aria-sort': state, class: alignment(column) },
         button(column.title + mark, sortBy, { 'data-column': column.title, title: column.help }));
     }));
   }
@@ -65,7 +67,7 @@ export function table({ name, columns, rows, filter = rows.length > 12, same = t
     arrange();
     drawHead();
     replaceChildren(body, order.slice(0, shown).map((row) => el('tr', { class: highlight?.(row) ? 'highlight' : null },
-      visible().map((column, i) => el(i === 0 ? 'th' : 'td', { scope: i === 0 ? 'row' : null, class: column.left ? 'left' : null },
+      visible().map((column, i) => el(i === 0 ? 'th' : 'td', { scope: i === 0 ? 'row' : null, class: alignment(column) },
         textOf(column, row) ?? '')))));
     const rest = order.length - Math.min(shown, order.length);
     status.textContent = order.length === rows.length ? `${rows.length.toLocaleString('en')} ${name}`

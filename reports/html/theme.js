@@ -27,9 +27,9 @@ const kSeries = ['blue', 'orange', 'teal', 'purple', 'red', 'olive', 'pink', 'gr
 const kNamed = {
   gemm: 'blue', grouped_gemm: 'purple', attention: 'teal', memory: 'olive', compute: 'blue',
   tensor: 'orange', context: 'pink', expert: 'red', data: 'olive', pipeline: 'purple', collective: 'orange', network: 'red',
-  bubble: 'grey', optimizer: 'teal', host: 'pink', overlap: 'purple', communication: 'orange',
+  bubble: 'grey', optimizer: 'pink', host: 'grey', overlap: 'orange', communication: 'orange',
   weights: 'blue', gradients: 'orange', activations: 'teal', transient: 'purple', buffers: 'olive', rounding: 'grey',
-  forward: 'blue', backward: 'orange', 'input gradient': 'orange', 'weight gradient': 'olive', pair: 'purple', step: 'grey',
+  forward: 'blue', backward: 'orange', 'input gradient': 'orange', 'weight gradient': 'olive', pair: 'purple', step: 'pink',
 };
 export function seriesColour(name, index = 0) {
   const plain = String(name).replace(/^exposed /, '');

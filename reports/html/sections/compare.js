@@ -19,7 +19,7 @@ export function compareSection(files) {
       tooltip: { trigger: 'axis', axisPointer: { type: 'shadow' }, formatter: ([{ dataIndex }]) => `${priced[dataIndex].name}\n${units.count(priced[dataIndex].p.tokens_per_second_per_gpu)} tokens/s of a GPU\n${units.seconds(priced[dataIndex].p.step_seconds)} a step` },
       xAxis: axis({ type: 'value', name: 'tokens/s of a GPU' }), yAxis: axis({ type: 'category', inverse: true, data: priced.map((row) => row.name), axisLabel: { color: colour('ink'), width: width < 560 ? 100 : 210, overflow: 'truncate', interval: 0 } }),
       series: [{ type: 'bar', barMaxWidth: 22, color: colour('blue'), data: priced.map((row) => row.p.tokens_per_second_per_gpu) },
-        { type: 'custom', color: colour('ink'), encode: { x: [0, 1], y: 2 }, renderItem: (params, api) => {
+        { type: 'custom', z: 5, color: colour('ink'), encode: { x: [0, 1], y: 2 }, renderItem: (params, api) => {
           const [a, y] = api.coord([api.value(0), api.value(2)]);
           const [b] = api.coord([api.value(1), api.value(2)]);
           return { type: 'rect', shape: { x: a, y: y - 1.5, width: Math.max(1, b - a), height: 3 }, style: { fill: colour('ink') } };
@@ -30,7 +30,7 @@ export function compareSection(files) {
     figure, table({ name: 'plans', filter: false, rows, columns: [
       { title: 'plan', value: (row) => row.name, text: (row) => el('a', { href: `#${row.prefix}` }, row.name), left: true },
       { title: 'model', value: (row) => row.data.model, left: true }, { title: 'machine', value: (row) => row.data.machine, left: true }, { title: 'GPUs', value: (row) => row.data.gpus, text: (row) => units.count(row.data.gpus) },
-      { title: 'layout', value: (row) => (row.plan ? degreesText(row.plan.layout) : 'nothing fits'), left: true },
+      { title: 'layout', value: (row) => (row.plan ? degreesText(row.plan.layout) : 'nothing fits'), wide: true },
       { title: 'step s', value: (row) => row.p?.step_seconds, text: (row) => units.number(row.p?.step_seconds, 4) },
       { title: 'tokens/s', value: (row) => row.p?.tokens_per_second, text: (row) => units.short(row.p?.tokens_per_second) },
       { title: 'tokens/s/GPU', value: (row) => row.p?.tokens_per_second_per_gpu, text: (row) => units.count(row.p?.tokens_per_second_per_gpu) },

@@ -20,7 +20,7 @@ function changeRows(list) {
 function changesTable(title, list) {
   if (!list?.length) return null;
   return [el('h4', {}, title), table({ name: title.toLowerCase(), filter: false, rows: changeRows(list), columns: [
-    { title: 'change', value: (row) => row.what, left: true },
+    { title: 'change', value: (row) => row.what, wide: true },
     { title: 'turns it', value: (row) => (row.turns ? 'yes' : 'no'), help: 'it fits, or is as good as the best within errors' },
     { title: 'time', value: (row) => row.relative_cost, text: (row) => units.signedPercent(row.relative_cost) },
     { title: 'frees GiB', value: (row) => (row.freed_bytes === undefined ? undefined : row.freed_bytes / 2 ** 30), text: (row) => units.number(row.freed_bytes / 2 ** 30) },
@@ -52,10 +52,10 @@ function sensitivity(data) {
   const perToken = (row, seconds, of) => (seconds === undefined || of === undefined ? undefined : (row.name === 'batch_twice' ? seconds / 2 : seconds) / of - 1);
   return section('sensitivity', 'Sensitivity', 'The question with one thing changed: what this layout gains, and what the best layout then is. Times are those of a token, so that another batch compares.',
     table({ name: 'changes of the question', filter: false, rows, columns: [
-      { title: 'with', value: (row) => row.meaning, left: true },
+      { title: 'with', value: (row) => row.meaning, wide: true },
       { title: 'this layout', value: (row) => perToken(row, row.same, now), text: (row) => units.signedPercent(perToken(row, row.same, now)), help: 'change of its time a token' },
       { title: 'the best', value: (row) => perToken(row, row.optimum, best), text: (row) => units.signedPercent(perToken(row, row.optimum, best)), help: 'change of the best time a token' },
-      { title: 'best layout then', value: (row) => (row.best ? degreesText(row.best.layout) : 'nothing fits'), left: true },
+      { title: 'best layout then', value: (row) => (row.best ? degreesText(row.best.layout) : 'nothing fits'), wide: true },
       { title: 'step s', value: (row) => row.optimum, text: (row) => units.seconds(row.optimum) },
     ] }));
 }
@@ -68,7 +68,7 @@ export function explanationSections(data) {
       el('p', { class: `verdict ${['best', 'tied'].includes(data.standing) ? 'good' : 'bad'}` },
         `${data.model} on ${units.count(data.gpus)} × ${data.machine}: ${degreesText(data.layout.layout)} ${kStandings[data.standing] ?? data.standing}${p ? `; ${units.seconds(p.step_seconds)} a step` : ''}${data.layout.rejection ? ` (${data.layout.rejection.reason}: ${data.layout.rejection.detail})` : ''}.`),
       definitions([['Engine', data.engine], ['Sequence', `${units.count(data.workload.sequence_length)} tokens`], ['Global batch', units.count(data.workload.global_batch)], ['Precision', data.layout.precision]]),
-      table({ name: 'layouts compared', rows: plans.map(([name, plan]) => ({ name, plan })), columns: [{ title: 'which', value: (row) => row.name, left: true }, ...layoutColumns, ...resultColumns] }),
+      table({ name: 'layouts compared', rows: plans.map(([name, plan]) => ({ name, plan })), columns: [{ title: 'which', value: (row) => row.name, left: true }, ...resultColumns, ...layoutColumns] }),
       el('p', { class: 'code' }, data.layout.layout_text)),
     section('parts', 'Time, beside the best', 'The parts of the slowest stage add up to the step.', beside(data)),
     section('changes', 'What would turn it', 'The smallest changes of keys that make it fit, or as fast as the best.',

@@ -50,7 +50,7 @@ export function kernelTable(kernels, machine) {
   const step = kernels.reduce((sum, row) => sum + row.seconds, 0);
   const ofPeak = (row) => (achieved(row) && machine?.peak_flops_per_second[typeOf(row)] ? achieved(row) / machine.peak_flops_per_second[typeOf(row)] : undefined);
   return table({ name: 'kernels', rows: kernels, sort: ['seconds', true], page: 20, columns: [
-    { title: 'kernel', value: (row) => row.kernel, left: true },
+    { title: 'kernel', value: (row) => row.kernel, wide: true },
     { title: 'family', value: (row) => row.family, left: true },
     { title: 'source', value: (row) => row.source, left: true, help: 'measured, interpolated, extrapolated, or from the datasheet and efficiency curves' },
     { title: 'calls', value: (row) => row.calls, text: (row) => units.count(row.calls), help: 'of one GPU in a step, mean of its stages' },
@@ -77,7 +77,7 @@ export function unmeasuredSection(data) {
   return section('unmeasured', 'What to measure next',
     'Kernels that the best layout and those as good ask for and that nobody measured, the most doubtful seconds first.',
     table({ name: 'unmeasured kernels', rows: data.unmeasured, sort: ['doubt', true], columns: [
-      { title: 'kernel', value: (row) => row.kernel, left: true }, { title: 'source', value: (row) => row.source, left: true },
+      { title: 'kernel', value: (row) => row.kernel, wide: true }, { title: 'source', value: (row) => row.source, left: true },
       { title: 'doubt', value: (row) => row.doubt_seconds, text: (row) => units.seconds(row.doubt_seconds), help: 'seconds of a step that it may be off by' },
       { title: 'seconds', value: (row) => row.seconds, text: (row) => units.seconds(row.seconds) },
       { title: 'share', value: (row) => row.share, text: (row) => units.percent(row.share) },

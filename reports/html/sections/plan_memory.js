@@ -41,7 +41,7 @@ export function memorySection(data) {
       grid: { left: 56, right: 24, top: width < 560 ? 84 : 60, bottom: 48 },
       tooltip: { trigger: 'axis', axisPointer: { type: 'shadow' }, valueFormatter: (value) => `${value.toFixed(2)} GiB` },
       xAxis: axis({ type: 'category', name: 'pipeline stage', data: stages.map((_, i) => String(i)) }),
-      yAxis: axis({ type: 'value', name: 'GiB', nameGap: 40, max: ({ max }) => Math.ceil(Math.max(max, (usable ?? 0) / kGib) * 1.05 / 10) * 10 }),
+      yAxis: axis({ type: 'value', name: 'GiB', nameGap: 40, max: ({ max }) => Math.ceil(Math.max(max, (usable ?? 0) / kGib) * 1.05 / 20) * 20 }),
       series: parts.map((part, i) => ({
         name: part, type: 'bar', stack: 'memory', barMaxWidth: 60, color: seriesColour(part, i), data: stages.map((stage) => of(stage, part) / kGib),
         markLine: i === 0 && usable ? { silent: true, symbol: 'none', lineStyle: { color: colour('red'), width: 2 },

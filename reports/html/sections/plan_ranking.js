@@ -1,7 +1,7 @@
 // The ranked layouts, and behind a switch what the search turned down.
 import { chart, axis } from '../chart.js';
 import { checkbox, definitions, el } from '../dom.js';
-import { degreesText, layoutColumns, resultColumns } from '../layout.js';
+import { degreesText, layoutColumns, moreResultColumns, resultColumns } from '../layout.js';
 import { section } from '../section.js';
 import { table } from '../table.js';
 import { colour } from '../theme.js';
@@ -27,7 +27,7 @@ const rank = { title: '#', value: ({ plan }) => plan.rank, always: true };
 const tie = { title: 'ties', value: ({ plan }) => (plan.rank === 1 ? 'best' : plan.ties_with_best ? 'yes' : 'no'), help: 'whether it may be as fast as the best' };
 
 function ranked(plans) {
-  return table({ name: 'layouts', columns: [rank, tie, ...layoutColumns, ...resultColumns], rows: plans.map((plan) => ({ plan })),
+  return table({ name: 'layouts', columns: [rank, ...resultColumns, ...layoutColumns, tie, ...moreResultColumns], rows: plans.map((plan) => ({ plan })),
     same: false, highlight: ({ plan }) => plan.rank === 1 });
 }
 
@@ -36,7 +36,7 @@ function rejectedTable(search) {
   return table({ name: 'reasons', sort: ['layouts', true], rows, filter: false, columns: [
     { title: 'reason', value: (row) => row.reason, left: true },
     { title: 'layouts', value: (row) => row.layouts, text: (row) => units.count(row.layouts) },
-    { title: 'meaning', value: (row) => kReasons[row.reason], left: true },
+    { title: 'meaning', value: (row) => kReasons[row.reason], wide: true },
   ] });
 }
 
@@ -45,7 +45,7 @@ function turnedDown(data) {
   if (data.nearest?.length > 0) {
     parts.push(el('h4', {}, 'Nothing fits: those that miss by least'),
       table({ name: 'layouts that do not fit', rows: data.nearest.map((plan) => ({ plan })), columns: [
-        ...layoutColumns, ...resultColumns, { title: 'why', value: ({ plan }) => plan.rejection?.detail, left: true }] }));
+        ...resultColumns, ...layoutColumns, { title: 'why', value: ({ plan }) => plan.rejection?.detail, wide: true }] }));
   }
   if (data.search && Object.keys(data.search.rejected).length > 0) parts.push(el('h4', {}, 'Rejected, by reason'), rejectedTable(data.search));
   return parts;
@@ -103,7 +103,7 @@ export function paretoSection(data) {
             lineStyle: { color: colour('red') }, data: [{ xAxis: usable / 2 ** 30 }] } },
       ],
     }),
-    data: { name: 'priced layouts', rows, columns: [{ title: 'front', value: (row) => (row.front ? 'yes' : 'no'), always: true }, ...layoutColumns, ...resultColumns], sort: ['step s', false] },
+    data: { name: 'priced layouts', rows, columns: [{ title: 'front', value: (row) => (row.front ? 'yes' : 'no'), always: true }, ...resultColumns, ...layoutColumns, ...moreResultColumns], sort: ['step s', false] },
   });
   return section('memory-for-time', 'Memory for time',
     'Each point is a layout that was priced. Those on the line need less memory than every faster one: go along it for room to spare, for a longer sequence or a smaller GPU.',

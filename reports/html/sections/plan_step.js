@@ -38,7 +38,7 @@ export function partsChart(title, parts, step) {
       { title: 'part', value: (row) => row.part, left: true },
       { title: 'seconds', value: (row) => row.value, text: (row) => units.seconds(row.value) },
       { title: 'share of the step', value: (row) => row.value / step, text: (row) => units.percent(row.value / step) },
-      { title: 'meaning', value: (row) => meaning(row.part), left: true },
+      { title: 'meaning', value: (row) => meaning(row.part), wide: true },
     ] },
   }).element;
 }
@@ -92,7 +92,7 @@ export function stepSection(data) {
   const p = plan?.predicted;
   if (!p) return null;
   const parts = data.detail?.step_seconds_by_part ?? coarseParts(p);
-  const stage = data.detail && plan.layout.pp > 1 ? ` of the slowest stage, ${data.detail.slowest_stage}` : '';
+  const stage = data.detail && plan.layout.pp > 1 ? ` on stage ${data.detail.slowest_stage}, the slowest` : '';
   return section('step', 'Where a step goes',
     'The parts add up to the step. Compute is split by kind of kernel; communication counts here only where nothing computes beside it. The second chart has what is hidden, too.',
     partsChart(`A step${stage}`, parts, p.step_seconds), communicationChart(p), data.search && besideOthers(data.plans));

@@ -25,7 +25,7 @@ const columns = [
   { title: 'memory GiB', value: (row) => (row.memory_reserved_bytes === undefined ? undefined : row.memory_reserved_bytes / 2 ** 30), text: (row) => units.number(row.memory_reserved_bytes / 2 ** 30) },
   { title: 'GPU-hours/T tokens', value: (row) => row.gpu_hours_per_trillion_tokens, text: (row) => units.count(row.gpu_hours_per_trillion_tokens) },
   { title: 'price/T tokens', value: (row) => row.cost_per_trillion_tokens, text: (row) => units.count(row.cost_per_trillion_tokens) },
-  { title: 'layout', value: (row) => row.layout_text, left: true }, { title: 'why not', value: (row) => row.why_not, left: true },
+  { title: 'layout', value: (row) => row.layout_text, wide: true }, { title: 'why not', value: (row) => row.why_not, wide: true },
 ];
 
 const distinct = (rows, key) => [...new Set(rows.map((row) => row[key]))];

@@ -36,7 +36,7 @@ const errorColumns = [
 ];
 
 const rowColumns = [
-  { title: 'id', value: (row) => row.id, left: true }, { title: 'source', value: (row) => row.source, left: true },
+  { title: 'id', value: (row) => row.id, wide: true }, { title: 'source', value: (row) => row.source, left: true },
   { title: 'metric', value: (row) => row.metric, left: true },
   { title: 'measured', value: (row) => row.measured, text: (row) => units.number(row.measured, 4) },
   { title: 'predicted', value: (row) => row.predicted, text: (row) => units.number(row.predicted, 4) },
@@ -44,7 +44,7 @@ const rowColumns = [
   { title: 'absolute error', value: (row) => (errorOf(row) === undefined ? undefined : Math.abs(errorOf(row))), text: (row) => units.percent(Math.abs(errorOf(row))) },
   { title: 'in interval', value: (row) => (row.predicted_low === undefined ? undefined : row.measured >= row.predicted_low && row.measured <= row.predicted_high ? 'yes' : 'no') },
   { title: 'trust', value: (row) => row.trust }, { title: 'suspect', value: (row) => (row.suspect ? 'yes' : 'no') },
-  { title: 'engine', value: (row) => row.engine, left: true }, { title: 'layout', value: (row) => row.layout, left: true },
+  { title: 'engine', value: (row) => row.engine, left: true }, { title: 'layout', value: (row) => row.layout, wide: true },
 ];
 
 function headline(data) {
@@ -69,6 +69,7 @@ function scatter(rows, metric) {
   const all = rows.flatMap((row) => [row.measured, row.predicted]);
   const from = Math.min(...all) / 1.2;
   const to = Math.max(...all) * 1.2;
+  const logBase = to / from < 1000 ? 2 : 10;  // so that a short axis has marks, too
   const line = (factor) => [[from, from * factor], [to, to * factor]];
   const within = rows.filter((row) => Math.abs(errorOf(row)) <= 0.1).length;
   const reference = (name, factor, type) => ({ name, type: 'line', silent: true, symbol: 'none', color: colour('quiet'), lineStyle: { type, width: 1 }, data: line(factor), tooltip: { show: false } });
@@ -78,8 +79,8 @@ function scatter(rows, metric) {
     option: () => ({
       legend: { data: ['equal', '10 % off'] }, grid: { left: 76, right: 24, top: 36, bottom: 52 },
       tooltip: { formatter: ({ data: { row } }) => (row ? `${row.id}\n${row.source}, trust ${row.trust}\nmeasured ${units.number(row.measured, 4)}, predicted ${units.number(row.predicted, 4)}: ${units.signedPercent(errorOf(row))}` : '') },
-      xAxis: axis({ type: 'log', name: `measured ${metric}`, min: from, max: to, axisLabel: { color: colour('ink'), hideOverlap: true, formatter: (value) => units.number(value) } }),
-      yAxis: axis({ type: 'log', name: 'predicted', nameGap: 54, min: from, max: to, axisLabel: { color: colour('ink'), formatter: (value) => units.number(value) } }),
+      xAxis: axis({ type: 'log', logBase, name: `measured ${metric}`, min: from, max: to, axisLabel: { color: colour('ink'), hideOverlap: true, formatter: (value) => units.number(value) } }),
+      yAxis: axis({ type: 'log', logBase, name: 'predicted', nameGap: 54, min: from, max: to, axisLabel: { color: colour('ink'), formatter: (value) => units.number(value) } }),
       dataZoom: [{ type: 'inside', filterMode: 'none', xAxisIndex: 0, zoomOnMouseWheel: 'ctrl' }, { type: 'inside', filterMode: 'none', yAxisIndex: 0, zoomOnMouseWheel: 'ctrl' }],
       series: [reference('equal', 1, 'solid'), reference('10 % off', 1.1, 'dashed'), { ...reference('10 % off', 1 / 1.1, 'dashed') },
         { name: 'rows', type: 'scatter', symbolSize: 7, data: rows.map((row) => ({ value: [row.measured, row.predicted], row,
@@ -110,13 +111,14 @@ function sourcesSection(data) {
   const ofSteps = {};
   for (const row of rows) if (row.source !== 'all' && (ofSteps[row.source] === undefined || row.n > ofSteps[row.source].n)) ofSteps[row.source] = row;
   const bars = Object.values(ofSteps).sort((a, b) => a.median_absolute - b.median_absolute);
+  const cut = bars.some((row) => row.p90_absolute > 1);
   const figure = bars.length > 1 && chart({
     title: 'Median and 90th percentile of the error by source', height: 80 + 20 * bars.length,
     summary: bars.map((row) => `${row.source}: ${units.percent(row.median_absolute)}`).join('; '),
     option: (width) => ({
       grid: { left: width < 560 ? 120 : 180, right: 24, top: 34, bottom: 44 },
       tooltip: { trigger: 'axis', axisPointer: { type: 'shadow' }, valueFormatter: (value) => units.percent(value) },
-      xAxis: axis({ type: 'value', name: 'absolute relative error', axisLabel: { color: colour('ink'), formatter: (value) => units.percent(value, 0) } }),
+      xAxis: axis({ type: 'value', name: `absolute relative error${cut ? '; longer bars are cut' : ''}`, max: cut ? 1 : undefined, axisLabel: { color: colour('ink'), formatter: (value) => units.percent(value, 0) } }),
       yAxis: axis({ type: 'category', inverse: true, data: bars.map((row) => `${row.source} (${row.n})`), axisLabel: { color: colour('ink'), interval: 0, width: width < 560 ? 112 : 170, overflow: 'truncate', fontSize: 11 } }),
       series: [{ name: 'median', type: 'bar', color: colour('blue'), data: bars.map((row) => row.median_absolute) },
         { name: '90th percentile', type: 'bar', color: colour('orange'), data: bars.map((row) => row.p90_absolute) }],
@@ -146,7 +148,7 @@ function familiesSection(data) {
   return section('ranking', 'Ranking', 'A family is one model on one machine with several layouts. Kendall tau is 1 where the predicted order is the measured one, 0 where it is chance. In the table, a small spread of errors means that layouts are told apart even where all are off alike.',
     ranking && definitions([part('All', ranking), part('That say what tells their rows apart', ranking.complete), part('That do not', ranking.incomplete)].filter(Boolean)),
     list.length > 0 && table({ name: 'families', rows: list, page: 15, sort: ['spread', true], columns: [
-      { title: 'family', value: (row) => row.family, left: true }, { title: 'metric', value: (row) => row.metric, left: true }, { title: 'n', value: (row) => row.n },
+      { title: 'family', value: (row) => row.family, wide: true }, { title: 'metric', value: (row) => row.metric, left: true }, { title: 'n', value: (row) => row.n },
       { title: 'median error', value: (row) => row.median, text: (row) => units.percent(row.median) },
       { title: 'spread', value: (row) => row.spread, text: (row) => units.percent(row.spread), help: 'largest minus smallest signed error' }] }));
 }
@@ -161,7 +163,7 @@ function worstSection(data) {
 function skippedSection(data) {
   if (!data.skipped?.length) return null;
   return section('skipped', 'Skipped', 'Rows that no prediction is made for, and why.',
-    table({ name: 'skipped rows', rows: data.skipped, page: 15, columns: [{ title: 'id', value: (row) => row.id, left: true }, { title: 'reason', value: (row) => row.reason, left: true }] }));
+    table({ name: 'skipped rows', rows: data.skipped, page: 15, columns: [{ title: 'id', value: (row) => row.id, wide: true }, { title: 'reason', value: (row) => row.reason, wide: true }] }));
 }
 
 export function validationSections(data) {
