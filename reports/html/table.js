@@ -27,6 +27,7 @@ export function table({ name, columns, rows, filter = rows.length > 12, same = t
   const head = el('tr');
   const status = el('span', { role: 'status', class: 'quiet' });
   const more = button('', () => { shown += 10 * page; draw(); });
+  const searched = new Map();  // what the filter looks at, by row, once it does
   const textOf = (column, row) => (column.text ? column.text(row) : column.value(row));
   const alignment = (column) => (column.wide ? 'wide' : column.left ? 'left' : null);
   const differs = (column) => rows.length < 2 || column.always || rows.some((row) => column.value(row) !== column.value(rows[0]));
@@ -35,8 +36,8 @@ export function table({ name, columns, rows, filter = rows.length > 12, same = t
   function arrange() {
     order = rows.filter((row) => {
       if (words.length === 0) return true;
-      const text = columns.map((column) => `${column.title} ${column.value(row) ?? ''}`).join(' ').toLowerCase();
-      return words.every((word) => text.includes(word));
+      if (!searched.has(row)) searched.set(row, columns.map((column) => `${column.title} ${column.value(row) ?? ''}`).join(' ').toLowerCase());
+      return words.every((word) => searched.get(row).includes(word));
     });
     if (sorted === null) return;
     const column = columns.find((c) => c.title === sorted[0]);

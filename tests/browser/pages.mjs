@@ -17,7 +17,7 @@ function manyLayouts(plan) {
     copy.rank = i + 1;
     copy.predicted.step_seconds *= 1 + i * 1e-4 + 1e-9 * ((i * 7919) % 1000);
     copy.predicted.tokens_per_second_per_gpu /= 1 + i * 1e-4;
-    copy.layout.micro_batch = 1 + (i % 2);
+    copy.layout.recompute = i % 2 === 0 ? 'none' : 'full';
     copy.layout_text += `,copy=${i}`;
     return copy;
   });
