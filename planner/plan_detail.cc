@@ -81,4 +81,9 @@ PlanDetail detail_of(const PlanRequest& request, const PricedLayout& plan) {
   return detail;
 }
 
+std::optional<PlanDetail> detail_of_first(const PlanRequest& request, const PlanResult& result) {
+  if (result.plans.empty() || !result.plans[0].prediction) return std::nullopt;
+  return detail_of(request, result.plans[0]);
+}
+
 }  // namespace shardwright

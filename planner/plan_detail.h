@@ -45,5 +45,7 @@ struct PlanDetail {
 
 /// Of a layout that can be computed. `plan`: of an answer to `request`.
 PlanDetail detail_of(const PlanRequest& request, const PricedLayout& plan);
+/// Of the first plan of an answer, where there is one that can be computed.
+std::optional<PlanDetail> detail_of_first(const PlanRequest& request, const PlanResult& result);
 
 }  // namespace shardwright

@@ -21,12 +21,10 @@ int run(const Arguments& arguments) {
   PlanResult result = estimate(request);
   add_run(of_run, result);
   const PricedLayout& plan = result.plans.at(0);
-  std::vector<MemoryItem> tensors;
-  request.workload.formats = formats_for(plan.precision, request.engine);
-  if (plan.prediction) tensors = memory_items(request, plan.layout, plan.prediction->worst_stage);
+  const std::optional<PlanDetail> detail = detail_of_first(request, result);
   write_trace(arguments, request, result);
   write_unmeasured(arguments, request, result);
-  write_plan_answer(arguments, request, result, estimate_text(request, result, tensors, stdout_style()));
+  write_plan_answer(arguments, request, result, detail, estimate_text(request, result, detail, stdout_style()));
   return plan.fits ? kDone : kNothingFits;
 }
 

@@ -1,16 +1,18 @@
 #pragma once
 
+#include <optional>
 #include <string>
-#include <vector>
 
 #include "planner/cli/command_line.h"
-#include "planner/plan.h"
+#include "planner/plan_detail.h"
 
 namespace shardwright {
 
-/// What `plan` and `estimate` end with: `text` to stdout, and where they are asked for --json and --html, which have
-/// what stands behind the first plan, too. Throws OutputError.
+/// Whether --json or --html is asked for: both have what stands behind the first plan, too.
+bool asks_for_detail(const Arguments& arguments);
+
+/// What `plan` and `estimate` end with: `text` to stdout, and what --json and --html ask for. Throws OutputError.
 void write_plan_answer(const Arguments& arguments, const PlanRequest& request, const PlanResult& result,
-                       const std::string& text);
+                       const std::optional<PlanDetail>& detail, const std::string& text);
 
 }  // namespace shardwright

@@ -56,7 +56,8 @@ int run(const Arguments& arguments) {
   const AskedAs asked{arguments.positionals[0], arguments.positionals[1]};
   write_trace(arguments, request, result);
   write_unmeasured(arguments, request, result);
-  write_plan_answer(arguments, request, result, plan_table(request, result, asked, stdout_style()));
+  const auto detail = asks_for_detail(arguments) ? detail_of_first(request, result) : std::nullopt;
+  write_plan_answer(arguments, request, result, detail, plan_table(request, result, asked, stdout_style()));
   remark(fmt::format("{} layouts in {}", grouped(result.search.considered), with_unit(Seconds{result.search.seconds})));
   return !result.plans.empty() && result.plans[0].fits ? kDone : kNothingFits;
 }

@@ -47,9 +47,7 @@ TEST_CASE("a page carries its files, and nothing in them is markup") {
   CHECK(data[1]["data"]["schema"] == "shardwright.sweep/1");
 }
 
-TEST_CASE("the same files make the same page") {
-  CHECK(html_page({{"a", kHostile}}) == html_page({{"a", kHostile}}));
-}
+TEST_CASE("the same files make the same page") { CHECK(html_page({{"a", kHostile}}) == html_page({{"a", kHostile}})); }
 
 TEST_CASE("a page is made of this program's JSON alone") {
   const auto checked = [](const std::string& json) {
