@@ -29,7 +29,7 @@ const kNamed = {
   tensor: 'orange', context: 'pink', expert: 'red', data: 'olive', pipeline: 'purple', collective: 'orange', network: 'red',
   bubble: 'grey', optimizer: 'pink', host: 'grey', overlap: 'orange', communication: 'orange',
   weights: 'blue', gradients: 'orange', activations: 'teal', transient: 'purple', buffers: 'olive', rounding: 'grey',
-  forward: 'blue', backward: 'orange', 'input gradient': 'orange', 'weight gradient': 'olive', pair: 'purple', step: 'pink',
+  forward: 'blue', backward: 'orange', 'input gradient': 'orange', 'weight gradient': 'olive', pair: 'purple', step: 'pink', 'left out': 'line',
 };
 export function seriesColour(name, index = 0) {
   const plain = String(name).replace(/^exposed /, '');

@@ -13,6 +13,12 @@ const kStandings = {
   too_large: 'does not fit', impossible: 'cannot be run',
 };
 
+/// The layout itself, the best unless it is that, and the one it was to be compared with.
+function compared(data) {
+  const best = data.best?.layout_text === data.layout.layout_text ? undefined : data.best;
+  return [['this layout', data.layout], ['the best', best], ['against', data.against]].filter(([, plan]) => plan);
+}
+
 function changeRows(list) {
   return list.map((change) => ({ ...change, what: Object.entries(change.changed).map(([key, { from, to }]) => `${key} ${from} → ${to}`).join(', ') }));
 }
@@ -30,7 +36,7 @@ function changesTable(title, list) {
 }
 
 function beside(data) {
-  const shown = [['this layout', data.layout], ['the best', data.best], ['against', data.against]].filter(([, e]) => e?.step_seconds_by_part);
+  const shown = compared(data).filter(([, e]) => e.step_seconds_by_part);
   if (shown.length === 0) return null;
   const parts = [...new Set(shown.flatMap(([, e]) => Object.keys(e.step_seconds_by_part)))];
   return chart({
@@ -61,7 +67,7 @@ function sensitivity(data) {
 }
 
 export function explanationSections(data) {
-  const plans = [['this layout', data.layout], ['the best', data.best], ['against', data.against]].filter(([, plan]) => plan);
+  const plans = compared(data);
   const p = data.layout.predicted;
   return [
     section('standing', 'Standing', 'What was asked about, beside the best layout of the same question.',

@@ -24,7 +24,7 @@ function taskTable(name, lanes) {
 /// A rectangle for each task of `lanes` ({ label, name, kind, start_seconds, end_seconds }), in lanes from top to bottom.
 export function gantt(title, lanes, summary) {
   const kinds = [...new Set(lanes.flatMap((lane) => lane.kind))];
-  const end = Math.max(...lanes.flatMap((lane) => lane.end_seconds.slice(-1)), ...lanes.map((lane) => lane.end_seconds.reduce((a, b) => Math.max(a, b), 0)));
+  const end = Math.max(...lanes.map((lane) => lane.end_seconds.reduce((a, b) => Math.max(a, b), 0)));
   const tasks = tasksOf(lanes);
   const rectangle = (params, api) => {
     const [from, row] = api.coord([api.value(0), api.value(2)]);
@@ -62,13 +62,20 @@ export function gantt(title, lanes, summary) {
   });
 }
 
+/// What a long step leaves out of its middle, as a block of its own in each row.
+function withGap(lane, gap) {
+  if (!gap) return lane;
+  return { ...lane, kind: [...lane.kind, 'left out'], name: [...lane.name, 'left out: the schedule repeats itself'],
+    start_seconds: [...lane.start_seconds, gap.from_seconds], end_seconds: [...lane.end_seconds, gap.to_seconds] };
+}
+
 function layers(timeline) {
   const devices = [...new Set(timeline.filter((lane) => lane.stream !== 'pipeline').map((lane) => lane.device))];
   if (devices.length === 0) return null;
   const place = el('div');
   const show = (device) => {
     const lanes = timeline.filter((lane) => lane.device === device).map((lane) => ({ ...lane, label: lane.stream }));
-    const end = Math.max(...lanes.flatMap((lane) => lane.end_seconds));
+    const end = Math.max(...lanes.map((lane) => lane.end_seconds.at(-1)));
     replaceChildren(place, gantt(`Streams of ${device}`, lanes, `${lanes.map((lane) => `${lane.name.length} tasks on ${lane.stream}`).join(', ')}; ${units.seconds(end)} in all.`).element);
   };
   const widest = devices[devices.length - 1];
@@ -82,8 +89,8 @@ export function timelineSection(data) {
   const timeline = data.detail?.timeline;
   if (!timeline?.length) return null;
   const layout = data.plans[0].layout;
-  const stages = timeline.filter((lane) => lane.stream === 'pipeline').map((lane) => ({ ...lane, label: lane.device }));
   const gap = data.detail.timeline_omitted;
+  const stages = timeline.filter((lane) => lane.stream === 'pipeline').map((lane) => withGap({ ...lane, label: lane.device }, gap));
   const summary = `${stages.length} stages, ${layout.micro_batches} micro-batches, schedule ${layout.schedule}; the slowest stage waits ${units.seconds(data.plans[0].predicted.bubble_seconds)} of the step.`;
   return section('pipeline', 'Pipeline and streams',
     'Each row is a stage, each block a task; gaps are waiting. Zoom in to see single micro-batches. Below, one layer by itself: what runs on each stream at once.',
