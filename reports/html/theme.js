@@ -27,7 +27,7 @@ const kSeries = ['blue', 'orange', 'teal', 'purple', 'red', 'olive', 'pink', 'gr
 const kNamed = {
   gemm: 'blue', grouped_gemm: 'purple', attention: 'teal', memory: 'olive', compute: 'blue',
   tensor: 'orange', context: 'pink', expert: 'red', data: 'olive', pipeline: 'purple', collective: 'orange', network: 'red',
-  bubble: 'grey', optimizer: 'pink', host: 'grey', overlap: 'orange', communication: 'orange',
+  bubble: 'grey', optimizer: 'pink', host: 'purple', overlap: 'orange', communication: 'orange',
   weights: 'blue', gradients: 'orange', activations: 'teal', transient: 'purple', buffers: 'olive', rounding: 'grey',
   forward: 'blue', backward: 'orange', 'input gradient': 'orange', 'weight gradient': 'olive', pair: 'purple', step: 'pink', 'left out': 'line',
 };
