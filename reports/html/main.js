@@ -2,6 +2,7 @@
 // The page: unpacks what it carries and shows each file, section by section.
 import { append, button, el, select } from './dom.js';
 import { download } from './download.js';
+import { section } from './section.js';
 import { compareSection } from './sections/compare.js';
 import { explanationSections } from './sections/explanation.js';
 import { genericSections } from './sections/generic.js';
@@ -67,10 +68,21 @@ function titleOf(files) {
   return first.data.model ? `Shardwright: ${first.data.model} on ${first.data.machine}` : `Shardwright: ${first.kind.title(first.data)}`;
 }
 
+/// A file of another version, or one that was edited, may lack what its kind should have: then its values are shown as they
+/// are, and that this is so.
+function sectionsOf(kind, data) {
+  try {
+    return kind.sections(data);
+  } catch (error) {
+    const why = el('p', { role: 'alert', class: 'verdict bad' }, `This file lacks something that a ${kind.title(data).toLowerCase()} has (${error.message}). Its values follow as they are.`);
+    return [section('problem', 'Not as expected', '', why), ...genericSections(data)];
+  }
+}
+
 function build(read) {
   const files = read.map((file, i) => {
     const kind = kindOf(file.data);
-    return { ...file, kind, prefix: `part${i + 1}`, sections: kind.sections(file.data).filter(Boolean) };
+    return { ...file, kind, prefix: `part${i + 1}`, sections: sectionsOf(kind, file.data).filter(Boolean) };
   });
   const compare = compareSection(files);
   document.title = titleOf(files);

@@ -61,9 +61,15 @@ export function makePages(program, folder) {
   hostile.detail.tensors[0].tensor = kHostile;
   writeFileSync(at('hostile.json'), JSON.stringify(hostile));
   report('hostile', at('hostile.json'));
+  const bare = { ...plan };
+  delete bare.detail;
+  writeFileSync(at('bare.json'), JSON.stringify(bare));
+  report('bare', at('bare.json'));
+  writeFileSync(at('other.json'), JSON.stringify({ schema: 'shardwright.validation/1', shardwright_version: '9', notes: ['of another version'] }));
+  report('other', at('other.json'));
   writeFileSync(at('many.json'), JSON.stringify(manyLayouts(plan)));
   report('many', at('many.json'));
 
-  const names = ['plan', 'nothing', 'estimate', 'explain', 'validate', 'sweep', 'trial', 'models', 'several', 'hostile', 'many'];
+  const names = ['plan', 'nothing', 'estimate', 'explain', 'validate', 'sweep', 'trial', 'models', 'several', 'bare', 'other', 'hostile', 'many'];
   return Object.fromEntries(names.map((name) => [name, at(`${name}.html`)]));
 }

@@ -61,14 +61,14 @@ const pixelsOf = (page, chart) => chart.evaluate((box) => {
 
 async function axeFindings(page) {
   await page.evaluate(axe);
-  const { violations } = await page.evaluate(() => window.axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice'] }));
+  const { violations } = await page.evaluate(() => window.axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice'], resultTypes: ['violations'] }));
   return violations.filter(({ impact }) => ['serious', 'critical'].includes(impact))
     .map(({ id, nodes }) => `${id}: ${nodes.slice(0, 3).map((node) => node.target.join(' ')).join(', ')}`);
 }
 
 const widthOf = (page) => page.evaluate(() => document.documentElement.scrollWidth);
 
-const charts = { plan: 8, nothing: 0, estimate: 6, explain: 1, validate: 2, sweep: 1, trial: 2, models: 0, several: 20 };
+const charts = { plan: 8, nothing: 0, estimate: 6, explain: 1, validate: 2, sweep: 1, trial: 2, models: 0, several: 20, bare: 4, other: 0 };
 for (const [name, least] of Object.entries(charts)) {
   await test(`the page of ${name} opens from disk, asks for nothing and draws its charts`, async () => {
     const { page, said, requests, close } = await open(name);
@@ -82,6 +82,13 @@ for (const [name, least] of Object.entries(charts)) {
     await close();
   });
 }
+
+await test('a file that is not as expected is shown as it is, and the page says so', async () => {
+  const { page, close } = await open('other');
+  check('says so', (await page.getByRole('alert').textContent()).startsWith('This file lacks something that a validation has ('));
+  check('shows it', await page.getByText('of another version').first().isVisible());
+  await close();
+});
 
 await test('axe finds nothing serious, in light and in dark', async () => {
   const kinds = [['plan', 1280, 'light'], ['estimate', 390, 'dark'], ['explain', 390, 'light'], ['validate', 1280, 'dark'], ['sweep', 390, 'light'],
