@@ -22,6 +22,7 @@ Command sweep_command();
 Command models_command();
 Command machines_command();
 Command validate_command();
+Command report_command();
 Command import_command();
 Command score_command();
 Command fit_command();

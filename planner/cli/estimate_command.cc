@@ -1,15 +1,17 @@
 #include "hardware/input_error.h"
 #include "planner/cli/commands.h"
+#include "planner/cli/html_option.h"
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
+#include "planner/cli/plan_answer.h"
 #include "planner/cli/run_options.h"
 #include "reports/estimate_text.h"
-#include "reports/json.h"
 
 namespace shardwright {
 namespace {
 
 int run(const Arguments& arguments) {
+  check_html(arguments);
   const std::optional<std::string> layout = arguments.find("--layout");
   if (!layout) throw InputError("--layout: is missing: the layout to price, e.g. --layout tp=8,pp=16");
   const LayoutPins pins = parse_layout(*layout, "--layout");
@@ -19,12 +21,10 @@ int run(const Arguments& arguments) {
   PlanResult result = estimate(request);
   add_run(of_run, result);
   const PricedLayout& plan = result.plans.at(0);
-  std::vector<MemoryItem> tensors;
-  request.workload.formats = formats_for(plan.precision, request.engine);
-  if (plan.prediction) tensors = memory_items(request, plan.layout, plan.prediction->worst_stage);
+  const std::optional<PlanDetail> detail = detail_of_first(request, result);
   write_trace(arguments, request, result);
   write_unmeasured(arguments, request, result);
-  write_answer(arguments, estimate_text(request, result, tensors, stdout_style()), plan_result_json(result));
+  write_plan_answer(arguments, request, result, detail, estimate_text(request, result, detail, stdout_style()));
   return plan.fits ? kDone : kNothingFits;
 }
 
@@ -43,6 +43,7 @@ Command estimate_command() {
   for (const Option& option : run_options()) command.options.push_back(option);
   command.options.push_back(trace_option());
   command.options.push_back(unmeasured_option());
+  command.options.push_back(html_option());
   command.options.push_back(json_option());
   command.options.push_back(threads_option());
   return command;

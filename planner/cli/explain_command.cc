@@ -5,6 +5,7 @@
 #include "hardware/input_error.h"
 #include "hardware/yaml_cursor.h"
 #include "planner/cli/commands.h"
+#include "planner/cli/html_option.h"
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
 #include "planner/explain.h"
@@ -49,6 +50,7 @@ Arguments from_plan(Arguments arguments, const std::string& path) {
 }
 
 int run(const Arguments& given) {
+  check_html(given);
   const bool from_file = given.positionals.size() == 1;
   const std::string& first = given.positionals[0];
   if (from_file && !first.ends_with(".json"))
@@ -68,8 +70,10 @@ int run(const Arguments& given) {
   }
   const Explanation explanation = explain(request, against, arguments.has("--sensitivity"));
   const AskedAs asked{arguments.positionals[0], arguments.positionals[1]};
+  const std::string json = explanation_json(request, explanation);
+  write_html(arguments, {{asked.model + " on " + asked.machine, json}});
   write_answer(arguments, explain_text(request, explanation, asked, arguments.has("--operators"), stdout_style()),
-               explanation_json(request, explanation));
+               json);
   return explanation.layout.priced.fits ? kDone : kNothingFits;
 }
 
@@ -91,6 +95,7 @@ Command explain_command() {
   command.options.push_back({"--against", "KEY=VALUE,...", "a layout to compare with, instead of the best"});
   command.options.push_back({"--operators", "", "every operator and every tensor, too"});
   command.options.push_back({"--sensitivity", "", "with a faster network, more memory, a larger batch"});
+  command.options.push_back(html_option());
   command.options.push_back(json_option());
   command.options.push_back(threads_option());
   return command;

@@ -3,10 +3,11 @@
 #include <chrono>
 
 #include "planner/cli/commands.h"
+#include "planner/cli/html_option.h"
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
+#include "planner/cli/plan_answer.h"
 #include "planner/cli/run_options.h"
-#include "reports/json.h"
 #include "reports/plan_table.h"
 
 namespace shardwright {
@@ -40,6 +41,7 @@ PlanResult plan_longest(PlanRequest& request) {
 }
 
 int run(const Arguments& arguments) {
+  check_html(arguments);
   PlanRequest request = read_question(arguments);
   request.pins = parse_layout(arguments.find("--pin").value_or(""), "--pin");
   if (const auto top = arguments.find("--top")) request.top = static_cast<int>(whole_number("--top", *top, 1, 1000));
@@ -54,7 +56,8 @@ int run(const Arguments& arguments) {
   const AskedAs asked{arguments.positionals[0], arguments.positionals[1]};
   write_trace(arguments, request, result);
   write_unmeasured(arguments, request, result);
-  write_answer(arguments, plan_table(request, result, asked, stdout_style()), plan_result_json(result));
+  const auto detail = asks_for_detail(arguments) ? detail_of_first(request, result) : std::nullopt;
+  write_plan_answer(arguments, request, result, detail, plan_table(request, result, asked, stdout_style()));
   remark(fmt::format("{} layouts in {}", grouped(result.search.considered), with_unit(Seconds{result.search.seconds})));
   return !result.plans.empty() && result.plans[0].fits ? kDone : kNothingFits;
 }
@@ -82,6 +85,7 @@ Command plan_command() {
     command.options.insert(command.options.end(), more.begin(), more.end());
   command.options.push_back(trace_option());
   command.options.push_back(unmeasured_option());
+  command.options.push_back(html_option());
   command.options.push_back(json_option());
   command.options.push_back(threads_option());
   return command;
