@@ -65,7 +65,7 @@ export function rankingSection(data) {
     && checkbox('Show what was rejected, and why', false, (on) => { extra.hidden = !on; });
   return section('ranking', 'Ranked layouts',
     'Fastest first. Every layout of the space was priced, rejected for a stated reason, or pruned by a bound that it cannot beat. Columns that say the same in every row are left out until asked for.',
-    data.plans.length > 0 && ranked(data.plans), searchFigures(data.search), toggle && el('p', {}, toggle), extra);
+    data.plans.length > 0 && ranked(data.plans), data.page_left_out && el('p', { class: 'quiet' }, `Left out of this page: ${data.page_left_out}.`), searchFigures(data.search), toggle && el('p', {}, toggle), extra);
 }
 
 /// Every layout that this file knows with a prediction: ranked ones, then those of the front that are not among them.
