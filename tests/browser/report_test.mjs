@@ -167,7 +167,7 @@ await test('the pipeline zooms by buttons and keys, and a stack of memory opens 
   await close();
   const other = await open('estimate', { hash: '#part1-memory' });
   const memory = other.page.locator('section[id$="-memory"]');
-  const stage = memory.getByLabel('Tensors of stage');
+  const stage = memory.getByLabel('Tensors of stage', { exact: true });
   const tensors = memory.locator('.table').last();
   check('tensors of the fullest stage', await tensors.locator('tbody tr').count() > 3);
   const box = await memory.locator('.chart').boundingBox();
