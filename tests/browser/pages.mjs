@@ -30,8 +30,7 @@ export function makePages(program, folder) {
   run('explain', ...question, '--layout', 'tp=8,pp=2', '--sensitivity', '--html', at('explain.html'));
   run('validate', join(golden, 'kernels.yaml'), join(golden, 'collectives.yaml'), '--json', at('validation.json'), '--html', at('validate.html'));
   writeFileSync(at('grid.yaml'), 'models: [llama-3.1-8b]\nmachines: [h100-sxm-80gb, a100-sxm-80gb]\ngpus: [1, 8, 16]\nsequence_lengths: [4096]\nglobal_batches: [64]\n');
-  run('sweep', at('grid.yaml'), '--out', at('sweep.json'));
-  report('sweep', at('sweep.json'));
+  run('sweep', at('grid.yaml'), '--out', at('sweep.json'), '--html', at('sweep.html'));
   report('trial', join(here, 'trial.json'));
   run('models', '--json', at('models.json'));
   report('models', at('models.json'));
