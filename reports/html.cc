@@ -13,7 +13,7 @@
 namespace shardwright {
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;
 
 /// RFC 4648, section 4.
 std::string base64(std::string_view bytes) {
@@ -29,11 +29,9 @@ std::string base64(std::string_view bytes) {
   return text;
 }
 
-}  // namespace
+std::string text_of(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
-bool has_html() { return !page_before_data().empty(); }
-
-void check_report_file(const ReportFile& file) {
+Json parsed(const ReportFile& file) {
   constexpr const char* kMust = "{}: must be JSON that this program wrote: {}";
   Json json;
   try {
@@ -42,13 +40,33 @@ void check_report_file(const ReportFile& file) {
   const auto schema = json.is_object() ? json.find("schema") : json.end();
   if (schema == json.end() || !schema->is_string() || !schema->get<std::string>().starts_with("shardwright."))
     throw InputError(fmt::format(kMust, file.name, "it has no 'schema: shardwright...'"));
+  return json;
 }
+
+/// Of ten thousand plans the lists by stage would be most of a page, which shows the first plan's.
+constexpr std::size_t kPlansWithStages = 100;
+
+std::string embedded(const ReportFile& file) {
+  Json json = parsed(file);
+  const auto plans = json.find("plans");
+  if (plans == json.end() || !plans->is_array() || plans->size() <= kPlansWithStages) return file.json;
+  for (std::size_t i = kPlansWithStages; i < plans->size(); ++i) {
+    Json& plan = (*plans)[i];
+    if (!plan.is_object() || !plan.contains("predicted") || !plan["predicted"].is_object()) continue;
+    for (const char* list : {"memory_per_stage", "idle_seconds_per_stage"}) plan["predicted"].erase(list);
+  }
+  json["page_left_out"] = fmt::format("what plans behind the first {} list by stage", kPlansWithStages);
+  return text_of(json);
+}
+
+}  // namespace
+
+bool has_html() { return !page_before_data().empty(); }
 
 std::string html_page(const std::vector<ReportFile>& files) {
   std::string list;
   for (const ReportFile& file : files) {
-    const std::string name = Json(file.name).dump(-1, ' ', false, Json::error_handler_t::replace);
-    list += fmt::format("{}{{\"name\":{},\"data\":{}}}", list.empty() ? "[" : ",", name, file.json);
+    list += fmt::format("{}{{\"name\":{},\"data\":{}}}", list.empty() ? "[" : ",", text_of(file.name), embedded(file));
   }
   std::string page(page_before_data());
   page += base64(gzip(list + "]"));

@@ -44,7 +44,7 @@ int run(const Arguments& arguments) {
   check_html(arguments);
   PlanRequest request = read_question(arguments);
   request.pins = parse_layout(arguments.find("--pin").value_or(""), "--pin");
-  if (const auto top = arguments.find("--top")) request.top = static_cast<int>(whole_number("--top", *top, 1, 1000));
+  if (const auto top = arguments.find("--top")) request.top = static_cast<int>(whole_number("--top", *top, 1, 10000));
   const std::optional<RunQuestion> of_run = read_run(arguments, request);
   const std::optional<RunGoal> goal = read_goal(arguments, of_run);
   const auto start = std::chrono::steady_clock::now();

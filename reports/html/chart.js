@@ -2,7 +2,11 @@
 // who cannot see it, and its data as a table.
 import { BarChart, CustomChart, LineChart, ScatterChart } from 'echarts/charts';
 import {
-  DataZoomComponent, GridComponent, LegendComponent, MarkLineComponent, TooltipComponent,
+  DataZoomComponent,
+  GridComponent,
+  LegendComponent,
+  MarkLineComponent,
+  TooltipComponent,
 } from 'echarts/components';
 import * as echarts from 'echarts/core';
 import { CanvasRenderer } from 'echarts/renderers';
@@ -10,8 +14,18 @@ import { button, el, freshId } from './dom.js';
 import { table } from './table.js';
 import { colour, onThemeChange, setTheme, currentTheme } from './theme.js';
 
-echarts.use([BarChart, CustomChart, LineChart, ScatterChart, DataZoomComponent, GridComponent, LegendComponent,
-  MarkLineComponent, TooltipComponent, CanvasRenderer]);
+echarts.use([
+  BarChart,
+  CustomChart,
+  LineChart,
+  ScatterChart,
+  DataZoomComponent,
+  GridComponent,
+  LegendComponent,
+  MarkLineComponent,
+  TooltipComponent,
+  CanvasRenderer,
+]);
 
 const charts = new Set();
 onThemeChange(() => charts.forEach((one) => one.redraw()));
@@ -32,7 +46,10 @@ function common() {
     animation: false,
     textStyle: { color: ink, fontFamily: 'system-ui, sans-serif' },
     tooltip: {
-      renderMode: 'richText', confine: true, backgroundColor: colour('paper'), borderColor: colour('line'),
+      renderMode: 'richText',
+      confine: true,
+      backgroundColor: colour('paper'),
+      borderColor: colour('line'),
       textStyle: { color: ink, fontSize: 12 },
     },
     legend: { textStyle: { color: ink }, type: 'plain', top: 0 },
@@ -42,9 +59,13 @@ function common() {
 /// An axis in the page's colours.
 export function axis(more) {
   return {
-    nameLocation: 'middle', nameGap: 28, nameTextStyle: { color: colour('ink') },
-    axisLabel: { color: colour('ink'), hideOverlap: true }, axisLine: { lineStyle: { color: colour('quiet') } },
-    splitLine: { lineStyle: { color: colour('line') } }, ...more,
+    nameLocation: 'middle',
+    nameGap: 28,
+    nameTextStyle: { color: colour('ink') },
+    axisLabel: { color: colour('ink'), hideOverlap: true },
+    axisLine: { lineStyle: { color: colour('quiet') } },
+    splitLine: { lineStyle: { color: colour('line') } },
+    ...more,
   };
 }
 
@@ -52,15 +73,27 @@ export function axis(more) {
 /// `summary`: what the chart shows, in a sentence. `zoom`: buttons and keys for its first x axis. `onPoint(params)`.
 export function chart({ title, summary, height = 320, option, data, zoom = false, onPoint }) {
   const heading = freshId('chart');
-  const box = el('div', { class: 'chart', role: 'img', 'aria-label': `${title}. ${summary}`, tabindex: zoom ? 0 : null });
+  const box = el('div', {
+    class: 'chart',
+    role: 'img',
+    'aria-label': `${title}. ${summary}`,
+    tabindex: zoom ? 0 : null,
+  });
   box.style.height = `${height}px`;
   let instance = null;
   let width = 0;
   const apply = () => {
     const own = option(box.clientWidth);
     const shared = common();
-    instance.setOption({ ...shared, ...own, tooltip: { ...shared.tooltip, ...own.tooltip },
-      legend: own.legend === false ? { show: false } : { ...shared.legend, ...own.legend } }, { notMerge: true });
+    instance.setOption(
+      {
+        ...shared,
+        ...own,
+        tooltip: { ...shared.tooltip, ...own.tooltip },
+        legend: own.legend === false ? { show: false } : { ...shared.legend, ...own.legend },
+      },
+      { notMerge: true },
+    );
   };
   const one = {
     draw() {
@@ -71,14 +104,19 @@ export function chart({ title, summary, height = 320, option, data, zoom = false
       apply();
       box.dataset.drawn = 'yes';
     },
-    redraw() { if (instance !== null) apply(); },
+    redraw() {
+      if (instance !== null) apply();
+    },
   };
   charts.add(one);
-  new IntersectionObserver((entries, observer) => {
-    if (!entries.some((entry) => entry.isIntersecting)) return;
-    observer.disconnect();
-    one.draw();
-  }, { rootMargin: '300px' }).observe(box);
+  new IntersectionObserver(
+    (entries, observer) => {
+      if (!entries.some((entry) => entry.isIntersecting)) return;
+      observer.disconnect();
+      one.draw();
+    },
+    { rootMargin: '300px' },
+  ).observe(box);
   new ResizeObserver(() => {
     if (instance === null || box.clientWidth === 0 || box.clientWidth === width) return;
     width = box.clientWidth;
@@ -96,7 +134,8 @@ export function chart({ title, summary, height = 320, option, data, zoom = false
 function asTable(data) {
   const details = el('details', { class: 'data' }, el('summary', {}, 'The numbers as a table'));
   details.addEventListener('toggle', () => {
-    if (details.open && details.children.length === 1) details.append(table(typeof data === 'function' ? data() : data));
+    if (details.open && details.children.length === 1)
+      details.append(table(typeof data === 'function' ? data() : data));
   });
   return details;
 }
@@ -115,7 +154,7 @@ function addZoom(figure, box, instance) {
     if (instance() === null) return;
     const [from, to] = range();
     const middle = (from + to) / 2;
-    show(middle - (to - from) * factor / 2, middle + (to - from) * factor / 2);
+    show(middle - ((to - from) * factor) / 2, middle + ((to - from) * factor) / 2);
   };
   const move = (share) => {
     if (instance() === null) return;
@@ -124,14 +163,29 @@ function addZoom(figure, box, instance) {
   };
   const whole = () => show(0, 100);
   box.addEventListener('keydown', (event) => {
-    const keys = { '+': () => scale(0.5), '=': () => scale(0.5), '-': () => scale(2), ArrowLeft: () => move(-0.25),
-      ArrowRight: () => move(0.25), 0: whole };
+    const keys = {
+      '+': () => scale(0.5),
+      '=': () => scale(0.5),
+      '-': () => scale(2),
+      ArrowLeft: () => move(-0.25),
+      ArrowRight: () => move(0.25),
+      0: whole,
+    };
     if (!(event.key in keys) || event.ctrlKey || event.metaKey || event.altKey) return;
     keys[event.key]();
     event.preventDefault();
   });
-  figure.insertBefore(el('div', { class: 'controls' },
-    button('Zoom in', () => scale(0.5)), button('Zoom out', () => scale(2)), button('Earlier', () => move(-0.5)),
-    button('Later', () => move(0.5)), button('Whole', whole),
-    el('span', { class: 'quiet' }, 'Keys on the chart: + − ← → 0; drag to move.')), box);
+  figure.insertBefore(
+    el(
+      'div',
+      { class: 'controls' },
+      button('Zoom in', () => scale(0.5)),
+      button('Zoom out', () => scale(2)),
+      button('Earlier', () => move(-0.5)),
+      button('Later', () => move(0.5)),
+      button('Whole', whole),
+      el('span', { class: 'quiet' }, 'Keys on the chart: + − ← → 0; drag to move.'),
+    ),
+    box,
+  );
 }

@@ -36,8 +36,11 @@ export function freshId(prefix) {
 /// A labelled <select>; options are [value, text].
 export function select(label, options, onChange) {
   const id = freshId('select');
-  const control = el('select', { id, on: { change: () => onChange(control.value) } },
-    options.map(([value, text]) => el('option', { value }, text)));
+  const control = el(
+    'select',
+    { id, on: { change: () => onChange(control.value) } },
+    options.map(([value, text]) => el('option', { value }, text)),
+  );
   return { element: el('span', { class: 'control' }, el('label', { for: id }, label), ' ', control), control };
 }
 
@@ -54,7 +57,11 @@ export function button(text, onClick, attributes = {}) {
 
 /// Names with what they stand for.
 export function definitions(pairs) {
-  return el('dl', { class: 'facts' },
-    pairs.filter(([, value]) => value !== undefined && value !== null && value !== '')
-      .map(([name, value]) => el('div', {}, el('dt', {}, name), el('dd', {}, value))));
+  return el(
+    'dl',
+    { class: 'facts' },
+    pairs
+      .filter(([, value]) => value !== undefined && value !== null && value !== '')
+      .map(([name, value]) => el('div', {}, el('dt', {}, name), el('dd', {}, value))),
+  );
 }

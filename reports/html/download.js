@@ -19,7 +19,7 @@ function csvCell(value) {
 }
 
 /// `columns`: { title, value(row) }.
-export function csv(columns, rows) {
+function csv(columns, rows) {
   const lines = [columns.map((column) => csvCell(column.title))];
   for (const row of rows) lines.push(columns.map((column) => csvCell(column.value(row))));
   return lines.map((cells) => cells.join(',')).join('\r\n') + '\r\n';
@@ -28,11 +28,21 @@ export function csv(columns, rows) {
 /// Buttons that save rows as both; `what` names them: "layouts".
 export function downloads(what, columns, rows) {
   const file = what.toLowerCase().replace(/[^a-z0-9]+/g, '-');
-  const asObjects = () => rows().map((row) => Object.fromEntries(
-    columns.map((column) => [column.title, column.value(row)]).filter(([, value]) => value !== undefined)));
-  return el('span', { class: 'downloads' },
-    button('CSV', () => download(`${file}.csv`, csv(columns, rows()), 'text/csv'), { 'aria-label': `Download ${what} as CSV` }),
+  const asObjects = () =>
+    rows().map((row) =>
+      Object.fromEntries(
+        columns.map((column) => [column.title, column.value(row)]).filter(([, value]) => value !== undefined),
+      ),
+    );
+  return el(
+    'span',
+    { class: 'downloads' },
+    button('CSV', () => download(`${file}.csv`, csv(columns, rows()), 'text/csv'), {
+      'aria-label': `Download ${what} as CSV`,
+    }),
     ' ',
-    button('JSON', () => download(`${file}.json`, JSON.stringify(asObjects(), null, 2), 'application/json'),
-      { 'aria-label': `Download ${what} as JSON` }));
+    button('JSON', () => download(`${file}.json`, JSON.stringify(asObjects(), null, 2), 'application/json'), {
+      'aria-label': `Download ${what} as JSON`,
+    }),
+  );
 }

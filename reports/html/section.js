@@ -5,11 +5,24 @@ import { el } from './dom.js';
 export function section(id, title, how, ...content) {
   const shown = content.flat(Infinity).filter((part) => part);
   if (shown.length === 0) return null;
-  return { id, title, build: (prefix) => {
-    const anchor = `${prefix}-${id}`;
-    return el('section', { id: anchor, 'aria-labelledby': `${anchor}-title` },
-      el('h3', { id: `${anchor}-title` }, title, ' ',
-        el('a', { class: 'anchor', href: `#${anchor}`, 'aria-label': `Link to ${title}` }, '#')),
-      how && el('p', { class: 'how' }, how), shown);
-  } };
+  return {
+    id,
+    title,
+    build: (prefix) => {
+      const anchor = `${prefix}-${id}`;
+      return el(
+        'section',
+        { id: anchor, 'aria-labelledby': `${anchor}-title` },
+        el(
+          'h3',
+          { id: `${anchor}-title` },
+          title,
+          ' ',
+          el('a', { class: 'anchor', href: `#${anchor}`, 'aria-label': `Link to ${title}` }, '#'),
+        ),
+        how && el('p', { class: 'how' }, how),
+        shown,
+      );
+    },
+  };
 }

@@ -53,15 +53,28 @@ export function count(value) {
 /// 3.26 M, 671 B: thousands of millions are B, as in names of models.
 export function short(value) {
   if (!known(value)) return unknown;
-  const steps = [[1e12, ' T'], [1e9, ' B'], [1e6, ' M'], [1e4, ' K']];
-  for (const [size, name] of steps) if (Math.abs(value) >= size) return significant(value / (name === ' K' ? 1e3 : size)) + name;
+  const steps = [
+    [1e12, ' T'],
+    [1e9, ' B'],
+    [1e6, ' M'],
+    [1e4, ' K'],
+  ];
+  for (const [size, name] of steps)
+    if (Math.abs(value) >= size) return significant(value / (name === ' K' ? 1e3 : size)) + name;
   return significant(value);
 }
 
 /// 989 TFLOP/s, 3.35 TB/s
 export function rate(value, unit) {
   if (!known(value)) return unknown;
-  const steps = [[1e15, 'P'], [1e12, 'T'], [1e9, 'G'], [1e6, 'M'], [1e3, 'k'], [1, '']];
+  const steps = [
+    [1e15, 'P'],
+    [1e12, 'T'],
+    [1e9, 'G'],
+    [1e6, 'M'],
+    [1e3, 'k'],
+    [1, ''],
+  ];
   const [size, prefix] = steps.find(([least]) => Math.abs(value) >= least) ?? [1, ''];
   return `${significant(value / size)} ${prefix}${unit}`;
 }

@@ -13,7 +13,11 @@ export function check(what, condition, detail = '') {
 }
 
 export function same(what, got, wanted) {
-  check(what, isDeepStrictEqual(got, wanted), `${JSON.stringify(got)?.slice(0, 600)}, not ${JSON.stringify(wanted)?.slice(0, 600)}`);
+  check(
+    what,
+    isDeepStrictEqual(got, wanted),
+    `${JSON.stringify(got)?.slice(0, 600)}, not ${JSON.stringify(wanted)?.slice(0, 600)}`,
+  );
 }
 
 /// One test: a sentence and what it does. ONLY=words leaves out those whose sentence has them not.
@@ -27,7 +31,9 @@ export async function test(sentence, body) {
   } catch (error) {
     check('ran to its end', false, error.stack);
   }
-  console.log(`${failures.length === before ? 'ok' : 'FAILED'}: ${sentence} (${((performance.now() - start) / 1000).toFixed(1)} s)`);
+  console.log(
+    `${failures.length === before ? 'ok' : 'FAILED'}: ${sentence} (${((performance.now() - start) / 1000).toFixed(1)} s)`,
+  );
 }
 
 /// The exit code.

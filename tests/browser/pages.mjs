@@ -1,6 +1,6 @@
 // The pages that the tests open: made by the program itself, from questions that it answers in a moment.
 import { execFileSync } from 'node:child_process';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -8,50 +8,53 @@ const here = dirname(fileURLToPath(import.meta.url));
 const golden = join(here, '..', 'golden', 'validate-kernels');
 
 /// What a name from a file must not do, in one name.
-export const kHostile = '</script><script>window.harmed = 1</script><img src=x onerror="window.harmed = 1">\u2028\'"&amp; ${harm} {a|b}';
-
-/// 10,000 layouts, as a plan lists them: the ten that it has, over and over, each a bit slower.
-function manyLayouts(plan) {
-  const plans = Array.from({ length: 10000 }, (_, i) => {
-    const copy = structuredClone(plan.plans[i % plan.plans.length]);
-    copy.rank = i + 1;
-    copy.predicted.step_seconds *= 1 + i * 1e-4 + 1e-9 * ((i * 7919) % 1000);
-    copy.predicted.tokens_per_second_per_gpu /= 1 + i * 1e-4;
-    copy.layout.recompute = i % 2 === 0 ? 'none' : 'full';
-    copy.layout_text += `,copy=${i}`;
-    return copy;
-  });
-  return { ...plan, plans };
-}
+export const kHostile =
+  '</script><script>window.harmed = 1</script><img src=x onerror="window.harmed = 1">\u2028\'"&amp; ${harm} {a|b}';
 
 /// { name: path } of every page; `program` is shardwright, `folder` is empty.
 export function makePages(program, folder) {
-  const at = (name) => join(folder, name);
-  const run = (...words) => {
+  /// One command line, from inside the folder; `more`: words that may hold spaces.
+  const run = (line, ...more) => {
     try {
-      execFileSync(program, words, { stdio: ['ignore', 'ignore', 'pipe'], cwd: folder });
+      execFileSync(program, [...line.split(' '), ...more], { stdio: ['ignore', 'ignore', 'pipe'], cwd: folder });
     } catch (error) {
-      if (error.status !== 1) throw error;  // 1: nothing fits, and the answer is written all the same
+      if (error.status !== 1) throw error; // 1: nothing fits, and the answer is written all the same
     }
   };
-  const report = (name, ...files) => run('report', ...files, '--out', at(`${name}.html`));
-  const question = ['llama-3.1-8b', 'h100-sxm-80gb', '--gpus', '64', '--sequence-length', '4096', '--global-batch', '256'];
+  const read = (name) => JSON.parse(readFileSync(join(folder, name), 'utf8'));
+  const write = (name, text) => writeFileSync(join(folder, name), text);
+  const trial = join(here, 'trial.json');
 
-  run('plan', ...question, '--top', '20', '--tokens', '1T', '--gpu-hour-price', '2', '--mtbf-hours', '50676', '--checkpoint-seconds', '60',
-    '--unmeasured', at('todo.txt'), '--json', at('plan.json'), '--html', at('plan.html'));
-  run('plan', 'llama-3.1-405b', 'h100-sxm-80gb', '--gpus', '8', '--sequence-length', '4096', '--global-batch', '8', '--html', at('nothing.html'));
-  run('estimate', ...question, '--layout', 'tp=2,pp=4,vpp=2,micro_batch=1', '--json', at('estimate.json'), '--html', at('estimate.html'));
-  run('explain', ...question, '--layout', 'tp=8,pp=2', '--sensitivity', '--html', at('explain.html'));
-  run('validate', join(golden, 'kernels.yaml'), join(golden, 'collectives.yaml'), '--json', at('validation.json'), '--html', at('validate.html'));
-  writeFileSync(at('grid.yaml'), 'models: [llama-3.1-8b]\nmachines: [h100-sxm-80gb, a100-sxm-80gb]\ngpus: [1, 8, 16]\nsequence_lengths: [4096]\nglobal_batches: [64]\n');
-  run('sweep', at('grid.yaml'), '--out', at('sweep.json'));
-  report('sweep', at('sweep.json'));
-  report('trial', join(here, 'trial.json'));
-  run('models', '--json', at('models.json'));
-  report('models', at('models.json'));
-  report('several', at('plan.json'), at('estimate.json'), at('validation.json'), at('sweep.json'), join(here, 'trial.json'));
+  const question = 'llama-3.1-8b h100-sxm-80gb --gpus 64 --sequence-length 4096 --global-batch 256';
+  const money = '--tokens 1T --gpu-hour-price 2 --mtbf-hours 50676 --checkpoint-seconds 60';
+  run(`plan ${question} --top 20 ${money} --unmeasured todo.txt --json plan.json --html plan.html`);
+  run(`plan ${question} --top 10000 --html many.html`);
+  run(`estimate ${question} --layout tp=2,pp=4,vpp=2,micro_batch=1 --json estimate.json --html estimate.html`);
+  run(`explain ${question} --layout tp=8,pp=2 --sensitivity --html explain.html`);
 
-  const plan = JSON.parse(readFileSync(at('plan.json'), 'utf8'));
+  const large = 'llama-3.1-405b h100-sxm-80gb --gpus 8 --sequence-length 4096';
+  run(`plan ${large} --global-batch 8 --html nothing.html`);
+  run(`estimate ${large} --global-batch 8 --layout tp=8 --html large.html`);
+  run(`estimate ${large} --global-batch 3 --layout tp=1 --html impossible.html`);
+
+  const rows = [join(golden, 'kernels.yaml'), join(golden, 'collectives.yaml')];
+  run('validate --json validation.json --html validate.html', ...rows);
+  const machines = '[h100-sxm-80gb, a100-sxm-80gb]';
+  const lengths = 'sequence_lengths: [4096]\nglobal_batches: [64]';
+  write('grid.yaml', `models: [llama-3.1-8b]\nmachines: ${machines}\ngpus: [1, 8, 16]\n${lengths}\n`);
+  run('sweep grid.yaml --out sweep.json --html sweep.html');
+  run('models --json models.json');
+  run('report models.json --out models.html');
+  run('report --out trial.html', trial);
+  run('report plan.json estimate.json validation.json sweep.json --out several.html', trial);
+
+  const plan = read('plan.json');
+  const { detail, ...bare } = plan;
+  write('bare.json', JSON.stringify(bare));
+  run('report bare.json --out bare.html');
+  write('other.json', '{"schema":"shardwright.validation/1","notes":["of another version"]}');
+  run('report other.json --out other.html');
+
   const hostile = structuredClone(plan);
   hostile.model = kHostile;
   hostile.plans[0].layout.schedule = kHostile;
@@ -59,17 +62,9 @@ export function makePages(program, folder) {
   hostile.detail.timeline[0].device = kHostile;
   hostile.detail.kernels[0].kernel = kHostile;
   hostile.detail.tensors[0].tensor = kHostile;
-  writeFileSync(at('hostile.json'), JSON.stringify(hostile));
-  report('hostile', at('hostile.json'));
-  const bare = { ...plan };
-  delete bare.detail;
-  writeFileSync(at('bare.json'), JSON.stringify(bare));
-  report('bare', at('bare.json'));
-  writeFileSync(at('other.json'), JSON.stringify({ schema: 'shardwright.validation/1', shardwright_version: '9', notes: ['of another version'] }));
-  report('other', at('other.json'));
-  writeFileSync(at('many.json'), JSON.stringify(manyLayouts(plan)));
-  report('many', at('many.json'));
+  write('hostile.json', JSON.stringify(hostile));
+  run('report hostile.json --out hostile.html');
 
-  const names = ['plan', 'nothing', 'estimate', 'explain', 'validate', 'sweep', 'trial', 'models', 'several', 'bare', 'other', 'hostile', 'many'];
-  return Object.fromEntries(names.map((name) => [name, at(`${name}.html`)]));
+  const pages = readdirSync(folder).filter((name) => name.endsWith('.html'));
+  return Object.fromEntries(pages.map((name) => [name.replace('.html', ''), join(folder, name)]));
 }

@@ -29,57 +29,142 @@ function roofline(kernels, machine) {
   };
   const families = [...new Set(rows.map((row) => row.family))];
   return chart({
-    title: 'Roofline', height: 420,
+    title: 'Roofline',
+    height: 420,
     summary: `${rows.length} kernels that compute, against ${types.map((type) => `${units.rate(machine.peak_flops_per_second[type], 'FLOP/s')} in ${type}`).join(', ')} and ${units.rate(machine.memory_bytes_per_second, 'B/s')}.`,
     option: (width) => ({
       grid: { left: 76, right: 28, top: width < 560 ? 84 : 56, bottom: 52 },
-      tooltip: { formatter: ({ data }) => (data.row ? `${data.row.kernel}\n${units.rate(achieved(data.row), 'FLOP/s')}, ${units.number(intensity(data.row))} FLOP/B\n${units.seconds(data.row.seconds)} of a step, ${data.row.source}` : '') },
+      tooltip: {
+        formatter: ({ data }) =>
+          data.row
+            ? `${data.row.kernel}\n${units.rate(achieved(data.row), 'FLOP/s')}, ${units.number(intensity(data.row))} FLOP/B\n${units.seconds(data.row.seconds)} of a step, ${data.row.source}`
+            : '',
+      },
       xAxis: axis({ type: 'log', name: 'arithmetic intensity, FLOP per byte', min: from, max: to }),
-      yAxis: axis({ type: 'log', name: 'FLOP/s', nameGap: 58, axisLabel: { color: colour('ink'), formatter: (value) => units.rate(value, '') } }),
+      yAxis: axis({
+        type: 'log',
+        name: 'FLOP/s',
+        nameGap: 58,
+        axisLabel: { color: colour('ink'), formatter: (value) => units.rate(value, '') },
+      }),
       series: [
-        ...types.map((type) => ({ name: `roof, ${type}`, type: 'line', symbol: 'none', silent: true, color: colour('quiet'), lineStyle: { type: type === types[0] ? 'solid' : 'dashed' }, data: roof(type) })),
-        ...families.map((family, i) => ({ name: family, type: 'scatter', color: seriesColour(family, i),
-          data: rows.filter((row) => row.family === family).map((row) => ({ value: [intensity(row), achieved(row)], row,
-            symbol: kSymbols[row.source], symbolSize: 6 + 22 * Math.sqrt(row.seconds / longest) })) })),
+        ...types.map((type) => ({
+          name: `roof, ${type}`,
+          type: 'line',
+          symbol: 'none',
+          silent: true,
+          color: colour('quiet'),
+          lineStyle: { type: type === types[0] ? 'solid' : 'dashed' },
+          data: roof(type),
+        })),
+        ...families.map((family, i) => ({
+          name: family,
+          type: 'scatter',
+          color: seriesColour(family, i),
+          data: rows
+            .filter((row) => row.family === family)
+            .map((row) => ({
+              value: [intensity(row), achieved(row)],
+              row,
+              symbol: kSymbols[row.source],
+              symbolSize: 6 + 22 * Math.sqrt(row.seconds / longest),
+            })),
+        })),
       ],
     }),
   }).element;
 }
 
-export function kernelTable(kernels, machine) {
+function kernelTable(kernels, machine) {
   const step = kernels.reduce((sum, row) => sum + row.seconds, 0);
-  const ofPeak = (row) => (achieved(row) && machine?.peak_flops_per_second[typeOf(row)] ? achieved(row) / machine.peak_flops_per_second[typeOf(row)] : undefined);
-  return table({ name: 'kernels', rows: kernels, sort: ['seconds', true], page: 20, columns: [
-    { title: 'kernel', value: (row) => row.kernel, wide: true },
-    { title: 'family', value: (row) => row.family, left: true },
-    { title: 'source', value: (row) => row.source, left: true, help: 'measured, interpolated, extrapolated, or from the datasheet and efficiency curves' },
-    { title: 'calls', value: (row) => row.calls, text: (row) => units.count(row.calls), help: 'of one GPU in a step, mean of its stages' },
-    { title: 'seconds', value: (row) => row.seconds, text: (row) => units.seconds(row.seconds), help: 'of all calls, hidden ones, too' },
-    { title: 'share', value: (row) => row.seconds / step, text: (row) => units.percent(row.seconds / step), help: 'of the seconds of all kernels' },
-    { title: 'a call', value: (row) => row.seconds_per_call, text: (row) => units.seconds(row.seconds_per_call) },
-    { title: 'error', value: (row) => row.relative_error, text: (row) => `± ${units.percent(row.relative_error, 0)}`, help: 'one sigma' },
-    { title: 'FLOP/B', value: intensity, text: (row) => units.number(intensity(row)), help: 'arithmetic intensity' },
-    { title: 'of peak', value: ofPeak, text: (row) => units.percent(ofPeak(row)) },
-    { title: 'of bandwidth', value: (row) => (machine && moved(row) ? moved(row) / machine.memory_bytes_per_second : undefined), text: (row) => units.percent(machine && moved(row) ? moved(row) / machine.memory_bytes_per_second : undefined) },
-  ] });
+  const ofPeak = (row) =>
+    achieved(row) && machine?.peak_flops_per_second[typeOf(row)]
+      ? achieved(row) / machine.peak_flops_per_second[typeOf(row)]
+      : undefined;
+  return table({
+    name: 'kernels',
+    rows: kernels,
+    sort: ['seconds', true],
+    page: 20,
+    columns: [
+      { title: 'kernel', value: (row) => row.kernel, wide: true },
+      { title: 'family', value: (row) => row.family, left: true },
+      {
+        title: 'source',
+        value: (row) => row.source,
+        left: true,
+        help: 'measured, interpolated, extrapolated, or from the datasheet and efficiency curves',
+      },
+      {
+        title: 'calls',
+        value: (row) => row.calls,
+        text: (row) => units.count(row.calls),
+        help: 'of one GPU in a step, mean of its stages',
+      },
+      {
+        title: 'seconds',
+        value: (row) => row.seconds,
+        text: (row) => units.seconds(row.seconds),
+        help: 'of all calls, hidden ones, too',
+      },
+      {
+        title: 'share',
+        value: (row) => row.seconds / step,
+        text: (row) => units.percent(row.seconds / step),
+        help: 'of the seconds of all kernels',
+      },
+      { title: 'a call', value: (row) => row.seconds_per_call, text: (row) => units.seconds(row.seconds_per_call) },
+      {
+        title: 'error',
+        value: (row) => row.relative_error,
+        text: (row) => `± ${units.percent(row.relative_error, 0)}`,
+        help: 'one sigma',
+      },
+      { title: 'FLOP/B', value: intensity, text: (row) => units.number(intensity(row)), help: 'arithmetic intensity' },
+      { title: 'of peak', value: ofPeak, text: (row) => units.percent(ofPeak(row)) },
+      {
+        title: 'of bandwidth',
+        value: (row) => (machine && moved(row) ? moved(row) / machine.memory_bytes_per_second : undefined),
+        text: (row) => units.percent(machine && moved(row) ? moved(row) / machine.memory_bytes_per_second : undefined),
+      },
+    ],
+  });
 }
 
 export function kernelsSection(data) {
   const { kernels, machine } = data.detail ?? {};
   if (!kernels?.length) return null;
-  return section('kernels', 'Kernels',
+  return section(
+    'kernels',
+    'Kernels',
     'A point is a kernel; its size is its time in a step, its shape where that time comes from: circle measured, triangle interpolated, square extrapolated, diamond datasheet. On the slope memory limits it, under the flat roof the products do.',
-    roofline(kernels, machine), kernelTable(kernels, machine));
+    roofline(kernels, machine),
+    kernelTable(kernels, machine),
+  );
 }
 
 export function unmeasuredSection(data) {
   if (!data.unmeasured?.length) return null;
-  return section('unmeasured', 'What to measure next',
+  return section(
+    'unmeasured',
+    'What to measure next',
     'Kernels that the best layout and those as good ask for and that nobody measured, the most doubtful seconds first.',
-    table({ name: 'unmeasured kernels', rows: data.unmeasured, sort: ['doubt', true], columns: [
-      { title: 'kernel', value: (row) => row.kernel, wide: true }, { title: 'source', value: (row) => row.source, left: true },
-      { title: 'doubt', value: (row) => row.doubt_seconds, text: (row) => units.seconds(row.doubt_seconds), help: 'seconds of a step that it may be off by' },
-      { title: 'seconds', value: (row) => row.seconds, text: (row) => units.seconds(row.seconds) },
-      { title: 'share', value: (row) => row.share, text: (row) => units.percent(row.share) },
-    ] }));
+    table({
+      name: 'unmeasured kernels',
+      rows: data.unmeasured,
+      sort: ['doubt', true],
+      columns: [
+        { title: 'kernel', value: (row) => row.kernel, wide: true },
+        { title: 'source', value: (row) => row.source, left: true },
+        {
+          title: 'doubt',
+          value: (row) => row.doubt_seconds,
+          text: (row) => units.seconds(row.doubt_seconds),
+          help: 'seconds of a step that it may be off by',
+        },
+        { title: 'seconds', value: (row) => row.seconds, text: (row) => units.seconds(row.seconds) },
+        { title: 'share', value: (row) => row.share, text: (row) => units.percent(row.share) },
+      ],
+    }),
+  );
 }

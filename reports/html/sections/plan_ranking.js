@@ -24,48 +24,88 @@ const kReasons = {
 };
 
 const rank = { title: '#', value: ({ plan }) => plan.rank, always: true };
-const tie = { title: 'ties', value: ({ plan }) => (plan.rank === 1 ? 'best' : plan.ties_with_best ? 'yes' : 'no'), help: 'whether it may be as fast as the best' };
+const tie = {
+  title: 'ties',
+  value: ({ plan }) => (plan.rank === 1 ? 'best' : plan.ties_with_best ? 'yes' : 'no'),
+  help: 'whether it may be as fast as the best',
+};
 
 function ranked(plans) {
-  return table({ name: 'layouts', columns: [rank, ...resultColumns, ...layoutColumns, tie, ...moreResultColumns], rows: plans.map((plan) => ({ plan })),
-    same: false, highlight: ({ plan }) => plan.rank === 1 });
+  return table({
+    name: 'layouts',
+    columns: [rank, ...resultColumns, ...layoutColumns, tie, ...moreResultColumns],
+    rows: plans.map((plan) => ({ plan })),
+    same: false,
+    highlight: ({ plan }) => plan.rank === 1,
+  });
 }
 
 function rejectedTable(search) {
   const rows = Object.entries(search.rejected).map(([reason, layouts]) => ({ reason, layouts }));
-  return table({ name: 'reasons', sort: ['layouts', true], rows, filter: false, columns: [
-    { title: 'reason', value: (row) => row.reason, left: true },
-    { title: 'layouts', value: (row) => row.layouts, text: (row) => units.count(row.layouts) },
-    { title: 'meaning', value: (row) => kReasons[row.reason], wide: true },
-  ] });
+  return table({
+    name: 'reasons',
+    sort: ['layouts', true],
+    rows,
+    filter: false,
+    columns: [
+      { title: 'reason', value: (row) => row.reason, left: true },
+      { title: 'layouts', value: (row) => row.layouts, text: (row) => units.count(row.layouts) },
+      { title: 'meaning', value: (row) => kReasons[row.reason], wide: true },
+    ],
+  });
 }
 
 function turnedDown(data) {
   const parts = [];
   if (data.nearest?.length > 0) {
-    parts.push(el('h4', {}, 'Nothing fits: those that miss by least'),
-      table({ name: 'layouts that do not fit', rows: data.nearest.map((plan) => ({ plan })), columns: [
-        ...resultColumns, ...layoutColumns, { title: 'why', value: ({ plan }) => plan.rejection?.detail, wide: true }] }));
+    parts.push(
+      el('h4', {}, 'Nothing fits: those that miss by least'),
+      table({
+        name: 'layouts that do not fit',
+        rows: data.nearest.map((plan) => ({ plan })),
+        columns: [
+          ...resultColumns,
+          ...layoutColumns,
+          { title: 'why', value: ({ plan }) => plan.rejection?.detail, wide: true },
+        ],
+      }),
+    );
   }
-  if (data.search && Object.keys(data.search.rejected).length > 0) parts.push(el('h4', {}, 'Rejected, by reason'), rejectedTable(data.search));
+  if (data.search && Object.keys(data.search.rejected).length > 0)
+    parts.push(el('h4', {}, 'Rejected, by reason'), rejectedTable(data.search));
   return parts;
 }
 
 function searchFigures(search) {
   const rejected = Object.values(search.rejected).reduce((sum, n) => sum + n, 0);
-  return definitions([['Layouts considered', units.count(search.considered)], ['Priced in full', units.count(search.priced)],
-    ['Pruned by bounds', units.count(search.pruned)], ['Rejected', units.count(rejected)],
-    ['Best is proven', search.proven_best ? 'yes' : 'no']]);
+  return definitions([
+    ['Layouts considered', units.count(search.considered)],
+    ['Priced in full', units.count(search.priced)],
+    ['Pruned by bounds', units.count(search.pruned)],
+    ['Rejected', units.count(rejected)],
+    ['Best is proven', search.proven_best ? 'yes' : 'no'],
+  ]);
 }
 
 export function rankingSection(data) {
   if (!data.search) return null;
   const extra = el('div', { hidden: data.plans.length > 0 }, turnedDown(data));
-  const toggle = data.plans.length > 0 && extra.children.length > 0
-    && checkbox('Show what was rejected, and why', false, (on) => { extra.hidden = !on; });
-  return section('ranking', 'Ranked layouts',
+  const toggle =
+    data.plans.length > 0 &&
+    extra.children.length > 0 &&
+    checkbox('Show what was rejected, and why', false, (on) => {
+      extra.hidden = !on;
+    });
+  return section(
+    'ranking',
+    'Ranked layouts',
     'Fastest first. Every layout of the space was priced, rejected for a stated reason, or pruned by a bound that it cannot beat. Columns that say the same in every row are left out until asked for.',
-    data.plans.length > 0 && ranked(data.plans), searchFigures(data.search), toggle && el('p', {}, toggle), extra);
+    data.plans.length > 0 && ranked(data.plans),
+    data.page_left_out && el('p', { class: 'quiet' }, `Left out of this page: ${data.page_left_out}.`),
+    searchFigures(data.search),
+    toggle && el('p', {}, toggle),
+    extra,
+  );
 }
 
 /// Every layout that this file knows with a prediction: ranked ones, then those of the front that are not among them.
@@ -89,23 +129,53 @@ export function paretoSection(data) {
   const others = rows.filter((row) => !row.front);
   const dots = (list) => list.map((row) => ({ value: point(row), row }));
   const figure = chart({
-    title: 'Time against memory', height: 380,
+    title: 'Time against memory',
+    height: 380,
     summary: `${rows.length} layouts; ${front.length} of them have less memory than every faster one.`,
     option: () => ({
       grid: { left: 64, right: 24, top: 40, bottom: 52 },
-      tooltip: { formatter: ({ data: { row } }) => `${row.plan.rank ? `#${row.plan.rank}: ` : ''}${degreesText(row.plan.layout)}\n${units.seconds(row.plan.predicted.step_seconds)}, ${units.gib(row.plan.predicted.memory_reserved_bytes)}` },
+      tooltip: {
+        formatter: ({ data: { row } }) =>
+          `${row.plan.rank ? `#${row.plan.rank}: ` : ''}${degreesText(row.plan.layout)}\n${units.seconds(row.plan.predicted.step_seconds)}, ${units.gib(row.plan.predicted.memory_reserved_bytes)}`,
+      },
       xAxis: axis({ type: 'value', name: 'memory of the fullest GPU, GiB', scale: true }),
       yAxis: axis({ type: 'value', name: 'step, s', nameGap: 44, scale: true }),
       series: [
         { name: 'priced', type: 'scatter', symbolSize: 7, itemStyle: { color: colour('grey') }, data: dots(others) },
-        { name: 'front', type: 'line', step: 'end', symbol: 'diamond', symbolSize: 10, color: colour('blue'), data: dots(front),
-          markLine: usable && { silent: true, symbol: 'none', label: { formatter: 'usable', color: colour('ink') },
-            lineStyle: { color: colour('red') }, data: [{ xAxis: usable / 2 ** 30 }] } },
+        {
+          name: 'front',
+          type: 'line',
+          step: 'end',
+          symbol: 'diamond',
+          symbolSize: 10,
+          color: colour('blue'),
+          data: dots(front),
+          markLine: usable && {
+            silent: true,
+            symbol: 'none',
+            label: { formatter: 'usable', color: colour('ink') },
+            lineStyle: { color: colour('red') },
+            data: [{ xAxis: usable / 2 ** 30 }],
+          },
+        },
       ],
     }),
-    data: { name: 'priced layouts', rows, columns: [{ title: 'front', value: (row) => (row.front ? 'yes' : 'no'), always: true }, ...resultColumns, ...layoutColumns, ...moreResultColumns], sort: ['step s', false] },
+    data: {
+      name: 'priced layouts',
+      rows,
+      columns: [
+        { title: 'front', value: (row) => (row.front ? 'yes' : 'no'), always: true },
+        ...resultColumns,
+        ...layoutColumns,
+        ...moreResultColumns,
+      ],
+      sort: ['step s', false],
+    },
   });
-  return section('memory-for-time', 'Memory for time',
+  return section(
+    'memory-for-time',
+    'Memory for time',
     'Each point is a layout that was priced. Those on the line need less memory than every faster one: go along it for room to spare, for a longer sequence or a smaller GPU.',
-    figure.element);
+    figure.element,
+  );
 }
