@@ -1,0 +1,17 @@
+#include "kernels/backends.h"
+
+#include <stdexcept>
+
+#include "kernels/reference/reference_operators.h"
+
+namespace shardwright {
+
+std::vector<std::string> operator_names() { return {"reference", "cpu"}; }
+
+std::unique_ptr<Operators> make_operators(std::string_view name) {
+  if (name == "reference") return make_reference_operators();
+  if (name == "cpu") return make_reference_operators(Element::fp32);
+  throw std::runtime_error("there is no backend '" + std::string(name) + "'; there are reference, cpu");
+}
+
+}  // namespace shardwright
