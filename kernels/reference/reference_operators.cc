@@ -132,10 +132,11 @@ class ReferenceOperators final : public HostOperators {
     std::int64_t first = 0;
     for (std::int64_t g = 0; g < groups; ++g) {
       const std::int64_t m = rows_per_group[static_cast<std::size_t>(g)];
+      if (m == 0) continue;
       const Array part = reference::contraction(
           {block(a, first * k, m * k), {0, 1}, {m, k}},
           transposed ? matrix(matrices, g, {2, 1}, {n, k}) : matrix(matrices, g, {1, 2}, {k, n}), {0, 2});
-      if (m > 0) out.insert(out.end(), part.begin(), part.end());
+      out.insert(out.end(), part.begin(), part.end());
       first += m;
     }
     upload(out, y);

@@ -54,7 +54,7 @@ void combine(Number* to, const Number* from, std::int64_t count, Reduction reduc
     for (std::int64_t i = 0; i < count; ++i) to[i] = static_cast<Number>(to[i] + from[i]);
   else
     for (std::int64_t i = 0; i < count; ++i)
-      if (!(from[i] <= to[i])) to[i] = from[i];  // also when it is not a number
+      if (to[i] == to[i] && !(from[i] <= to[i])) to[i] = from[i];  // what is no number stays
 }
 
 class ThreadsCommunicator final : public Communicator {
