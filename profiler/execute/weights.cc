@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "planner/blocks.h"
 
@@ -15,24 +16,20 @@ std::uint64_t hash(const std::string& text, std::uint64_t seed) {
   return h;
 }
 
-/// Standard deviation of a weight's first values: products keep the size of what they multiply; norms' and biases lie
+/// What a weight is drawn from, by its use: products keep the size of what they multiply; norms' weights and biases lie
 /// about 1 and 0.
-double deviation(const RunGraph& g, TensorId weight) {
+Weights::FirstValues first_values(const RunGraph& g, TensorId weight) {
   for (const Operator& op : g.graph.ops()) {
-    if (op.kind != OpKind::contraction || op.inputs[1].tensor != weight) continue;
+    const bool second = op.inputs.size() > 1 && op.inputs[1].tensor == weight;
+    if (second && op.kind == OpKind::gather) return {0, 1};
+    if (second && (op.kind == OpKind::rms_norm || op.kind == OpKind::layer_norm)) return {1, 0.1};
+    if (!second || op.kind != OpKind::contraction) continue;
     double rows = 1;
     for (DimId d : op.inputs[1].dims)
       if (!op.outputs[0].dims.has(d)) rows *= static_cast<double>(g.extents[d]);
-    return 1 / std::sqrt(rows);
+    return {0, 1 / std::sqrt(rows)};
   }
-  for (const Operator& op : g.graph.ops())
-    if (op.kind == OpKind::gather && op.inputs[1].tensor == weight) return 1;
-  return 0.1;
-}
-double mean(const RunGraph& g, TensorId weight) {
-  for (const Operator& op : g.graph.ops())
-    if ((op.kind == OpKind::rms_norm || op.kind == OpKind::layer_norm) && op.inputs[1].tensor == weight) return 1;
-  return 0;
+  return {0, 0.1};
 }
 
 }  // namespace
@@ -70,20 +67,24 @@ Weights::Weights(const Programme& programme, int stage, std::int64_t line, const
     }
   }
   for (auto& [name, w] : weights_) {
-    // On all stages that use it, so that all agree.
+    // By all uses in the model, so that all stages agree.
+    std::optional<FirstValues> values;
     for (const auto& part : programme.parts)
       for (const Programme::Instance& instance : part) {
         const RunGraph& g = programme.graphs[static_cast<std::size_t>(instance.graph)];
-        for (const WeightState& state : g.sharded.weights)
-          if (state.gradient >= 0 && programme.weight_name(instance, state.tensor) == name)
+        for (const WeightState& state : g.sharded.weights) {
+          if (programme.weight_name(instance, state.tensor) != name) continue;
+          if (!values) values = first_values(g, state.tensor);
+          if (state.gradient >= 0)
             w.partial = static_cast<AxisSet>(w.partial | g.sharded.value(state.gradient).placement.partial);
+        }
       }
-    draw(w);
+    draw(w, *values);
   }
 }
 
 /// Every number is drawn by the weight's name and the number's place in the whole weight.
-void Weights::draw(Weight& w) const {
+void Weights::draw(Weight& w, const FirstValues& values) const {
   const RunGraph& g = *w.graph;
   const DimList& dims = g.graph.tensor(w.state.tensor).dims;
   BlockPlace place = {block_extents(dims, g.extents, w.placement, programme_.mesh),
@@ -92,10 +93,10 @@ void Weights::draw(Weight& w) const {
   for (DimId d : dims) place.whole.push_back(g.extents[d]);
   const Element number = operators_.element(DataType::fp32);
   Block block = memory_.make(w.elements, number);
-  operators_.fill_normal(block.view, place, hash(w.name, options_.seed), deviation(g, w.state.tensor));
-  if (const double m = mean(g, w.state.tensor); m != 0) {
+  operators_.fill_normal(block.view, place, hash(w.name, options_.seed), values.deviation);
+  if (values.mean != 0) {
     const Block means = memory_.make(w.elements, number);
-    operators_.fill(means.view, m);
+    operators_.fill(means.view, values.mean);
     operators_.residual_sum({block.view, means.view}, block.view);
   }
   w.value = zero(w) == 3 && w.cut ? mover_.scatter_flat(block, w.cut, 0, w.name) : block;

@@ -19,6 +19,10 @@ struct RunOptions {
 /// WeightState says of storage and reduction.
 class Weights {
  public:
+  /// A normal distribution.
+  struct FirstValues {
+    double mean = 0, deviation = 0;
+  };
   /// A weight as this rank has it.
   struct Weight {
     std::string name;
@@ -50,7 +54,7 @@ class Weights {
   const std::map<std::string, Weight>& all() const { return weights_; }
 
  private:
-  void draw(Weight& weight) const;
+  void draw(Weight& weight, const FirstValues& values) const;
   bool keeps_piece(const Weight& w) const { return w.cut != 0; }
   int zero(const Weight& w) const { return w.graph->says.zero; }
 

@@ -57,6 +57,18 @@ Model tiny_experts() {
   return m;
 }
 
+Model tiny_gated() {
+  Model m = tiny_experts();
+  m.name = "tiny-gated";
+  m.first_k_dense_replace = 0;
+  m.mlp_bias = m.router_bias = m.shared_expert_gate = true;
+  m.shared_expert_intermediate_size = 16;
+  m.qk_norm = QkNorm::head;
+  m.sliding_window = 5;
+  m.sliding_window_pattern = 2;
+  return m;
+}
+
 std::vector<Model> tiny_models() { return {tiny_dense(), tiny_tied(), tiny_latent(), tiny_experts()}; }
 
 Programme tiny_programme(Model model, const char* words) {

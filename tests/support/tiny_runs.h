@@ -12,6 +12,8 @@ Model tiny_dense();
 Model tiny_tied();
 Model tiny_latent();
 Model tiny_experts();
+/// Experts whose gates are applied behind them, since they have biases; a gate for the shared ones.
+Model tiny_gated();
 std::vector<Model> tiny_models();
 
 /// A step of a tiny model under a layout in words, "tp 2 sp dp 2 zero 1 group 2 pp 2 zb-h1 batch 8". Keys: tp cp dp ep
