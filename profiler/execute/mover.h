@@ -78,6 +78,7 @@ class Mover {
                   const std::string& place);
   std::shared_ptr<const RowList> row_list(const RunGraph& graph, const DimList& dims, const Placement& placement,
                                           std::vector<std::int64_t> places);
+  static void check_same_rows(const std::vector<std::int64_t>& places, Communicator& group, const std::string& name);
   void spoil_rows(const Block& in, const std::vector<std::int64_t>& received, std::int64_t width, std::size_t own,
                   Fault::Kind wrong, bool adds);
   Block take_rows(const Block& from, const std::vector<std::int64_t>& which, std::int64_t width);

@@ -43,6 +43,17 @@ RunGraph run_graph(OpGraph graph, std::vector<std::int64_t> extents, const Mesh&
   return g;
 }
 
+/// Extents that do not divide by what cuts them. Throws std::invalid_argument.
+void check_divisible(const RunGraph& g, const Mesh& mesh) {
+  for (const Value& v : g.sharded.values) {
+    const DimList& dims = g.graph.tensor(v.tensor).dims;
+    for (int i = 0; i < dims.size(); ++i)
+      if (const std::int64_t parts = mesh.size_of(v.placement.dims[i]); g.extents[dims[i]] % parts != 0)
+        throw std::invalid_argument(g.graph.dims()[dims[i]].name + " " + std::to_string(g.extents[dims[i]]) +
+                                    " does not divide by " + std::to_string(parts) + " ranks");
+  }
+}
+
 /// Everything on one rank.
 Declarations nothing_sharded(const OpGraph& graph) {
   Declarations says;
@@ -129,6 +140,7 @@ Programme make_programme(const Model& model, const Layout& layout, const Workloa
     const Recompute recompute = p.graphs.size() < classes ? layout.recompute : Recompute{};
     p.graphs.push_back(run_graph(std::move(graph), std::move(extents), p.mesh, std::move(says), recompute));
   }
+  for (const RunGraph& g : p.graphs) check_divisible(g, p.mesh);
   for (const Order& order : orders) p.tasks.push_back(tasks_of(order));
   if (static_cast<int>(p.tasks.size()) != pipeline.stages)
     throw std::invalid_argument("a pipeline of " + std::to_string(pipeline.stages) + " stages needs as many orders, got " +

@@ -116,6 +116,17 @@ std::shared_ptr<const RowList> Mover::rows_of_mask(const RunGraph& graph, const 
   return row_list(graph, dims, placement, std::move(places));
 }
 
+/// Terms of a sum of rows are of the same rows.
+void Mover::check_same_rows(const std::vector<std::int64_t>& places, Communicator& group, const std::string& name) {
+  std::uint64_t mixed = places.size();
+  for (std::int64_t place : places) mixed = (mixed ^ static_cast<std::uint64_t>(place)) * 0x100000001b3u;
+  const std::vector<std::int64_t> own = {static_cast<std::int64_t>(mixed)};
+  std::vector<std::int64_t> all(static_cast<std::size_t>(group.size()));
+  group.all_gather(view_of(own), view_of(all));
+  for (std::int64_t other : all)
+    if (other != own[0]) throw std::logic_error("ranks add up different rows: " + name);
+}
+
 /// A step of a reshard of routed rows. Where a row goes is a matter of the axes that the step is about: see
 /// transfer_steps(). A reduce-scatter is an exchange whose rows are added up, an all-gather one of equal parts, the
 /// shorter ones padded.
@@ -159,6 +170,7 @@ Block Mover::step_rows(const ReshardSteps::Step& step, const RunGraph& graph, co
     return arrived(take_rows(from, kept, width), std::move(at));
   }
   if (step.kind == ReshardStep::all_reduce) {
+    check_same_rows(places, groups_.over(step.axes), name);
     Block sum = copy(from);
     all_reduce(sum, step.axes, Reduction::sum, place);
     return arrived(std::move(sum), places);

@@ -18,7 +18,7 @@ std::uint64_t hash(const std::string& text, std::uint64_t seed) {
 
 /// What a weight is drawn from, by its use: products keep the size of what they multiply; norms' weights and biases lie
 /// about 1 and 0.
-Weights::FirstValues first_values(const RunGraph& g, TensorId weight) {
+FirstValues first_values(const RunGraph& g, TensorId weight) {
   for (const Operator& op : g.graph.ops()) {
     const bool second = op.inputs.size() > 1 && op.inputs[1].tensor == weight;
     if (second && op.kind == OpKind::gather) return {0, 1};
@@ -79,7 +79,8 @@ Weights::Weights(const Programme& programme, int stage, std::int64_t line, const
             w.partial = static_cast<AxisSet>(w.partial | g.sharded.value(state.gradient).placement.partial);
         }
       }
-    draw(w, *values);
+    const auto given = options_.first_values.find(name);
+    draw(w, given != options_.first_values.end() ? given->second : *values);
   }
 }
 

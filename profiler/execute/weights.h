@@ -9,9 +9,15 @@
 
 namespace shardwright {
 
+/// A normal distribution, from which a weight's first values are drawn.
+struct FirstValues {
+  double mean = 0, deviation = 0;
+};
+
 /// What a run begins from, the same however it is sharded.
 struct RunOptions {
   std::uint64_t seed = 1;
+  std::map<std::string, FirstValues> first_values = {};  ///< of weights by name; others have what fits their use
   AdamStep adam = {1e-3, 0.9, 0.95, 1e-6, 0.0, 1, 1.0};
 };
 
@@ -19,10 +25,6 @@ struct RunOptions {
 /// WeightState says of storage and reduction.
 class Weights {
  public:
-  /// A normal distribution.
-  struct FirstValues {
-    double mean = 0, deviation = 0;
-  };
   /// A weight as this rank has it.
   struct Weight {
     std::string name;
