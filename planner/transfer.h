@@ -21,11 +21,11 @@ std::int64_t elements_of(const std::vector<Stretch>& stretches);
 struct TransferStep {
   ReshardStep kind = ReshardStep::slice;
   AxisSet axes = 0;
-  std::vector<std::int64_t> members;           ///< places on the line, in the order of their pieces; of a slice itself
-  std::vector<std::vector<Stretch>> send;      ///< by member, none for all_reduce
-  std::vector<std::vector<Stretch>> receive;   ///< by member, into the next block; of a reduce_scatter added up
+  std::vector<std::int64_t> members;          ///< places on the line, in the order of their pieces; of a slice itself
+  std::vector<std::vector<Stretch>> send;     ///< by member, none for all_reduce
+  std::vector<std::vector<Stretch>> receive;  ///< by member, into the next block; of a reduce_scatter added up
   std::int64_t elements = 0, next_elements = 0;  ///< of the block, before and after
-  bool equal = true;  ///< every member sends every other the same number of numbers
+  bool equal = true;                             ///< every member sends every other the same number of numbers
 };
 
 /// What `line` does to get its block from one placement to another: see reshard_steps(). A number goes where it lies at

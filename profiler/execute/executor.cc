@@ -22,9 +22,9 @@ Placement without_ring(const OpGraph& graph, const DimList& dims, Placement p, A
 /// Dims of what a node reads, under the operator's names.
 const DimList& input_dims(const Operator& op, const Node& node, std::size_t i) {
   if (node.gradient >= 0 && i == 0) return op.outputs[0].dims;
-  const std::size_t k = node.gradient < 0 ? i
-                                          : static_cast<std::size_t>(
-                                                op.gradients[static_cast<std::size_t>(node.gradient)].reads[i - 1]);
+  const std::size_t k =
+      node.gradient < 0 ? i
+                        : static_cast<std::size_t>(op.gradients[static_cast<std::size_t>(node.gradient)].reads[i - 1]);
   return k < op.inputs.size() ? op.inputs[k].dims : op.outputs[k - op.inputs.size()].dims;
 }
 const DimList& output_dims(const Operator& op, const Node& node, std::size_t i) {
@@ -96,8 +96,7 @@ void Executor::forward(int chunk, int micro_batch, std::int64_t step) {
     pass.reads = g.forward_reads;
     if (g.sharded.stream_in >= 0) at(pass, g.sharded.stream_in) = std::move(stream);
     give_inputs(g, micro_batch, step, pass);
-    for (std::size_t n = 0; n < g.sharded.forward_nodes; ++n)
-      run_node(g, instances[i], static_cast<NodeId>(n), pass);
+    for (std::size_t n = 0; n < g.sharded.forward_nodes; ++n) run_node(g, instances[i], static_cast<NodeId>(n), pass);
     if (g.sharded.stream_out >= 0) {
       stream = at(pass, g.sharded.stream_out);
       if (!g.saved[shardwright::at(g.sharded.stream_out)]) at(pass, g.sharded.stream_out) = {};
@@ -153,8 +152,7 @@ Block Executor::read(const RunGraph& g, const Programme::Instance& instance, Val
   if (value.maker < 0 && !value.gradient && g.graph.tensor(value.tensor).role == TensorRole::weight)
     return weights_.value(programme_.weight_name(instance, value.tensor));
   Block& known = at(pass, v);
-  if (!known && value.maker >= 0 &&
-      g.sharded.nodes[shardwright::at(value.maker)].kind == Node::Kind::gather_parameter)
+  if (!known && value.maker >= 0 && g.sharded.nodes[shardwright::at(value.maker)].kind == Node::Kind::gather_parameter)
     run_node(g, instance, value.maker, pass);  // forward runs again
   if (!known) throw std::logic_error("a value is read before it is made: " + g.graph.tensor(value.tensor).name);
   return known;
@@ -284,8 +282,8 @@ void Executor::compute(const RunGraph& g, const Programme::Instance& instance, c
   std::vector<Block> outputs;
   {
     const During during(recorder_, {Doing::Kind::compute, name});
-    outputs = is_gradient ? kernel.backward(op.gradients[static_cast<std::size_t>(node.gradient)])
-                          : kernel.forward(made_at);
+    outputs =
+        is_gradient ? kernel.backward(op.gradients[static_cast<std::size_t>(node.gradient)]) : kernel.forward(made_at);
     operators_.synchronize();
   }
   if (kernel.rows) pass.rows[node.op] = kernel.rows;
@@ -353,8 +351,8 @@ void Executor::hand_on(int part, int route, int micro_batch, bool gradient, Bloc
     handed_[t] = std::move(block);
     return;
   }
-  const During during(recorder_, {Doing::Kind::send, std::string(gradient ? "d " : "") + "stream to stage " +
-                                                         std::to_string(to)});
+  const During during(recorder_,
+                      {Doing::Kind::send, std::string(gradient ? "d " : "") + "stream to stage " + std::to_string(to)});
   auto request = world_.send(block.view, static_cast<int>(programme_.rank_of(to, line_)), t);
   sent_.push_back({std::move(request), std::move(block)});
 }

@@ -40,8 +40,8 @@ class Executor {
  private:
   /// One micro-batch in one graph, from its forward until its last gradient.
   struct Pass {
-    std::vector<Block> values;                 // by value
-    std::vector<std::int32_t> reads;           // by value: those that are still to come, in forward or backward
+    std::vector<Block> values;        // by value
+    std::vector<std::int32_t> reads;  // by value: those that are still to come, in forward or backward
     std::map<OpId, std::shared_ptr<const RowList>> rows;
     bool backward = false;
   };

@@ -23,8 +23,8 @@ std::set<AxisSet> axes_of(const Programme& programme) {
     for (const WeightState& w : g.sharded.weights) {
       join(all, w.reduction);
       const Value& value = g.sharded.value(w.value);
-      const AxisSet cut = static_cast<AxisSet>(g.says.shard_axes[static_cast<std::size_t>(w.tensor)] &
-                                               ~value.placement.sharded());
+      const AxisSet cut =
+          static_cast<AxisSet>(g.says.shard_axes[static_cast<std::size_t>(w.tensor)] & ~value.placement.sharded());
       if (g.says.zero > 0 && cut) all.insert(cut);
       // Of a weight with several uses: what is partial in one of them is in their sum.
       if (w.gradient < 0) continue;

@@ -120,7 +120,10 @@ Block Mover::step(const TransferStep& s, const Block& from, Combine combine, con
   }
   Communicator& group = groups_.over(s.axes);
   const std::size_t own = own_place(s, line_), members = s.members.size();
-  const During during(recorder_, {Doing::Kind::collective, name, s.kind, static_cast<int>(members),
+  const During during(recorder_, {Doing::Kind::collective,
+                                  name,
+                                  s.kind,
+                                  static_cast<int>(members),
                                   {std::max(s.elements, s.next_elements) * bytes_of(element)}});
   if (s.kind == ReshardStep::reduce_scatter && !s.equal)
     throw std::logic_error("a reduce-scatter of unequal pieces: " + name);
@@ -174,8 +177,8 @@ void Mover::all_reduce(const Block& block, AxisSet axes, Reduction reduction, co
 
 void Mover::all_reduce(const Block& block, Communicator& group, Reduction reduction, const std::string& place) {
   const std::string name = "all_reduce " + place;
-  const During during(recorder_, {Doing::Kind::collective, name, ReshardStep::all_reduce, group.size(),
-                                  block.view.size()});
+  const During during(recorder_,
+                      {Doing::Kind::collective, name, ReshardStep::all_reduce, group.size(), block.view.size()});
   const Fault::Kind wrong = fault_at(name);
   if (wrong == Fault::Kind::drop) return;
   if (wrong == Fault::Kind::operation) reduction = reduction == Reduction::sum ? Reduction::max : Reduction::sum;
@@ -187,8 +190,8 @@ Block Mover::gather_flat(const Block& piece, AxisSet axes, std::int64_t elements
   Communicator& group = groups_.over(axes);
   const std::int64_t length = piece.view.elements;
   Block all = memory_.make(length * group.size(), piece.view.element);
-  const During during(recorder_, {Doing::Kind::collective, name, ReshardStep::all_gather, group.size(),
-                                  all.view.size()});
+  const During during(recorder_,
+                      {Doing::Kind::collective, name, ReshardStep::all_gather, group.size(), all.view.size()});
   group.all_gather(piece.view, all.view);
   const Fault::Kind wrong = fault_at(name);
   for (int m = group.size(); wrong != Fault::Kind::none && m-- > 0;) {
@@ -217,8 +220,8 @@ Block Mover::scatter_flat(const Block& whole, AxisSet cut, AxisSet scatter, cons
   if (!scatter) return packed;
   const std::string name = "reduce_scatter " + place;
   Communicator& group = groups_.over(scatter);
-  const During during(recorder_, {Doing::Kind::collective, name, ReshardStep::reduce_scatter, group.size(),
-                                  packed.view.size()});
+  const During during(recorder_,
+                      {Doing::Kind::collective, name, ReshardStep::reduce_scatter, group.size(), packed.view.size()});
   Block piece = memory_.make(own.length, whole.view.element);
   const Fault::Kind wrong = fault_at(name);
   if (wrong == Fault::Kind::drop) {
@@ -243,8 +246,9 @@ Block Mover::pass_around(const void* key, const RunGraph& graph, const DimList& 
   const std::string name = "ring " + place;
   Communicator& group = groups_.over(ring);
   const int n = group.size(), own = group.rank(), next = (own + 1) % n, before = (own + n - 1) % n;
-  const During during(recorder_, {Doing::Kind::collective, name, ReshardStep::all_gather, n,
-                                  {s.next_elements * bytes_of(block.view.element)}});
+  const During during(
+      recorder_,
+      {Doing::Kind::collective, name, ReshardStep::all_gather, n, {s.next_elements * bytes_of(block.view.element)}});
   const Fault::Kind wrong = fault_at(name);
   Block to_block = memory_.make(s.next_elements, block.view.element), piece = block;
   for (int hop = 0; hop < n; ++hop) {

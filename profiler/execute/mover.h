@@ -84,7 +84,9 @@ class Mover {
   Block take_rows(const Block& from, const std::vector<std::int64_t>& which, std::int64_t width);
   Block ids(const std::vector<std::int64_t>& numbers);
   Block copy(const Block& block);
-  Fault::Kind fault_at(const std::string& place) const { return fault_.place == place ? fault_.kind : Fault::Kind::none; }
+  Fault::Kind fault_at(const std::string& place) const {
+    return fault_.place == place ? fault_.kind : Fault::Kind::none;
+  }
 
   const Programme& programme_;
   std::int64_t line_;

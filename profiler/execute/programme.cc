@@ -127,8 +127,16 @@ Programme make_programme(const Model& model, const Layout& layout, const Workloa
   if (const std::string* fault = std::get_if<std::string>(&mesh)) throw std::invalid_argument(*fault);
   const Pipeline pipeline = pipeline_of(layout, workload.global_batch);
   check(pipeline);
-  Programme p = {model, layout, workload.sequence_length, workload.global_batch, std::get<Mesh>(mesh), pipeline,
-                 Route(pipeline), {}, {}, {}};
+  Programme p = {model,
+                 layout,
+                 workload.sequence_length,
+                 workload.global_batch,
+                 std::get<Mesh>(mesh),
+                 pipeline,
+                 Route(pipeline),
+                 {},
+                 {},
+                 {}};
   ModelGraphs graphs = model_graphs(model, graph_options(workload));
   p.parts = parts_of(graphs, layout.layers_per_chunk);
   const std::size_t classes = graphs.layer_classes.size();
@@ -143,8 +151,8 @@ Programme make_programme(const Model& model, const Layout& layout, const Workloa
   for (const RunGraph& g : p.graphs) check_divisible(g, p.mesh);
   for (const Order& order : orders) p.tasks.push_back(tasks_of(order));
   if (static_cast<int>(p.tasks.size()) != pipeline.stages)
-    throw std::invalid_argument("a pipeline of " + std::to_string(pipeline.stages) + " stages needs as many orders, got " +
-                                std::to_string(p.tasks.size()));
+    throw std::invalid_argument("a pipeline of " + std::to_string(pipeline.stages) +
+                                " stages needs as many orders, got " + std::to_string(p.tasks.size()));
   return p;
 }
 

@@ -29,8 +29,8 @@ struct RunGraph {
   std::vector<std::int32_t> forward_reads, backward_reads;
 };
 
-/// All that the ranks of a run agree on: the plan's graphs, cut over one stage's ranks, and who runs which of them when.
-/// Values only; the same on every rank.
+/// All that the ranks of a run agree on: the plan's graphs, cut over one stage's ranks, and who runs which of them
+/// when. Values only; the same on every rank.
 struct Programme {
   Model model;
   Layout layout;

@@ -37,8 +37,9 @@ std::int64_t width_of(const RunGraph& graph, const DimList& dims, const Placemen
 std::vector<std::int64_t> in_order_of(const std::vector<std::int64_t>& places) {
   std::vector<std::int64_t> order(places.size());
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::int64_t a, std::int64_t b) { return places[static_cast<std::size_t>(a)] < places[static_cast<std::size_t>(b)]; });
+  std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
+    return places[static_cast<std::size_t>(a)] < places[static_cast<std::size_t>(b)];
+  });
   return order;
 }
 
@@ -181,7 +182,10 @@ Block Mover::step_rows(const ReshardSteps::Step& step, const RunGraph& graph, co
   const std::size_t n = members.size();
   const Fault::Kind wrong = fault_at(name);
   const std::int64_t row_bytes = width * bytes_of(from.view.element);
-  const During during(recorder_, {Doing::Kind::collective, name, step.kind, static_cast<int>(n),
+  const During during(recorder_, {Doing::Kind::collective,
+                                  name,
+                                  step.kind,
+                                  static_cast<int>(n),
                                   {static_cast<std::int64_t>(places.size()) * row_bytes *
                                    (step.kind == ReshardStep::all_gather ? static_cast<std::int64_t>(n) : 1)}});
   std::vector<std::int64_t> sent(n, 0), received(n, 0), in_places;
@@ -225,8 +229,9 @@ Block Mover::step_rows(const ReshardSteps::Step& step, const RunGraph& graph, co
     }
     group.all_to_all(out.view, send_elements, in.view, receive_elements);
   }
-  if (wrong != Fault::Kind::none) spoil_rows(in, received, width, static_cast<std::size_t>(group.rank()), wrong,
-                                             step.kind == ReshardStep::reduce_scatter);
+  if (wrong != Fault::Kind::none)
+    spoil_rows(in, received, width, static_cast<std::size_t>(group.rank()), wrong,
+               step.kind == ReshardStep::reduce_scatter);
 
   std::vector<std::int64_t> order = in_order_of(in_places), at;
   std::erase_if(order, [&](std::int64_t row) { return in_places[static_cast<std::size_t>(row)] < 0; });
@@ -243,8 +248,8 @@ Block Mover::step_rows(const ReshardSteps::Step& step, const RunGraph& graph, co
 }
 
 /// What a fault makes of the rows that came in, member after member.
-void Mover::spoil_rows(const Block& in, const std::vector<std::int64_t>& received, std::int64_t width,
-                       std::size_t own, Fault::Kind wrong, bool adds) {
+void Mover::spoil_rows(const Block& in, const std::vector<std::int64_t>& received, std::int64_t width, std::size_t own,
+                       Fault::Kind wrong, bool adds) {
   std::int64_t first = 0;
   for (std::size_t m = 0; m < received.size(); ++m) {
     const View part = in.view.part(first, received[m] * width);

@@ -102,10 +102,17 @@ Programme tiny_programme(Model model, const char* words) {
   if (w.global_batch == 0) w.global_batch = std::int64_t{2} * l.data * l.micro_batch;
   const int parts = l.pipeline * l.virtual_pipeline;
   const auto layers = static_cast<int>(model.num_hidden_layers);
-  for (int part = 0; part < parts; ++part) l.layers_per_chunk.push_back(layers / parts + (part < layers % parts ? 1 : 0));
+  for (int part = 0; part < parts; ++part)
+    l.layers_per_chunk.push_back(layers / parts + (part < layers % parts ? 1 : 0));
   Pipeline p{l.schedule, l.pipeline, l.virtual_pipeline, static_cast<int>(l.micro_batches(w.global_batch))};
   const auto n = static_cast<std::size_t>(p.parts());
-  const PipelineTimes times = {p.stages, p.chunks, std::vector<Seconds>(n, Seconds{1}), std::vector<Seconds>(n, Seconds{2}), Seconds{0.1}, std::vector<Seconds>(n, Seconds{1}), {}};
+  const PipelineTimes times = {p.stages,
+                               p.chunks,
+                               std::vector<Seconds>(n, Seconds{1}),
+                               std::vector<Seconds>(n, Seconds{2}),
+                               Seconds{0.1},
+                               std::vector<Seconds>(n, Seconds{1}),
+                               {}};
   return make_programme(model, l, w, stage_orders(p, times));
 }
 
