@@ -59,8 +59,8 @@ void combine(Number* to, const Number* from, std::int64_t count, Reduction reduc
 
 class ThreadsCommunicator final : public Communicator {
  public:
-  ThreadsCommunicator(Run& run, std::shared_ptr<Group> group, int rank)
-      : run_(run), group_(std::move(group)), rank_(rank) {}
+  ThreadsCommunicator(std::shared_ptr<Run> run, std::shared_ptr<Group> group, int rank)
+      : run_(std::move(run)), group_(std::move(group)), rank_(rank) {}
 
   std::string name() const override { return "threads"; }
   int rank() const override { return rank_; }
@@ -111,12 +111,12 @@ class ThreadsCommunicator final : public Communicator {
   }
 
   void barrier() override {
-    std::unique_lock lock(run_.mutex);
+    std::unique_lock lock(run_->mutex);
     const std::int64_t round = group_->rounds;
     if (++group_->waiting == group_->size) {
       group_->waiting = 0;
       ++group_->rounds;
-      run_.changed.notify_all();
+      run_->changed.notify_all();
       return;
     }
     wait(lock, [&] { return group_->rounds != round; });
@@ -128,9 +128,9 @@ class ThreadsCommunicator final : public Communicator {
     };
     const char* first = static_cast<const char*>(data.data);
     Message message(first, first + data.size().value);
-    const std::lock_guard lock(run_.mutex);
+    const std::lock_guard lock(run_->mutex);
     group_->mail[{rank_, to, tag}].push_back(std::move(message));
-    run_.changed.notify_all();
+    run_->changed.notify_all();
     return std::make_unique<Sent>();
   }
   std::unique_ptr<Request> receive(View data, int from, int tag) override {
@@ -147,7 +147,7 @@ class ThreadsCommunicator final : public Communicator {
     }
     std::shared_ptr<Group> part;
     {
-      const std::lock_guard lock(run_.mutex);
+      const std::lock_guard lock(run_->mutex);
       auto& shared = group_->parts[colour];
       if (!shared) shared = std::make_shared<Group>(ranks);
       part = shared;
@@ -163,7 +163,7 @@ class ThreadsCommunicator final : public Communicator {
   struct Receipt final : Request {
     Receipt(ThreadsCommunicator& c, View data, std::tuple<int, int, int> from) : of(c), to(data), key(from) {}
     void wait() override {
-      std::unique_lock lock(of.run_.mutex);
+      std::unique_lock lock(of.run_->mutex);
       auto& queue = of.group_->mail[key];
       of.wait(lock, [&] { return !queue.empty(); });
       const Message message = std::move(queue.front());
@@ -184,7 +184,7 @@ class ThreadsCommunicator final : public Communicator {
   }
   template <typename Done>
   void wait(std::unique_lock<std::mutex>& lock, Done done) {
-    run_.changed.wait(lock, [&] { return done() || run_.failed; });
+    run_->changed.wait(lock, [&] { return done() || run_->failed; });
     if (!done()) throw AnotherRankFailed();
   }
   void publish(Group::Published what) {
@@ -210,21 +210,26 @@ class ThreadsCommunicator final : public Communicator {
     return result;
   }
 
-  Run& run_;
+  std::shared_ptr<Run> run_;
   std::shared_ptr<Group> group_;
   int rank_;
 };
 
 }  // namespace
 
+std::unique_ptr<Communicator> make_alone_communicator() {
+  return std::make_unique<ThreadsCommunicator>(std::make_shared<Run>(), std::make_shared<Group>(1), 0);
+}
+
 void run_on_threads(int ranks, const std::function<void(Communicator&)>& work) {
-  Run run;
+  const auto shared = std::make_shared<Run>();
+  Run& run = *shared;
   const auto all = std::make_shared<Group>(ranks);
   std::vector<std::thread> threads;
   for (int rank = 0; rank < ranks; ++rank) {
     threads.emplace_back([&, rank] {
       try {
-        ThreadsCommunicator communicator(run, all, rank);
+        ThreadsCommunicator communicator(shared, all, rank);
         work(communicator);
       } catch (...) {
         const std::lock_guard lock(run.mutex);
