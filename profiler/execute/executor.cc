@@ -136,15 +136,23 @@ void Executor::backward(int chunk, int micro_batch, Gradients which) {
 
 // ---- nodes ----
 
-std::string Executor::name_of(const RunGraph& g, const Programme::Instance& instance, const Node& node) const {
-  const std::string where = instance.layer < 0 ? "" : "layers." + std::to_string(instance.layer) + ".";
+Where Executor::where(const RunGraph& g, const Programme::Instance& instance, const Node& node,
+                      const Pass& pass) const {
+  const std::string layer = instance.layer < 0 ? "" : "layers." + std::to_string(instance.layer) + ".";
+  const bool again = pass.backward && node.phase == Phase::forward;
+  Where w = {"", instance.graph, node.op, OperatorPass::forward};
+  if (node.phase != Phase::forward)
+    w.pass = node.phase == Phase::input_gradient ? OperatorPass::input_gradient : OperatorPass::weight_gradient;
+  if (again) w.pass = OperatorPass::again;
   if (node.kind == Node::Kind::compute) {
-    static const char* const kPhases[] = {"", " input gradient", " weight gradient"};
-    return where + g.graph.op(node.op).name + kPhases[static_cast<int>(node.phase)];
+    w.name = layer + g.graph.op(node.op).name;
+    if (w.pass != OperatorPass::forward) w.name += " " + std::string(name_of(w.pass));
+  } else {
+    const Value& v = g.sharded.value(node.outputs[0]);
+    w.name = "of " + std::string(v.gradient ? "d " : "") + layer + g.graph.tensor(v.tensor).name + " for node " +
+             std::to_string(&node - g.sharded.nodes.data()) + (again ? " again" : "");
   }
-  const Value& v = g.sharded.value(node.outputs[0]);
-  return "of " + std::string(v.gradient ? "d " : "") + where + g.graph.tensor(v.tensor).name + " for node " +
-         std::to_string(&node - g.sharded.nodes.data());
+  return w;
 }
 
 Block Executor::read(const RunGraph& g, const Programme::Instance& instance, ValueId v, Pass& pass) {
@@ -169,13 +177,13 @@ void Executor::run_node(const RunGraph& g, const Programme::Instance& instance, 
       break;
     case Node::Kind::reshard:
       made(g, instance, node.outputs[0],
-           mover_.reshard(g, node, read(g, instance, node.inputs[0], pass), name_of(g, instance, node)), pass);
+           mover_.reshard(g, node, read(g, instance, node.inputs[0], pass), where(g, instance, node, pass)), pass);
       break;
     case Node::Kind::gather_parameter: {
       const std::int64_t elements = g.sharded.value(node.outputs[0]).elements;
       made(g, instance, node.outputs[0],
            mover_.gather_flat(read(g, instance, node.inputs[0], pass), node.steps.steps[0].axes, elements,
-                              name_of(g, instance, node)),
+                              where(g, instance, node, pass)),
            pass);
       break;
     }
@@ -251,7 +259,12 @@ Block Executor::sum(const RunGraph& g, const Node& node, Pass& pass) {
 void Executor::compute(const RunGraph& g, const Programme::Instance& instance, const Node& node, Pass& pass) {
   const Operator& op = g.graph.op(node.op);
   const bool is_gradient = node.gradient >= 0;
-  const std::string name = name_of(g, instance, node);
+  const Where here = where(g, instance, node, pass);
+  const auto with_name = [&](const std::string& name) {
+    Where other = here;
+    other.name = name;
+    return other;
+  };
   Kernel kernel(g, op, operators_, memory_, mover_);
   kernel.rows = pass.rows[node.op];
   for (std::size_t i = 0; i < node.inputs.size(); ++i) {
@@ -261,7 +274,7 @@ void Executor::compute(const RunGraph& g, const Programme::Instance& instance, c
     const Placement whole = without_ring(g.graph, dims, value.placement, node.ring);
     if (!(whole == value.placement))
       block = mover_.pass_around(&node.inputs[i], g, dims, value.placement, whole, node.ring, block,
-                                 "of input " + std::to_string(i) + " of " + name);
+                                 with_name("of input " + std::to_string(i) + " of " + here.name));
     kernel.place(dims, whole, programme_.mesh, line_);
     if (is_gradient && i == 0) {
       kernel.give_gradient(std::move(block));
@@ -281,7 +294,7 @@ void Executor::compute(const RunGraph& g, const Programme::Instance& instance, c
   }
   std::vector<Block> outputs;
   {
-    const During during(recorder_, {Doing::Kind::compute, name});
+    const During during(recorder_, {Doing::Kind::compute, here.name, here});
     outputs =
         is_gradient ? kernel.backward(op.gradients[static_cast<std::size_t>(node.gradient)]) : kernel.forward(made_at);
     operators_.synchronize();
@@ -291,7 +304,7 @@ void Executor::compute(const RunGraph& g, const Programme::Instance& instance, c
     const Placement& p = g.sharded.value(node.outputs[i]).placement;
     if (!(made_at[i] == p))
       outputs[i] = mover_.return_around(&node.outputs[i], g, output_dims(op, node, i), made_at[i], p, node.ring,
-                                        outputs[i], "of output " + std::to_string(i) + " of " + name);
+                                        outputs[i], with_name("of output " + std::to_string(i) + " of " + here.name));
     made(g, instance, node.outputs[i], std::move(outputs[i]), pass);
   }
 }
@@ -352,7 +365,7 @@ void Executor::hand_on(int part, int route, int micro_batch, bool gradient, Bloc
     return;
   }
   const During during(recorder_,
-                      {Doing::Kind::send, std::string(gradient ? "d " : "") + "stream to stage " + std::to_string(to)});
+                      {Doing::Kind::send, std::string(gradient ? "d " : "") + "stream to stage " + std::to_string(to), {}});
   auto request = world_.send(block.view, static_cast<int>(programme_.rank_of(to, line_)), t);
   sent_.push_back({std::move(request), std::move(block)});
 }
@@ -371,7 +384,7 @@ Block Executor::take(int part, int route, int micro_batch, bool gradient) {
   const std::int64_t elements = layer.sharded.value(layer.sharded.stream_in).elements;
   Block block = memory_.make(elements, operators_.element(DataType::fp32));
   const std::string name = std::string(gradient ? "d " : "") + "stream from stage " + std::to_string(from);
-  const During during(recorder_, {Doing::Kind::receive, name});
+  const During during(recorder_, {Doing::Kind::receive, name, {}});
   world_.receive(block.view, static_cast<int>(programme_.rank_of(from, line_)), t)->wait();
   if (fault_.kind == Fault::Kind::drop && fault_.place == name)
     operators_.fill(block.view, std::numeric_limits<double>::quiet_NaN());

@@ -61,7 +61,7 @@ class Executor {
   void give_inputs(const RunGraph& g, int micro_batch, std::int64_t step, Pass& pass);
   Block ids(const RunGraph& g, ValueId v, int micro_batch, std::int64_t step);
   Block loss_gradient();
-  std::string name_of(const RunGraph& g, const Programme::Instance& instance, const Node& node) const;
+  Where where(const RunGraph& g, const Programme::Instance& instance, const Node& node, const Pass& pass) const;
 
   // ---- between stages ----
 

@@ -88,23 +88,23 @@ Block Mover::copy(const Block& block) {
   return to;
 }
 
-Block Mover::reshard(const RunGraph& graph, const Node& node, const Block& from, const std::string& place) {
+Block Mover::reshard(const RunGraph& graph, const Node& node, const Block& from, const Where& where) {
   const Value& to = graph.sharded.value(node.outputs[0]);
   const Tensor& tensor = graph.graph.tensor(to.tensor);
   const Combine combine = to.gradient ? Combine::sum : tensor.combine;
   Block block = from;
   if (from.rows) {
-    for (int k = 0; k < node.steps.count; ++k) block = step_rows(node.steps.steps[k], graph, node, block, place);
+    for (int k = 0; k < node.steps.count; ++k) block = step_rows(node.steps.steps[k], graph, node, block, where);
     return block;
   }
   const Placement& at = graph.sharded.value(node.inputs[0]).placement;
   for (const TransferStep& s : steps_of(&node, graph, tensor.dims, at, to.placement, node.steps))
-    block = step(s, block, combine, place);
+    block = step(s, block, combine, where);
   return block;
 }
 
-Block Mover::step(const TransferStep& s, const Block& from, Combine combine, const std::string& place) {
-  const std::string name = std::string(name_of(s.kind)) + " " + place;
+Block Mover::step(const TransferStep& s, const Block& from, Combine combine, const Where& where) {
+  const std::string name = std::string(name_of(s.kind)) + " " + where.name;
   const Element element = from.view.element;
   if (s.kind == ReshardStep::slice) {
     Block to = memory_.make(s.next_elements, element);
@@ -115,14 +115,12 @@ Block Mover::step(const TransferStep& s, const Block& from, Combine combine, con
   const Reduction reduction = reduction_of(combine, wrong == Fault::Kind::operation);
   if (s.kind == ReshardStep::all_reduce) {
     Block to = copy(from);
-    all_reduce(to, s.axes, reduction_of(combine, false), place);
+    all_reduce(to, s.axes, reduction_of(combine, false), where);
     return to;
   }
   Communicator& group = groups_.over(s.axes);
   const std::size_t own = own_place(s, line_), members = s.members.size();
-  const During during(recorder_, {Doing::Kind::collective,
-                                  name,
-                                  s.kind,
+  const During during(recorder_, {Doing::Kind::collective, name, where, s.kind,
                                   static_cast<int>(members),
                                   {std::max(s.elements, s.next_elements) * bytes_of(element)}});
   if (s.kind == ReshardStep::reduce_scatter && !s.equal)
@@ -171,27 +169,27 @@ Block Mover::step(const TransferStep& s, const Block& from, Combine combine, con
   return to;
 }
 
-void Mover::all_reduce(const Block& block, AxisSet axes, Reduction reduction, const std::string& place) {
-  all_reduce(block, groups_.over(axes), reduction, place);
+void Mover::all_reduce(const Block& block, AxisSet axes, Reduction reduction, const Where& where) {
+  all_reduce(block, groups_.over(axes), reduction, where);
 }
 
-void Mover::all_reduce(const Block& block, Communicator& group, Reduction reduction, const std::string& place) {
-  const std::string name = "all_reduce " + place;
+void Mover::all_reduce(const Block& block, Communicator& group, Reduction reduction, const Where& where) {
+  const std::string name = "all_reduce " + where.name;
   const During during(recorder_,
-                      {Doing::Kind::collective, name, ReshardStep::all_reduce, group.size(), block.view.size()});
+                      {Doing::Kind::collective, name, where,  where, ReshardStep::all_reduce, group.size(), block.view.size()});
   const Fault::Kind wrong = fault_at(name);
   if (wrong == Fault::Kind::drop) return;
   if (wrong == Fault::Kind::operation) reduction = reduction == Reduction::sum ? Reduction::max : Reduction::sum;
   group.all_reduce(block.view, reduction);
 }
 
-Block Mover::gather_flat(const Block& piece, AxisSet axes, std::int64_t elements, const std::string& place) {
-  const std::string name = "all_gather " + place;
+Block Mover::gather_flat(const Block& piece, AxisSet axes, std::int64_t elements, const Where& where) {
+  const std::string name = "all_gather " + where.name;
   Communicator& group = groups_.over(axes);
   const std::int64_t length = piece.view.elements;
   Block all = memory_.make(length * group.size(), piece.view.element);
   const During during(recorder_,
-                      {Doing::Kind::collective, name, ReshardStep::all_gather, group.size(), all.view.size()});
+                      {Doing::Kind::collective, name, where,  where, ReshardStep::all_gather, group.size(), all.view.size()});
   group.all_gather(piece.view, all.view);
   const Fault::Kind wrong = fault_at(name);
   for (int m = group.size(); wrong != Fault::Kind::none && m-- > 0;) {
@@ -203,7 +201,7 @@ Block Mover::gather_flat(const Block& piece, AxisSet axes, std::int64_t elements
   return all;
 }
 
-Block Mover::scatter_flat(const Block& whole, AxisSet cut, AxisSet scatter, const std::string& place) {
+Block Mover::scatter_flat(const Block& whole, AxisSet cut, AxisSet scatter, const Where& where) {
   const Mesh& mesh = programme_.mesh;
   const std::int64_t n = whole.view.elements;
   const FlatPiece own = flat_piece(mesh, line_, cut, n);
@@ -218,10 +216,10 @@ Block Mover::scatter_flat(const Block& whole, AxisSet cut, AxisSet scatter, cons
                       packed.view.part(static_cast<std::int64_t>(m) * own.length, count));
   }
   if (!scatter) return packed;
-  const std::string name = "reduce_scatter " + place;
+  const std::string name = "reduce_scatter " + where.name;
   Communicator& group = groups_.over(scatter);
   const During during(recorder_,
-                      {Doing::Kind::collective, name, ReshardStep::reduce_scatter, group.size(), packed.view.size()});
+                      {Doing::Kind::collective, name, where,  where, ReshardStep::reduce_scatter, group.size(), packed.view.size()});
   Block piece = memory_.make(own.length, whole.view.element);
   const Fault::Kind wrong = fault_at(name);
   if (wrong == Fault::Kind::drop) {
@@ -238,17 +236,17 @@ Block Mover::scatter_flat(const Block& whole, AxisSet cut, AxisSet scatter, cons
 // ---- rings ----
 
 Block Mover::pass_around(const void* key, const RunGraph& graph, const DimList& dims, const Placement& from,
-                         const Placement& to, AxisSet ring, const Block& block, const std::string& place) {
+                         const Placement& to, AxisSet ring, const Block& block, const Where& where) {
   ReshardSteps gather;
   gather.count = 1;
   gather.steps[0] = {ReshardStep::all_gather, ring, 0};
   const TransferStep& s = steps_of(key, graph, dims, from, to, gather)[0];
-  const std::string name = "ring " + place;
+  const std::string name = "ring " + where.name;
   Communicator& group = groups_.over(ring);
   const int n = group.size(), own = group.rank(), next = (own + 1) % n, before = (own + n - 1) % n;
   const During during(
       recorder_,
-      {Doing::Kind::collective, name, ReshardStep::all_gather, n, {s.next_elements * bytes_of(block.view.element)}});
+      {Doing::Kind::collective, name, where,  where, ReshardStep::all_gather, n, {s.next_elements * bytes_of(block.view.element)}});
   const Fault::Kind wrong = fault_at(name);
   Block to_block = memory_.make(s.next_elements, block.view.element), piece = block;
   for (int hop = 0; hop < n; ++hop) {
@@ -274,15 +272,15 @@ Block Mover::pass_around(const void* key, const RunGraph& graph, const DimList& 
 }
 
 Block Mover::return_around(const void* key, const RunGraph& graph, const DimList& dims, const Placement& from,
-                           const Placement& to, AxisSet ring, const Block& block, const std::string& place) {
+                           const Placement& to, AxisSet ring, const Block& block, const Where& where) {
   ReshardSteps scatter;
   scatter.count = 1;
   scatter.steps[0] = {ReshardStep::reduce_scatter, ring, 0};
   const TransferStep& s = steps_of(key, graph, dims, from, to, scatter)[0];
-  const std::string name = "ring " + place;
+  const std::string name = "ring " + where.name;
   Communicator& group = groups_.over(ring);
   const int n = group.size(), own = group.rank(), next = (own + 1) % n, before = (own + n - 1) % n;
-  const During during(recorder_, {Doing::Kind::collective, name, ReshardStep::reduce_scatter, n, block.view.size()});
+  const During during(recorder_, {Doing::Kind::collective, name, where,  where, ReshardStep::reduce_scatter, n, block.view.size()});
   const Fault::Kind wrong = fault_at(name);
   const auto of_member = [&](int member) {
     Block piece = memory_.make(s.next_elements, block.view.element);

@@ -50,21 +50,21 @@ class Mover {
   Mover(const Programme& programme, std::int64_t line, const Groups& groups, Operators& operators, Memory& memory,
         Recorder& recorder, const Fault& fault);
 
-  /// A value of a graph to the placement of another. `place` names the node for faults and reports.
-  Block reshard(const RunGraph& graph, const Node& node, const Block& from, const std::string& place);
+  /// A value of a graph to the placement of another. `where`: the node, for faults and reports.
+  Block reshard(const RunGraph& graph, const Node& node, const Block& from, const Where& where);
   /// A stored piece of a weight to the whole of it, `elements` long.
-  Block gather_flat(const Block& piece, AxisSet axes, std::int64_t elements, const std::string& place);
+  Block gather_flat(const Block& piece, AxisSet axes, std::int64_t elements, const Where& where);
   /// A gradient to the piece that this rank keeps: over `scatter` it is added up, over the rest of `cut` it is cut.
-  Block scatter_flat(const Block& whole, AxisSet cut, AxisSet scatter, const std::string& place);
-  void all_reduce(const Block& block, AxisSet axes, Reduction reduction, const std::string& place);
-  void all_reduce(const Block& block, Communicator& group, Reduction reduction, const std::string& place);
+  Block scatter_flat(const Block& whole, AxisSet cut, AxisSet scatter, const Where& where);
+  void all_reduce(const Block& block, AxisSet axes, Reduction reduction, const Where& where);
+  void all_reduce(const Block& block, Communicator& group, Reduction reduction, const Where& where);
   /// An operand of a ring: every piece of its sequence comes by, from neighbour to neighbour, until all is there.
   /// `key` is one for each operand of each node.
   Block pass_around(const void* key, const RunGraph& graph, const DimList& dims, const Placement& from,
-                    const Placement& to, AxisSet ring, const Block& block, const std::string& place);
+                    const Placement& to, AxisSet ring, const Block& block, const Where& where);
   /// The gradient of such an operand, added up on its way to where its pieces belong.
   Block return_around(const void* key, const RunGraph& graph, const DimList& dims, const Placement& from,
-                      const Placement& to, AxisSet ring, const Block& block, const std::string& place);
+                      const Placement& to, AxisSet ring, const Block& block, const Where& where);
 
   /// The rows that a dispatch makes of a mask [tokens, experts], where its output lies at `placement`.
   std::shared_ptr<const RowList> rows_of_mask(const RunGraph& graph, const DimList& dims, const Placement& placement,
@@ -73,9 +73,9 @@ class Mover {
  private:
   const std::vector<TransferStep>& steps_of(const void* key, const RunGraph& graph, const DimList& dims,
                                             const Placement& from, const Placement& to, const ReshardSteps& steps);
-  Block step(const TransferStep& step, const Block& from, Combine combine, const std::string& place);
+  Block step(const TransferStep& step, const Block& from, Combine combine, const Where& where);
   Block step_rows(const ReshardSteps::Step& step, const RunGraph& graph, const Node& node, const Block& from,
-                  const std::string& place);
+                  const Where& where);
   std::shared_ptr<const RowList> row_list(const RunGraph& graph, const DimList& dims, const Placement& placement,
                                           std::vector<std::int64_t> places);
   static void check_same_rows(const std::vector<std::int64_t>& places, Communicator& group, const std::string& name);

@@ -4,9 +4,19 @@
 #include <string>
 
 #include "hardware/quantities.h"
+#include "models/op_graph.h"
+#include "planner/operator_times.h"
 #include "planner/placement.h"
 
 namespace shardwright {
+
+/// Which operator of the plan's graphs something is done for.
+struct Where {
+  std::string name;  ///< of one node of one layer, in the whole model
+  int graph = -1;    ///< of Programme::graphs; -1: of none, what keeps weights in step
+  OpId op = -1;      ///< -1: the stream's way out of a graph
+  OperatorPass pass = OperatorPass::forward;
+};
 
 /// What a rank is at: one operator, one collective, one wait.
 struct Doing {
@@ -18,7 +28,8 @@ struct Doing {
     optimizer
   };
   Kind kind = Kind::compute;
-  std::string name;  ///< "layers.3 q", "layers.3 all_gather of k", ...
+  std::string name;  ///< "layers.3.q", "all_gather of layers.3.k for node 12", "stream from stage 1", ...
+  Where where;
   ReshardStep step = ReshardStep::slice;
   int ranks = 1;    ///< of a collective
   Bytes held = {};  ///< of a collective, nccl-tests' size: see CollectiveSpec

@@ -132,15 +132,15 @@ void Mover::check_same_rows(const std::vector<std::int64_t>& places, Communicato
 /// transfer_steps(). A reduce-scatter is an exchange whose rows are added up, an all-gather one of equal parts, the
 /// shorter ones padded.
 Block Mover::step_rows(const ReshardSteps::Step& step, const RunGraph& graph, const Node& node, const Block& from,
-                       const std::string& place) {
+                       const Where& where) {
   const Value &before = graph.sharded.value(node.inputs[0]), &after = graph.sharded.value(node.outputs[0]);
   const DimList& dims = graph.graph.tensor(after.tensor).dims;
   const RowShape shape = shape_of(graph, dims);
   for (int i = kRowDims; i < dims.size(); ++i)
     if (!(before.placement.dims[i] == after.placement.dims[i]))
-      throw std::logic_error("rows of experts are cut along a row: " + place);
+      throw std::logic_error("rows of experts are cut along a row: " + where.name);
   const std::int64_t width = width_of(graph, dims, before.placement, programme_.mesh);
-  const std::string name = std::string(name_of(step.kind)) + " " + place;
+  const std::string name = std::string(name_of(step.kind)) + " " + where.name;
   const std::vector<std::int64_t>& places = from.rows->places;
   const auto goes_to = [&](std::int64_t row_place, std::int64_t member) {
     for (int d = 0; d < kRowDims; ++d)
@@ -173,7 +173,7 @@ Block Mover::step_rows(const ReshardSteps::Step& step, const RunGraph& graph, co
   if (step.kind == ReshardStep::all_reduce) {
     check_same_rows(places, groups_.over(step.axes), name);
     Block sum = copy(from);
-    all_reduce(sum, step.axes, Reduction::sum, place);
+    all_reduce(sum, step.axes, Reduction::sum, where);
     return arrived(std::move(sum), places);
   }
 
@@ -182,9 +182,7 @@ Block Mover::step_rows(const ReshardSteps::Step& step, const RunGraph& graph, co
   const std::size_t n = members.size();
   const Fault::Kind wrong = fault_at(name);
   const std::int64_t row_bytes = width * bytes_of(from.view.element);
-  const During during(recorder_, {Doing::Kind::collective,
-                                  name,
-                                  step.kind,
+  const During during(recorder_, {Doing::Kind::collective, name, where, step.kind,
                                   static_cast<int>(n),
                                   {static_cast<std::int64_t>(places.size()) * row_bytes *
                                    (step.kind == ReshardStep::all_gather ? static_cast<std::int64_t>(n) : 1)}});

@@ -100,7 +100,7 @@ void Weights::draw(Weight& w, const FirstValues& values) const {
     operators_.fill(means.view, values.mean);
     operators_.residual_sum({block.view, means.view}, block.view);
   }
-  w.value = zero(w) == 3 && w.cut ? mover_.scatter_flat(block, w.cut, 0, w.name) : block;
+  w.value = zero(w) == 3 && w.cut ? mover_.scatter_flat(block, w.cut, 0, {w.name}) : block;
   const std::int64_t state = w.cut ? flat_piece(programme_.mesh, line_, w.cut, w.elements).length : w.elements;
   for (Block Weights::Weight::*moment : {&Weight::first_moment, &Weight::second_moment}) {
     w.*moment = memory_.make(state, number);
@@ -118,7 +118,7 @@ void Weights::accumulate(const std::string& name, const Block& gradient, AxisSet
     }
   Block term = gradient;
   if (zero(w) >= 2 && w.cut)
-    term = mover_.scatter_flat(gradient, w.cut, static_cast<AxisSet>(w.partial & w.cut), "of d " + w.name);
+    term = mover_.scatter_flat(gradient, w.cut, static_cast<AxisSet>(w.partial & w.cut), {"of d " + w.name});
   if (!w.gradient)
     w.gradient = term;
   else
@@ -129,15 +129,15 @@ void Weights::reduce() {
   for (auto& [name, w] : weights_) {
     if (!w.gradient) continue;
     if (w.stages.size() > 1)
-      mover_.all_reduce(w.gradient, groups_.between(w.stages), Reduction::sum, "between stages of d " + name);
+      mover_.all_reduce(w.gradient, groups_.between(w.stages), Reduction::sum, {"between stages of d " + name});
     Block reduced = w.gradient;
     AxisSet left = w.partial;
     if (w.cut) {
       if (zero(w) < 2)
-        reduced = mover_.scatter_flat(w.gradient, w.cut, static_cast<AxisSet>(w.partial & w.cut), "of d " + name);
+        reduced = mover_.scatter_flat(w.gradient, w.cut, static_cast<AxisSet>(w.partial & w.cut), {"of d " + name});
       left = static_cast<AxisSet>(w.partial & ~w.cut);
     }
-    if (left) mover_.all_reduce(reduced, left, Reduction::sum, "of d " + name);
+    if (left) mover_.all_reduce(reduced, left, Reduction::sum, {"of d " + name});
     w.reduced = reduced;
     w.gradient = {};
   }
@@ -149,12 +149,12 @@ void Weights::update() {
   for (auto& [name, w] : weights_) {
     if (!w.reduced) continue;
     Block piece = w.value;
-    if (w.cut && zero(w) < 3) piece = mover_.scatter_flat(w.value, w.cut, 0, name);
+    if (w.cut && zero(w) < 3) piece = mover_.scatter_flat(w.value, w.cut, 0, {name});
     {
-      const During during(recorder_, {Doing::Kind::optimizer, "adam " + name});
+      const During during(recorder_, {Doing::Kind::optimizer, "adam " + name, {}});
       operators_.adam_step(adam, w.reduced.view, piece.view, w.first_moment.view, w.second_moment.view);
     }
-    if (w.cut && zero(w) < 3) w.value = mover_.gather_flat(piece, w.cut, w.elements, "of " + name);
+    if (w.cut && zero(w) < 3) w.value = mover_.gather_flat(piece, w.cut, w.elements, {"of " + name});
   }
 }
 
