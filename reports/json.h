@@ -10,6 +10,7 @@
 #include "planner/explain.h"
 #include "planner/plan.h"
 #include "planner/validate.h"
+#include "reports/trial_text.h"
 
 namespace shardwright {
 
@@ -24,6 +25,15 @@ std::string explanation_json(const PlanRequest& request, const Explanation& expl
 std::string models_json(const std::vector<Model>& models);
 std::string machines_json(const std::vector<Machine>& machines);
 std::string validation_json(const Validation& validation);
+/// A plan to be run: all that it takes to make its graphs again. `machine`: as it was asked for.
+struct PlanFile {
+  const PlanResult& result;
+  const Model& model;
+  std::string machine, digest;
+  std::uint64_t seed = 1;
+};
+std::string plan_file_json(const PlanFile& plan);
+std::string trial_json(const TrialReport& report);
 std::string score_json(const std::string& machine, const std::vector<LeaveOutError>& errors);
 
 }  // namespace shardwright

@@ -19,6 +19,7 @@ Command plan_command();
 Command estimate_command();
 Command explain_command();
 Command sweep_command();
+Command run_command();
 Command models_command();
 Command machines_command();
 Command validate_command();

@@ -2,6 +2,7 @@
 #include "planner/cli/commands.h"
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
+#include "planner/cli/plan_file.h"
 #include "planner/cli/run_options.h"
 #include "reports/estimate_text.h"
 #include "reports/json.h"
@@ -24,6 +25,7 @@ int run(const Arguments& arguments) {
   if (plan.prediction) tensors = memory_items(request, plan.layout, plan.prediction->worst_stage);
   write_trace(arguments, request, result);
   write_unmeasured(arguments, request, result);
+  write_plan(arguments, request, result);
   write_answer(arguments, estimate_text(request, result, tensors, stdout_style()), plan_result_json(result));
   return plan.fits ? kDone : kNothingFits;
 }
@@ -41,6 +43,7 @@ Command estimate_command() {
       run};
   command.options.push_back({"--layout", "KEY=VALUE,...", "what is given of the layout; the rest is chosen"});
   for (const Option& option : run_options()) command.options.push_back(option);
+  command.options.push_back(plan_option());
   command.options.push_back(trace_option());
   command.options.push_back(unmeasured_option());
   command.options.push_back(json_option());

@@ -5,6 +5,7 @@
 #include "planner/cli/commands.h"
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
+#include "planner/cli/plan_file.h"
 #include "planner/cli/run_options.h"
 #include "reports/json.h"
 #include "reports/plan_table.h"
@@ -54,6 +55,7 @@ int run(const Arguments& arguments) {
   const AskedAs asked{arguments.positionals[0], arguments.positionals[1]};
   write_trace(arguments, request, result);
   write_unmeasured(arguments, request, result);
+  write_plan(arguments, request, result);
   write_answer(arguments, plan_table(request, result, asked, stdout_style()), plan_result_json(result));
   remark(fmt::format("{} layouts in {}", grouped(result.search.considered), with_unit(Seconds{result.search.seconds})));
   return !result.plans.empty() && result.plans[0].fits ? kDone : kNothingFits;
@@ -80,6 +82,7 @@ Command plan_command() {
   command.options.push_back({"--top", "K", "how many layouts to list (default 10)"});
   for (const auto& more : {run_options(), goal_options()})
     command.options.insert(command.options.end(), more.begin(), more.end());
+  command.options.push_back(plan_option());
   command.options.push_back(trace_option());
   command.options.push_back(unmeasured_option());
   command.options.push_back(json_option());

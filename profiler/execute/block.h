@@ -30,7 +30,7 @@ struct Block {
 };
 
 /// More memory is wanted than a rank may have.
-class OutOfMemory : public std::runtime_error {
+class RanOutOfMemory : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };

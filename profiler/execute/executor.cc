@@ -364,8 +364,8 @@ void Executor::hand_on(int part, int route, int micro_batch, bool gradient, Bloc
     handed_[t] = std::move(block);
     return;
   }
-  const During during(recorder_,
-                      {Doing::Kind::send, std::string(gradient ? "d " : "") + "stream to stage " + std::to_string(to), {}});
+  const During during(
+      recorder_, {Doing::Kind::send, std::string(gradient ? "d " : "") + "stream to stage " + std::to_string(to), {}});
   auto request = world_.send(block.view, static_cast<int>(programme_.rank_of(to, line_)), t);
   sent_.push_back({std::move(request), std::move(block)});
 }

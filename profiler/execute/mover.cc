@@ -120,7 +120,10 @@ Block Mover::step(const TransferStep& s, const Block& from, Combine combine, con
   }
   Communicator& group = groups_.over(s.axes);
   const std::size_t own = own_place(s, line_), members = s.members.size();
-  const During during(recorder_, {Doing::Kind::collective, name, where, s.kind,
+  const During during(recorder_, {Doing::Kind::collective,
+                                  name,
+                                  where,
+                                  s.kind,
                                   static_cast<int>(members),
                                   {std::max(s.elements, s.next_elements) * bytes_of(element)}});
   if (s.kind == ReshardStep::reduce_scatter && !s.equal)
@@ -176,7 +179,7 @@ void Mover::all_reduce(const Block& block, AxisSet axes, Reduction reduction, co
 void Mover::all_reduce(const Block& block, Communicator& group, Reduction reduction, const Where& where) {
   const std::string name = "all_reduce " + where.name;
   const During during(recorder_,
-                      {Doing::Kind::collective, name, where,  where, ReshardStep::all_reduce, group.size(), block.view.size()});
+                      {Doing::Kind::collective, name, where, ReshardStep::all_reduce, group.size(), block.view.size()});
   const Fault::Kind wrong = fault_at(name);
   if (wrong == Fault::Kind::drop) return;
   if (wrong == Fault::Kind::operation) reduction = reduction == Reduction::sum ? Reduction::max : Reduction::sum;
@@ -189,7 +192,7 @@ Block Mover::gather_flat(const Block& piece, AxisSet axes, std::int64_t elements
   const std::int64_t length = piece.view.elements;
   Block all = memory_.make(length * group.size(), piece.view.element);
   const During during(recorder_,
-                      {Doing::Kind::collective, name, where,  where, ReshardStep::all_gather, group.size(), all.view.size()});
+                      {Doing::Kind::collective, name, where, ReshardStep::all_gather, group.size(), all.view.size()});
   group.all_gather(piece.view, all.view);
   const Fault::Kind wrong = fault_at(name);
   for (int m = group.size(); wrong != Fault::Kind::none && m-- > 0;) {
@@ -218,8 +221,8 @@ Block Mover::scatter_flat(const Block& whole, AxisSet cut, AxisSet scatter, cons
   if (!scatter) return packed;
   const std::string name = "reduce_scatter " + where.name;
   Communicator& group = groups_.over(scatter);
-  const During during(recorder_,
-                      {Doing::Kind::collective, name, where,  where, ReshardStep::reduce_scatter, group.size(), packed.view.size()});
+  const During during(
+      recorder_, {Doing::Kind::collective, name, where, ReshardStep::reduce_scatter, group.size(), packed.view.size()});
   Block piece = memory_.make(own.length, whole.view.element);
   const Fault::Kind wrong = fault_at(name);
   if (wrong == Fault::Kind::drop) {
@@ -244,9 +247,12 @@ Block Mover::pass_around(const void* key, const RunGraph& graph, const DimList& 
   const std::string name = "ring " + where.name;
   Communicator& group = groups_.over(ring);
   const int n = group.size(), own = group.rank(), next = (own + 1) % n, before = (own + n - 1) % n;
-  const During during(
-      recorder_,
-      {Doing::Kind::collective, name, where,  where, ReshardStep::all_gather, n, {s.next_elements * bytes_of(block.view.element)}});
+  const During during(recorder_, {Doing::Kind::collective,
+                                  name,
+                                  where,
+                                  ReshardStep::all_gather,
+                                  n,
+                                  {s.next_elements * bytes_of(block.view.element)}});
   const Fault::Kind wrong = fault_at(name);
   Block to_block = memory_.make(s.next_elements, block.view.element), piece = block;
   for (int hop = 0; hop < n; ++hop) {
@@ -280,7 +286,8 @@ Block Mover::return_around(const void* key, const RunGraph& graph, const DimList
   const std::string name = "ring " + where.name;
   Communicator& group = groups_.over(ring);
   const int n = group.size(), own = group.rank(), next = (own + 1) % n, before = (own + n - 1) % n;
-  const During during(recorder_, {Doing::Kind::collective, name, where,  where, ReshardStep::reduce_scatter, n, block.view.size()});
+  const During during(recorder_,
+                      {Doing::Kind::collective, name, where, ReshardStep::reduce_scatter, n, block.view.size()});
   const Fault::Kind wrong = fault_at(name);
   const auto of_member = [&](int member) {
     Block piece = memory_.make(s.next_elements, block.view.element);

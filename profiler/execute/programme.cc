@@ -1,6 +1,8 @@
 #include "profiler/execute/programme.h"
 
 #include <algorithm>
+#include <iomanip>
+#include <sstream>
 #include <stdexcept>
 #include <utility>
 
@@ -83,7 +85,75 @@ std::vector<OpGraph> all_of(ModelGraphs graphs) {
   return all;
 }
 
+/// Cut over a stage's ranks: the layer classes, then the embedding, then the head.
+std::vector<RunGraph> graphs_of(const Model& model, const Layout& layout, const Workload& workload, const Mesh& mesh) {
+  ModelGraphs graphs = model_graphs(model, graph_options(workload));
+  const std::size_t classes = graphs.layer_classes.size();
+  std::vector<RunGraph> result;
+  for (OpGraph& graph : all_of(std::move(graphs))) {
+    std::vector<std::int64_t> extents = layout_extents(graph, layout, workload.sequence_length);
+    Declarations says = declare(graph, layout, mesh);
+    says.gather_again = workload.memory.gather_again;
+    // Embedding and head are not recomputed: see PipelineShape.
+    const Recompute recompute = result.size() < classes ? layout.recompute : Recompute{};
+    result.push_back(run_graph(std::move(graph), std::move(extents), mesh, std::move(says), recompute));
+  }
+  return result;
+}
+
+Mesh mesh_of(const Layout& layout, const Model& model) {
+  auto mesh = stage_mesh(layout, model);
+  if (const std::string* fault = std::get_if<std::string>(&mesh)) throw std::invalid_argument(*fault);
+  return std::get<Mesh>(mesh);
+}
+
+void write(std::ostream& out, const Placement& p, int rank) {
+  for (int i = 0; i < rank; ++i) {
+    out << '[';
+    for (AxisId a : p.dims[i]) out << int{a} << ' ';
+    out << ']';
+  }
+  out << '+' << p.partial;
+}
+
+/// All that decides what is computed and moved.
+std::string written(const RunGraph& g) {
+  std::ostringstream out;
+  for (std::size_t i = 0; i < g.extents.size(); ++i) out << g.graph.dims()[i].name << g.extents[i] << ' ';
+  for (const Operator& op : g.graph.ops())
+    out << name_of(op.kind) << ' ' << op.name << ' ' << op.window << ' ' << op.chunk << ' ' << op.score_width << '\n';
+  for (const Value& v : g.sharded.values) {
+    out << g.graph.tensor(v.tensor).name << (v.gradient ? " d " : " ");
+    write(out, v.placement, g.graph.tensor(v.tensor).dims.size());
+    out << '\n';
+  }
+  for (const Node& n : g.sharded.nodes) {
+    out << static_cast<int>(n.kind) << ' ' << n.op << ' ' << int{n.gradient} << ' ' << n.ring;
+    for (ValueId v : n.inputs) out << ' ' << v;
+    out << " >";
+    for (ValueId v : n.outputs) out << ' ' << v;
+    for (int k = 0; k < n.steps.count; ++k) out << ' ' << name_of(n.steps.steps[k].kind) << n.steps.steps[k].axes;
+    out << '\n';
+  }
+  for (NodeId n : g.backward.order) out << n << ' ';
+  return out.str();
+}
+
 }  // namespace
+
+std::string graph_digest(const Model& model, const Layout& layout, const Workload& workload) {
+  const Mesh mesh = mesh_of(layout, model);
+  // FNV-1a, 64 bits: http://www.isthe.com/chongo/tech/comp/fnv/.
+  std::uint64_t hash = 0xcbf29ce484222325u;
+  const auto mix = [&](const std::string& text) {
+    for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+  };
+  for (const Mesh::Axis& axis : mesh.axes()) mix(std::to_string(axis.size) + "*" + std::to_string(axis.stride) + " ");
+  for (const RunGraph& g : graphs_of(model, layout, workload, mesh)) mix(written(g));
+  std::ostringstream digits;
+  digits << std::hex << std::setw(16) << std::setfill('0') << hash;
+  return digits.str();
+}
 
 std::int64_t Programme::rank_of(int stage, std::int64_t line) const {
   if (layout.rank_order == RankOrder::tp_cp_dp_pp) return stage * mesh.ranks() + line;
@@ -123,31 +193,20 @@ Programme make_programme(const Model& model, const Layout& layout, const Workloa
                          const std::vector<Order>& orders) {
   if (workload.dropout) throw std::invalid_argument("the executor has no dropout");
   if (workload.capacity_factor > 0) throw std::invalid_argument("the executor drops no rows of experts");
-  auto mesh = stage_mesh(layout, model);
-  if (const std::string* fault = std::get_if<std::string>(&mesh)) throw std::invalid_argument(*fault);
   const Pipeline pipeline = pipeline_of(layout, workload.global_batch);
   check(pipeline);
   Programme p = {model,
                  layout,
                  workload.sequence_length,
                  workload.global_batch,
-                 std::get<Mesh>(mesh),
+                 mesh_of(layout, model),
                  pipeline,
                  Route(pipeline),
                  {},
                  {},
                  {}};
-  ModelGraphs graphs = model_graphs(model, graph_options(workload));
-  p.parts = parts_of(graphs, layout.layers_per_chunk);
-  const std::size_t classes = graphs.layer_classes.size();
-  for (OpGraph& graph : all_of(std::move(graphs))) {
-    std::vector<std::int64_t> extents = layout_extents(graph, layout, workload.sequence_length);
-    Declarations says = declare(graph, layout, p.mesh);
-    says.gather_again = workload.memory.gather_again;
-    // Embedding and head are not recomputed: see PipelineShape.
-    const Recompute recompute = p.graphs.size() < classes ? layout.recompute : Recompute{};
-    p.graphs.push_back(run_graph(std::move(graph), std::move(extents), p.mesh, std::move(says), recompute));
-  }
+  p.parts = parts_of(model_graphs(model, graph_options(workload)), layout.layers_per_chunk);
+  p.graphs = graphs_of(model, layout, workload, p.mesh);
   for (const RunGraph& g : p.graphs) check_divisible(g, p.mesh);
   for (const Order& order : orders) p.tasks.push_back(tasks_of(order));
   if (static_cast<int>(p.tasks.size()) != pipeline.stages)

@@ -62,6 +62,10 @@ struct Programme {
 Programme make_programme(const Model& model, const Layout& layout, const Workload& workload,
                          const std::vector<Order>& orders);
 
+/// Of the graphs that a programme has, operators, placements and collectives: 16 hexadecimal digits. Equal graphs have
+/// equal ones. Throws std::invalid_argument where the layout's ranks have no common mesh.
+std::string graph_digest(const Model& model, const Layout& layout, const Workload& workload);
+
 /// The same step on one rank: the same weights, the same micro-batches, nothing cut.
 Programme on_one_rank(const Programme& programme);
 

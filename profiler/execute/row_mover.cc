@@ -182,7 +182,10 @@ Block Mover::step_rows(const ReshardSteps::Step& step, const RunGraph& graph, co
   const std::size_t n = members.size();
   const Fault::Kind wrong = fault_at(name);
   const std::int64_t row_bytes = width * bytes_of(from.view.element);
-  const During during(recorder_, {Doing::Kind::collective, name, where, step.kind,
+  const During during(recorder_, {Doing::Kind::collective,
+                                  name,
+                                  where,
+                                  step.kind,
                                   static_cast<int>(n),
                                   {static_cast<std::int64_t>(places.size()) * row_bytes *
                                    (step.kind == ReshardStep::all_gather ? static_cast<std::int64_t>(n) : 1)}});
