@@ -1,5 +1,8 @@
 #include <fmt/format.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -155,6 +158,8 @@ int run_plan(const std::string& path, const Arguments& arguments) {
   if (by == "threads" || !missing.empty()) return run_as_threads(p, arguments);
   std::vector<std::string> command = mpirun_command(static_cast<int>(p.programme.ranks()), words_of(path, arguments));
   if (mpi_version().starts_with("Open MPI")) command.insert(command.begin() + 1, "--quiet");
+  // The ranks' output goes through mpirun, which shows them a terminal whatever it goes to.
+  if (isatty(STDOUT_FILENO) == 0) setenv("NO_COLOR", "1", 1);
   const Supervised ended = supervise(command, static_cast<int>(p.programme.ranks()));
   if (!ended.failure.empty()) fail(ended.failure);
   return ended.exit_code;
