@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -10,6 +11,8 @@
 #include "planner/explain.h"
 #include "planner/plan.h"
 #include "planner/validate.h"
+#include "profiler/doctor.h"
+#include "profiler/journal.h"
 
 namespace shardwright {
 
@@ -25,5 +28,9 @@ std::string models_json(const std::vector<Model>& models);
 std::string machines_json(const std::vector<Machine>& machines);
 std::string validation_json(const Validation& validation);
 std::string score_json(const std::string& machine, const std::vector<LeaveOutError>& errors);
+
+/// What a profile has of a machine; `rows` by the text of their question.
+std::string profile_json(const std::map<std::string, JournalRow>& rows, const std::string& machine);
+std::string doctor_json(const Diagnosis& diagnosis);
 
 }  // namespace shardwright
