@@ -1,6 +1,7 @@
 #include "profiler/clock.h"
 
 #include <chrono>
+#include <thread>
 
 namespace shardwright {
 namespace {
@@ -10,6 +11,7 @@ class SteadyClock final : public Clock {
   Seconds now() override {
     return {std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count()};
   }
+  void pause(Seconds time) override { std::this_thread::sleep_for(std::chrono::duration<double>(time.value)); }
 };
 
 }  // namespace

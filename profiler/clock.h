@@ -10,6 +10,8 @@ class Clock {
   virtual ~Clock() = default;
   /// Since some fixed moment.
   virtual Seconds now() = 0;
+  /// Waits so long.
+  virtual void pause(Seconds time) = 0;
 };
 
 /// The system's, which never goes back.

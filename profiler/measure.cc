@@ -50,15 +50,17 @@ std::variant<MeasuredKernel, NotMeasured> Measurer::time(PreparedKernel& kernel)
 
   const Seconds start = clock_.now();
   std::vector<Seconds> times;
-  int void_rounds = 0;
+  int void_rounds = 0, in_a_row = 0;
   while (true) {
     const bool not_ours = rule_.void_rounds && drifted();
     const Round made = round(kernel, runs);
     if (not_ours || (rule_.void_rounds && made.busy < rule_.busy)) {
+      clock_.pause(rule_.pause * ++in_a_row);
       if (++void_rounds < rule_.most_void) continue;
       return NotMeasured{fmt::format("the machine was not ours alone in {} of {} rounds", void_rounds,
                                      void_rounds + static_cast<int>(times.size()))};
     }
+    in_a_row = 0;
     times.push_back(made.time);
     const auto count = static_cast<int>(times.size());
     if (count < rule_.least) continue;

@@ -20,7 +20,9 @@ struct StoppingRule {
   /// took `drift` more than its fastest: the machine was not ours alone. Off: all rounds count.
   bool void_rounds = true;
   double busy = 0.95, drift = 0.25;
-  int most_void = 100;
+  /// Behind the n-th void round in a row it waits for n times `pause`, that others may end.
+  Seconds pause = {2e-3};
+  int most_void = 100;  // of one kernel
 };
 
 struct MeasuredKernel {

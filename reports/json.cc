@@ -520,6 +520,7 @@ std::string plan_file_json(const PlanFile& plan) {
   Json json = top("plan");
   const PlanResult& r = plan.result;
   json["model"] = r.model;
+  json["model_asked"] = plan.model_asked;
   json["model_yaml"] = model_yaml(plan.model);
   json["machine"] = plan.machine;
   json["engine"] = r.engine;
@@ -637,6 +638,46 @@ std::string score_json(const std::string& machine, const std::vector<LeaveOutErr
     row["p90"] = e.p90;
     row["within_sigma"] = e.within_sigma;
     json["errors"].push_back(row);
+  }
+  return text_of(json);
+}
+
+std::string profile_json(const std::map<std::string, JournalRow>& rows, const std::string& machine) {
+  Json json = top("profile");
+  json["machine"] = machine;
+  json["kernels"] = Json::array();
+  for (const auto& [text, row] : rows) {
+    Json kernel = {{"kernel", text}};
+    if (const auto* failed = std::get_if<NotMeasured>(&row.answer)) {
+      kernel["not_measured"] = failed->reason;
+    } else {
+      const MeasuredKernel& m = std::get<MeasuredKernel>(row.answer);
+      kernel["seconds"] = m.time.value;
+      if (std::isfinite(m.relative_error)) kernel["relative_error"] = m.relative_error;
+      kernel["rounds"] = m.rounds;
+      kernel["void_rounds"] = m.void_rounds;
+      kernel["library"] = row.kernel;
+    }
+    json["kernels"].push_back(std::move(kernel));
+  }
+  return text_of(json);
+}
+
+std::string doctor_json(const Diagnosis& diagnosis) {
+  Json json = top("doctor");
+  json["processor"] = diagnosis.processor;
+  json["cores"] = diagnosis.cores;
+  json["memory_bytes"] = diagnosis.memory.value;
+  json["parts"] = Json::array();
+  for (const Part& part : diagnosis.parts) {
+    Json found = {{"name", part.name}, {"found", !part.version.empty()}};
+    if (part.version.empty()) {
+      found["missing"] = part.missing;
+      found["costs"] = part.costs;
+    } else {
+      found["version"] = part.version;
+    }
+    json["parts"].push_back(std::move(found));
   }
   return text_of(json);
 }

@@ -26,6 +26,8 @@ Command validate_command();
 Command import_command();
 Command score_command();
 Command fit_command();
+Command profile_command();
+Command doctor_command();
 Command completion_command();
 
 /// `fit WHAT`, each in `fit_<what>_command.cc`. Of what they make: where it is to stand (InputError without --out, with

@@ -2,7 +2,7 @@
 #include "planner/cli/commands.h"
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
-#include "planner/cli/plan_file.h"
+#include "planner/cli/plan_to_run.h"
 #include "planner/cli/run_options.h"
 #include "reports/estimate_text.h"
 #include "reports/json.h"

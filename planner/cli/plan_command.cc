@@ -5,7 +5,7 @@
 #include "planner/cli/commands.h"
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
-#include "planner/cli/plan_file.h"
+#include "planner/cli/plan_to_run.h"
 #include "planner/cli/run_options.h"
 #include "reports/json.h"
 #include "reports/plan_table.h"

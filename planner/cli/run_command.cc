@@ -14,7 +14,7 @@
 #include "planner/cli/commands.h"
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
-#include "planner/cli/plan_file.h"
+#include "planner/cli/plan_to_run.h"
 #include "planner/cli/run_plan.h"
 #include "planner/pricer.h"
 #include "profiler/execute/supervisor.h"

@@ -129,6 +129,7 @@ TEST_CASE("a machine that is never ours gives no time but a reason") {
   Bench b;
   b.takes(kKernel, [](int) { return Timed{{2e-3}, {1e-3}}; });
   CHECK(b.reason() == "the machine was not ours alone in 100 of 100 rounds");
+  CHECK(b.clock.paused.value == doctest::Approx(2e-3 * 5050));  // 1 + 2 + ... + 100
   SUBCASE("unless that is asked for") {
     b.rule.void_rounds = false;
     CHECK(b.measured().time.value == doctest::Approx(2e-3));

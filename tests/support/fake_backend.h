@@ -16,7 +16,11 @@ namespace shardwright {
 class CountingClock final : public Clock {
  public:
   Seconds now() override { return time; }
-  Seconds time;
+  void pause(Seconds pause) override {
+    time += pause;
+    paused += pause;
+  }
+  Seconds time, paused;
 };
 
 /// A device whose kernels take what the test says, on a clock that counts. By a kernel's text: a function from the
