@@ -232,7 +232,8 @@ PipelineShape::Unchanging PipelineShape::unchanging(const Data& data, int stage)
     });
   }
   if (base_.stages > 1) p.buffers += 2 * shape_.stream;  // one activation and one gradient on their way in
-  p.buffers += shape_.placeholders[classes] + library_workspace(pricer_.machine_);
+  p.buffers += shape_.placeholders[classes];
+  if (!pricer_.engine_.is_neutral) p.buffers += library_workspace(pricer_.machine_);
   return u;
 }
 

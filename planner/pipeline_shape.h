@@ -35,6 +35,8 @@ class PipelineShape {
   /// Micro-batches that each chunk of `stage` holds at the moment when activations peak.
   const InFlight& in_flight_counts(int stage) const;
   const Route& route() const { return route_; }
+  /// Of all stages. Greedy ones look at the times without what keeps weights in step.
+  const std::vector<Order>& orders() const;
   /// Layers of a class in a part of the model.
   int layers_in(int part, int layer_class) const { return part_layers(part)[layer_class]; }
 
@@ -84,8 +86,6 @@ class PipelineShape {
   Kept kept_of(int part) const;
   const Sizes& kept(int stage) const;
   PassKeeps keeps_of(int part) const;
-  /// Greedy ones look at the times without what keeps weights in step.
-  const std::vector<Order>& orders() const;
   Seconds saved_by_pair(int forward_part, int backward_part) const;
   int part(int stage, int chunk) const { return route_.part_of({stage, chunk}); }
 

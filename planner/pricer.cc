@@ -288,6 +288,11 @@ Prediction Pricer::price(const Layout& layout) {
   return PipelineShape(*this, known, layout).predict(data_of(known, layout));
 }
 
+std::vector<Order> Pricer::orders(const Layout& layout) {
+  const ShapePrice& known = shape(shape_of(layout), layout.recompute);
+  return PipelineShape(*this, known, layout).orders();
+}
+
 std::vector<AskedKernel> Pricer::asked(const Layout& layout) {
   const ShapePrice& known = shape(shape_of(layout), layout.recompute);
   ShapePricer pricer = shape_pricer(shape_of(layout));

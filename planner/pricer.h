@@ -10,6 +10,7 @@
 #include "planner/cost/data_cost.h"
 #include "planner/cost/shape_price.h"
 #include "planner/operator_times.h"
+#include "planner/pipeline/order.h"
 #include "planner/plan.h"
 
 namespace shardwright {
@@ -85,6 +86,9 @@ class Pricer {
   std::vector<AskedKernel> asked(const Layout& layout);
   /// Shares of their time, by CostSource.
   std::array<double, 4> source_share(const Layout& layout);
+
+  /// The order in which every stage works through its tasks, as price() plays it.
+  std::vector<Order> orders(const Layout& layout);
 
   /// A time that price(layout).step never beats.
   Seconds lower_bound(const Layout& layout);

@@ -656,6 +656,114 @@ std::string validation_json(const Validation& validation) {
   return text_of(json);
 }
 
+std::string plan_file_json(const PlanFile& plan) {
+  Json json = top("plan");
+  const PlanResult& r = plan.result;
+  json["model"] = r.model;
+  json["model_asked"] = plan.model_asked;
+  json["model_yaml"] = model_yaml(plan.model);
+  json["machine"] = plan.machine;
+  json["engine"] = r.engine;
+  json["gpus"] = r.gpus;
+  json["workload"] = workload_json(r);
+  const PricedLayout& best = r.plans.at(0);
+  json["precision"] = name_of(best.precision);
+  json["layout"] = layout_json(best.layout, r.workload.global_batch);
+  json["layout_text"] = to_string(best.layout);
+  if (best.prediction) json["predicted"] = prediction_json(*best.prediction);
+  json["seed"] = plan.seed;
+  json["graph_digest"] = plan.digest;
+  return text_of(json);
+}
+
+namespace {
+
+Json operators_json(const std::vector<TrialOperator>& operators) {
+  Json list = Json::array();
+  for (const TrialOperator& o : operators) {
+    Json json;
+    json["graph"] = o.graph;
+    json["name"] = o.name;
+    json["pass"] = name_of(o.pass);
+    json["kind"] = o.communicates ? "collective" : "compute";
+    put(json, "calls", o.calls);
+    if (o.calls > 0) put(json, "measured_seconds", o.measured.value);
+    if (o.predicted) put(json, "predicted_seconds", o.predicted->value);
+    list.push_back(json);
+  }
+  return list;
+}
+
+Json measured_json(const TrialReport& report) {
+  const Trial& t = report.trial;
+  Json json = Json::object();
+  if (t.step) {
+    put(json, "step_seconds", t.step->value);
+    const double tokens = static_cast<double>(report.plan.workload.global_batch) *
+                          static_cast<double>(report.plan.workload.sequence_length);
+    put(json, "tokens_per_second", tokens / t.step->value);
+    put(json, "tokens_per_second_per_gpu", tokens / t.step->value / static_cast<double>(report.plan.gpus));
+  }
+  put(json, "compute_seconds", t.parts.compute.value);
+  put(json, "exposed_communication_seconds", t.parts.communication.value);
+  put(json, "bubble_seconds", t.parts.bubble.value);
+  put(json, "optimizer_seconds", t.parts.optimizer.value);
+  put(json, "host_seconds", t.parts.other.value);
+  for (const Trial::Peak& peak : t.peaks) {
+    Json stage;
+    stage["allocated_bytes"] = peak.allocated.value;
+    stage["resident_bytes"] = peak.resident.value;
+    json["memory_per_stage"].push_back(stage);
+  }
+  return json;
+}
+
+}  // namespace
+
+std::string trial_json(const TrialReport& report) {
+  const Trial& t = report.trial;
+  const PricedLayout& plan = report.plan.plans.at(0);
+  Json json = top("trial");
+  Json& of = json["plan"];
+  of["model"] = report.plan.model;
+  of["machine"] = report.plan.machine;
+  of["engine"] = report.plan.engine;
+  of["gpus"] = report.plan.gpus;
+  of["workload"] = workload_json(report.plan);
+  of["layout"] = layout_json(plan.layout, report.plan.workload.global_batch);
+  of["layout_text"] = to_string(plan.layout);
+  if (!report.digest.empty()) of["graph_digest"] = report.digest;
+  Json& conditions = json["conditions"];
+  conditions["seed"] = report.seed;
+  conditions["communicator"] = t.communicator;
+  conditions["backend"] = t.backend;
+  conditions["cores"] = report.cores;
+  conditions["watched_stage"] = report.watched_stage;
+  Json& equality = json["equality"];
+  equality["checked"] = t.checked;
+  if (t.checked) {
+    put(equality, "max_relative_error", t.difference.relative);
+    equality["at"] = t.difference.what;
+    equality["tolerance"] = kEqualTolerance;
+    equality["equal"] = t.difference.relative < kEqualTolerance;
+  } else {
+    equality["reason"] = t.not_checked;
+  }
+  json["rounds"] = Json::array();
+  for (const TrialRound& round : t.rounds) {
+    Json r;
+    r["void"] = !round.fault.empty();
+    if (!round.fault.empty()) r["reason"] = round.fault;
+    put(r, "step_seconds", round.step.value);
+    json["rounds"].push_back(r);
+  }
+  if (plan.prediction) json["predicted"] = prediction_json(*plan.prediction);
+  json["measured"] = measured_json(report);
+  json["operators"] = operators_json(t.operators);
+  put(json, "loss", t.loss);
+  return text_of(json);
+}
+
 std::string score_json(const std::string& machine, const std::vector<LeaveOutError>& errors) {
   Json json = top("score");
   json["machine"] = machine;
@@ -670,6 +778,46 @@ std::string score_json(const std::string& machine, const std::vector<LeaveOutErr
     row["p90"] = e.p90;
     row["within_sigma"] = e.within_sigma;
     json["errors"].push_back(row);
+  }
+  return text_of(json);
+}
+
+std::string profile_json(const std::map<std::string, JournalRow>& rows, const std::string& machine) {
+  Json json = top("profile");
+  json["machine"] = machine;
+  json["kernels"] = Json::array();
+  for (const auto& [text, row] : rows) {
+    Json kernel = {{"kernel", text}};
+    if (const auto* failed = std::get_if<NotMeasured>(&row.answer)) {
+      kernel["not_measured"] = failed->reason;
+    } else {
+      const MeasuredKernel& m = std::get<MeasuredKernel>(row.answer);
+      kernel["seconds"] = m.time.value;
+      if (std::isfinite(m.relative_error)) kernel["relative_error"] = m.relative_error;
+      kernel["rounds"] = m.rounds;
+      kernel["void_rounds"] = m.void_rounds;
+      kernel["library"] = row.kernel;
+    }
+    json["kernels"].push_back(std::move(kernel));
+  }
+  return text_of(json);
+}
+
+std::string doctor_json(const Diagnosis& diagnosis) {
+  Json json = top("doctor");
+  json["processor"] = diagnosis.processor;
+  json["cores"] = diagnosis.cores;
+  json["memory_bytes"] = diagnosis.memory.value;
+  json["parts"] = Json::array();
+  for (const Part& part : diagnosis.parts) {
+    Json found = {{"name", part.name}, {"found", !part.version.empty()}};
+    if (part.version.empty()) {
+      found["missing"] = part.missing;
+      found["costs"] = part.costs;
+    } else {
+      found["version"] = part.version;
+    }
+    json["parts"].push_back(std::move(found));
   }
   return text_of(json);
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -11,6 +12,9 @@
 #include "planner/plan.h"
 #include "planner/plan_detail.h"
 #include "planner/validate.h"
+#include "profiler/doctor.h"
+#include "profiler/journal.h"
+#include "reports/trial_text.h"
 
 namespace shardwright {
 
@@ -27,6 +31,19 @@ std::string explanation_json(const PlanRequest& request, const Explanation& expl
 std::string models_json(const std::vector<Model>& models);
 std::string machines_json(const std::vector<Machine>& machines);
 std::string validation_json(const Validation& validation);
+/// A plan to be run: all that it takes to make its graphs again. `model_asked`, `machine`: as they were asked for.
+struct PlanFile {
+  const PlanResult& result;
+  const Model& model;
+  std::string model_asked, machine, digest;
+  std::uint64_t seed = 1;
+};
+std::string plan_file_json(const PlanFile& plan);
+std::string trial_json(const TrialReport& report);
 std::string score_json(const std::string& machine, const std::vector<LeaveOutError>& errors);
+
+/// What a profile has of a machine; `rows` by the text of their question.
+std::string profile_json(const std::map<std::string, JournalRow>& rows, const std::string& machine);
+std::string doctor_json(const Diagnosis& diagnosis);
 
 }  // namespace shardwright

@@ -29,8 +29,7 @@ void for_each_query(const AttentionShape& s, Visit visit) {
   std::size_t row = 0;
   for (std::int64_t b = 0; b < s.batch; ++b) {
     for (std::int64_t i = 0; i < s.queries; ++i) {
-      KeyRange seen = causal_range(s.first_query + i, s.window, s.chunk);
-      seen.end = std::min(seen.end, s.keys);
+      const KeyRange seen = s.keys_seen(i);
       for (std::int64_t h = 0; h < s.heads; ++h)
         for (std::int64_t g = 0; g < s.group; ++g, ++row)
           visit(Query{row, static_cast<std::size_t>(h * s.group + g), b, h, seen});
@@ -61,13 +60,6 @@ double score(const AttentionInputs& in, const AttentionShape& s, const Query& qu
 }
 
 }  // namespace
-
-KeyRange causal_range(std::int64_t position, std::int64_t window, std::int64_t chunk) {
-  KeyRange seen = {0, position + 1};
-  if (window > 0) seen.first = std::max(seen.first, position + 1 - window);
-  if (chunk > 0) seen.first = std::max(seen.first, position / chunk * chunk);
-  return seen;
-}
 
 Array softmax(In x, std::int64_t keys, std::span<const KeyRange> seen) {
   const auto width = static_cast<std::size_t>(keys);

@@ -4,7 +4,15 @@
 #include <span>
 #include <vector>
 
+#include "kernels/shapes.h"
+
 namespace shardwright::reference {
+
+using shardwright::AdamStep;
+using shardwright::AttentionShape;
+using shardwright::causal_range;
+using shardwright::KeyRange;
+using shardwright::RotaryShape;
 
 /// Plain kernels in double precision: what every other backend is compared with. Arrays are dense and row-major; a
 /// kernel sees one rank's block and is told where it begins in the whole tensor when that matters. Nothing here is
@@ -47,11 +55,6 @@ Array sigmoid_scale_gradient_scale(In x, In scale, In dy);
 /// x where the mask is 1, scaled by 1 / (1 - probability); 0 where it is 0. Also its own gradient, with dy for x.
 Array dropout(In x, In mask, double probability);
 
-/// x [outer, sequence, inner, width], width even: the pair (i, i + width / 2) turned by position * 10000^(-2 i /
-/// width). `first_position` of the block in the whole sequence.
-struct RotaryShape {
-  std::int64_t outer = 1, sequence = 1, inner = 1, width = 2, first_position = 0;
-};
 Array rotary(In x, const RotaryShape& shape);
 Array rotary_gradient(In dy, const RotaryShape& shape);  // turned back
 
@@ -66,14 +69,6 @@ NormGradient rms_norm_gradient(In x, In weight, In dy);
 NormGradient layer_norm_gradient(In x, In weight, In dy);
 
 // ---- attention ----
-
-/// Keys [first, end) that one row of scores sees.
-struct KeyRange {
-  std::int64_t first = 0, end = 0;
-};
-/// The keys that a query at `position` sees: itself and all before it; of those only the last `window`, and only those
-/// in its own chunk of `chunk`, where these are not 0.
-KeyRange causal_range(std::int64_t position, std::int64_t window, std::int64_t chunk = 0);
 
 /// Softmax of each row over the keys that it sees, 0 elsewhere. x [rows, keys]; `seen` has an entry for each row.
 Array softmax(In x, std::int64_t keys, std::span<const KeyRange> seen);
@@ -95,11 +90,6 @@ struct AttentionInputs {
   In v, sinks;
   bool shared_value = false;
   std::int64_t score_width = 0;
-};
-/// Queries begin at `first_query` of the whole sequence, keys at 0.
-struct AttentionShape {
-  std::int64_t batch = 1, queries = 1, keys = 1, heads = 1, group = 1, value_dim = 1;
-  std::int64_t first_query = 0, window = 0, chunk = 0;
 };
 struct AttentionOutput {
   Array o, log_sum_exp;  // log_sum_exp [batch, queries, heads, group]
@@ -141,5 +131,9 @@ Array vocabulary_pick_gradient(In labels, In d_picked, std::int64_t columns, std
 double cross_entropy(In largest, In exp_sum, In picked, std::int64_t all_tokens);
 Array cross_entropy_gradient_exp_sum(In exp_sum, double d_loss, std::int64_t all_tokens);
 Array cross_entropy_gradient_picked(std::int64_t block_tokens, double d_loss, std::int64_t all_tokens);
+
+// ---- optimizer ----
+
+void adam_step(const AdamStep& step, In gradient, Array& weight, Array& first_moment, Array& second_moment);
 
 }  // namespace shardwright::reference

@@ -19,6 +19,7 @@ Command plan_command();
 Command estimate_command();
 Command explain_command();
 Command sweep_command();
+Command run_command();
 Command models_command();
 Command machines_command();
 Command validate_command();
@@ -26,6 +27,8 @@ Command report_command();
 Command import_command();
 Command score_command();
 Command fit_command();
+Command profile_command();
+Command doctor_command();
 Command completion_command();
 
 /// `fit WHAT`, each in `fit_<what>_command.cc`. Of what they make: where it is to stand (InputError without --out, with

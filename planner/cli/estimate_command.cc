@@ -4,6 +4,7 @@
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
 #include "planner/cli/plan_answer.h"
+#include "planner/cli/plan_to_run.h"
 #include "planner/cli/run_options.h"
 #include "reports/estimate_text.h"
 
@@ -24,6 +25,7 @@ int run(const Arguments& arguments) {
   const std::optional<PlanDetail> detail = detail_of_first(request, result);
   write_trace(arguments, request, result);
   write_unmeasured(arguments, request, result);
+  write_plan(arguments, request, result);
   write_plan_answer(arguments, request, result, detail, estimate_text(request, result, detail, stdout_style()));
   return plan.fits ? kDone : kNothingFits;
 }
@@ -41,6 +43,7 @@ Command estimate_command() {
       run};
   command.options.push_back({"--layout", "KEY=VALUE,...", "what is given of the layout; the rest is chosen"});
   for (const Option& option : run_options()) command.options.push_back(option);
+  command.options.push_back(plan_option());
   command.options.push_back(trace_option());
   command.options.push_back(unmeasured_option());
   command.options.push_back(html_option());

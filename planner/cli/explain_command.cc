@@ -1,13 +1,11 @@
 #include <fmt/format.h>
 
-#include <string_view>
-
 #include "hardware/input_error.h"
-#include "hardware/yaml_cursor.h"
 #include "planner/cli/commands.h"
 #include "planner/cli/html_option.h"
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
+#include "planner/cli/plan_file.h"
 #include "planner/explain.h"
 #include "reports/explain_text.h"
 #include "reports/json.h"
@@ -15,47 +13,13 @@
 namespace shardwright {
 namespace {
 
-/// A file that `plan`, `estimate` or `explain` wrote with --json, as the arguments that ask the same: its model,
-/// machine and workload, and the layout of its first plan. What stands on the command line, too, is taken from there.
-/// Models and machines are found by name, so those of a file must be of the catalog.
-Arguments from_plan(Arguments arguments, const std::string& path) {
-  const YamlCursor top = YamlCursor::open_json(path);
-  const YamlCursor schema = top.at("schema");
-  const bool explanation = schema.text() == "shardwright.explanation/1";
-  if (!explanation && schema.text() != "shardwright.plan_result/1")
-    schema.fail("must be shardwright.plan_result/1 or shardwright.explanation/1, got '" + shown(schema.text()) + "'");
-  const auto take = [&](const std::string& option, const YamlCursor& map, std::string_view key) {
-    if (const auto value = map.find(key)) arguments.options.try_emplace(option, value->text());
-  };
-  const YamlCursor workload = top.at("workload");
-  arguments.positionals = {top.at("model").text(), top.at("machine").text()};
-  take("--gpus", top, "gpus");
-  take("--engine", top, "engine");
-  take("--sequence-length", workload, "sequence_length");
-  take("--global-batch", workload, "global_batch");
-  take("--expert-load", workload, "expert_load");
-  take("--capacity-factor", workload, "capacity_factor");
-  take("--cuda-graphs", workload, "cuda_graphs");
-  YamlCursor plan = top;
-  if (explanation) {
-    plan = top.at("layout");
-  } else {
-    const std::vector<YamlCursor> plans = top.at("plans").items();
-    if (plans.empty()) top.at("plans").fail("has no plan: nothing fitted");
-    plan = plans[0];
-  }
-  take("--precision", plan, "precision");
-  take("--layout", plan, "layout_text");
-  return arguments;
-}
-
 int run(const Arguments& given) {
   check_html(given);
   const bool from_file = given.positionals.size() == 1;
   const std::string& first = given.positionals[0];
   if (from_file && !first.ends_with(".json"))
     throw InputError("explain: MACHINE is missing: a machine of the catalog, a file, or a folder");
-  const Arguments arguments = from_file ? from_plan(given, first) : given;
+  const Arguments arguments = from_file ? arguments_of_plan(given, first) : given;
   const std::optional<std::string> layout = arguments.find("--layout");
   if (!layout) throw InputError("--layout: is missing: the layout to explain, e.g. --layout tp=8,pp=16");
   const LayoutPins pins = parse_layout(*layout, "--layout");

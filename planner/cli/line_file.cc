@@ -30,7 +30,7 @@ LineFile::LineFile(const std::string& path) : path_(path) {
   const char* why = ::fstat(file_, &status) != 0             ? std::strerror(errno)
                     : !S_ISREG(status.st_mode)               ? "not a regular file, which can be taken up again"
                     : ::flock(file_, LOCK_EX | LOCK_NB) == 0 ? nullptr
-                    : errno == EWOULDBLOCK                   ? "another sweep is writing it"
+                    : errno == EWOULDBLOCK                   ? "another process is writing it"
                                                              : std::strerror(errno);
   std::array<char, 65536> block;
   while (why == nullptr) {
@@ -72,6 +72,10 @@ void LineFile::append(const std::string& lines) {
     rest.remove_prefix(static_cast<std::size_t>(written));
   }
   text_ += lines;
+}
+
+void LineFile::sync() {
+  if (::fdatasync(file_) != 0) fail(path_, std::strerror(errno));
 }
 
 }  // namespace shardwright

@@ -22,6 +22,8 @@ class LineFile {
   void drop_torn();
   /// `lines`: whole ones. A signal that would end the program waits. Throws OutputError.
   void append(const std::string& lines);
+  /// Waits until what was appended is on the disk. Throws OutputError.
+  void sync();
 
  private:
   std::string path_, text_, torn_;

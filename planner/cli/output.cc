@@ -150,7 +150,8 @@ TableStyle stdout_style() {
 }
 
 void progress(const std::string& line) {
-  if (::isatty(STDERR_FILENO) == 1) std::fprintf(stderr, "\r\x1b[K%s", line.c_str());
+  if (::isatty(STDERR_FILENO) == 1 || std::getenv("SHARDWRIGHT_TERMINAL") != nullptr)
+    std::fprintf(stderr, "\r\x1b[K%s", line.c_str());
 }
 
 void remark(const std::string& line) {

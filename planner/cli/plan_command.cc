@@ -7,6 +7,7 @@
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
 #include "planner/cli/plan_answer.h"
+#include "planner/cli/plan_to_run.h"
 #include "planner/cli/run_options.h"
 #include "reports/plan_table.h"
 
@@ -56,6 +57,7 @@ int run(const Arguments& arguments) {
   const AskedAs asked{arguments.positionals[0], arguments.positionals[1]};
   write_trace(arguments, request, result);
   write_unmeasured(arguments, request, result);
+  write_plan(arguments, request, result);
   const auto detail = asks_for_detail(arguments) ? detail_of_first(request, result) : std::nullopt;
   write_plan_answer(arguments, request, result, detail, plan_table(request, result, asked, stdout_style()));
   remark(fmt::format("{} layouts in {}", grouped(result.search.considered), with_unit(Seconds{result.search.seconds})));
@@ -83,6 +85,7 @@ Command plan_command() {
   command.options.push_back({"--top", "K", "how many layouts to list (default 10)"});
   for (const auto& more : {run_options(), goal_options()})
     command.options.insert(command.options.end(), more.begin(), more.end());
+  command.options.push_back(plan_option());
   command.options.push_back(trace_option());
   command.options.push_back(unmeasured_option());
   command.options.push_back(html_option());

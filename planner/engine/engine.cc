@@ -182,7 +182,7 @@ std::map<std::string, Engine> read_engines() {
   }
   for (auto& [name, engine] : engines) {
     const bool own = fitted.contains(engine.fitted_as());
-    engine.constants = fitted.at(own ? engine.fitted_as() : "generic");
+    engine.constants = engine.is_neutral ? EngineConstants{} : fitted.at(own ? engine.fitted_as() : "generic");
     engine.errors = own && engine.fitted_as() != "generic" ? errors.fitted : errors.unfitted;
   }
   return engines;
@@ -235,7 +235,7 @@ std::vector<Engine> read_engine(const YamlCursor& top) {
   top.only_keys(
       {"name",        "description",    "frameworks",      "tensor_parallel", "etp",    "overlaps",  "default_overlaps",
        "schedules",   "cp_kinds",       "dispatchers",     "host_row_counts", "zero",   "gradients", "attention",
-       "stage_split", "scatters_sends", "fused_optimizer", "adds_gradients",  "habits", "flavours"});
+       "stage_split", "scatters_sends", "fused_optimizer", "adds_gradients",  "constants", "habits", "flavours"});
   Engine engine;
   engine.name = top.at("name").text();
   engine.description = top.at("description").text();
@@ -259,6 +259,7 @@ std::vector<Engine> read_engine(const YamlCursor& top) {
   engine.scatters_sends = top.at("scatters_sends").boolean();
   engine.fused_optimizer = top.at("fused_optimizer").boolean();
   engine.adds_gradients = top.at("adds_gradients").boolean();
+  if (const auto constants = top.find("constants")) engine.is_neutral = constants->one_of({"fitted", "neutral"}) == 1;
   if (const auto habits = top.find("habits")) read_habits(*habits, engine.habits);
   std::vector<Engine> all = {engine};
   if (const auto flavours = top.find("flavours"))

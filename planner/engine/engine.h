@@ -76,6 +76,7 @@ struct Engine {
   bool scatters_sends = false;
   bool fused_optimizer = true;  ///< one kernel for all of a rank's parameters
   bool adds_gradients = true;   ///< its products add a weight's gradient to that of earlier micro-batches
+  bool is_neutral = false;      ///< takes nothing beyond its kernels as they were measured: no constants are fitted
   EngineHabits habits;
   EngineConstants constants;
   PredictionErrors errors;

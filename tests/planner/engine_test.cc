@@ -103,7 +103,7 @@ TEST_CASE("an engine that is not there is named with its nearest, or with all th
         "--engine: unknown engine 'x' (there are aleph-alpha, aleph-alpha-fused-rmsnorm, deepspeed, generic, hai-llm, "
         "internevo, llm-foundry, maxtext, megatron-bridge, megatron-core, megatron-deepspeed, megatron-lm, "
         "megatron-lm-hopper, nemo, nemo-2024, "
-        "torch-fsdp)");
+        "shardwright, torch-fsdp)");
 }
 
 TEST_CASE("a file of an engine says what it can run") {

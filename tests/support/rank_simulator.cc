@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "kernels/reference/reference.h"
+#include "planner/blocks.h"
 
 namespace shardwright {
 namespace {
@@ -16,12 +17,6 @@ using reference::In;
 
 constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();
 constexpr double kDropout = 0.25;
-
-std::int64_t product(const std::vector<std::int64_t>& factors) {
-  std::int64_t n = 1;
-  for (std::int64_t f : factors) n *= f;
-  return n;
-}
 
 /// Missing numbers stay missing.
 double combined(double a, double b, bool largest) {
@@ -238,32 +233,12 @@ void RankSimulator::complain(const std::string& what) const {
   if (fault_.empty() && !mutating_) fault_ = what;
 }
 
-std::vector<std::int64_t> RankSimulator::local_extents(const DimList& dims, const Placement& p) const {
-  std::vector<std::int64_t> result;
-  for (int i = 0; i < dims.size(); ++i) result.push_back(extents_[dims[i]] / mesh_.size_of(p.dims[i]));
-  return result;
-}
-
-/// Where the rank's block begins in each dimension: the outer axis counts most.
-std::vector<std::int64_t> RankSimulator::offsets(std::int64_t rank, const DimList& dims, const Placement& p) const {
-  std::vector<std::int64_t> result;
-  for (int i = 0; i < dims.size(); ++i) {
-    std::int64_t length = extents_[dims[i]], begin = 0;
-    for (AxisId a : p.dims[i]) {
-      length /= mesh_.axes()[a].size;
-      begin += coordinate(rank, a) * length;
-    }
-    result.push_back(begin);
-  }
-  return result;
-}
-
 RankSimulator::Blocks RankSimulator::blocks_of(const std::vector<double>& whole, const DimList& dims,
                                                const Placement& placement) const {
   Blocks result(static_cast<std::size_t>(mesh_.ranks()));
-  const auto n = local_extents(dims, placement);
+  const auto n = block_extents(dims, extents_, placement, mesh_);
   for (std::int64_t rank = 0; rank < mesh_.ranks(); ++rank) {
-    const auto begin = offsets(rank, dims, placement);
+    const auto begin = block_begin(dims, extents_, placement, mesh_, rank);
     auto& block = result[static_cast<std::size_t>(rank)];
     block.resize(static_cast<std::size_t>(product(n)));
     for (std::size_t e = 0; e < block.size(); ++e) {
@@ -291,11 +266,6 @@ void RankSimulator::store(ValueId v, Blocks blocks) {
   (mutating_ ? altered_ : blocks_)[i] = std::move(blocks);
 }
 
-/// Piece of the flattened block that a rank stores under ZeRO-3.
-struct FlatCut {
-  std::int64_t parts = 1, length = 1;
-};
-
 namespace {
 
 AxisSet stored_axes(const Declarations& says, const Value& weight) {
@@ -308,15 +278,11 @@ AxisSet stored_axes(const Declarations& says, const Value& weight) {
 /// Each rank keeps its piece only.
 void RankSimulator::give_stored_weight(ValueId v, Blocks& blocks) const {
   const AxisSet cut = stored_axes(says_, sharded_.value(v));
-  const std::int64_t parts = mesh_.size_of(cut);
   for (std::int64_t rank = 0; rank < mesh_.ranks(); ++rank) {
-    std::int64_t piece = 0;
-    for (std::size_t a = mesh_.axes().size(); a-- > 0;)
-      if (cut >> a & 1) piece = piece * mesh_.axes()[a].size + coordinate(rank, static_cast<AxisId>(a));
     auto& block = blocks[static_cast<std::size_t>(rank)];
-    const auto length = (block.size() + static_cast<std::size_t>(parts) - 1) / static_cast<std::size_t>(parts);
+    const FlatPiece piece = flat_piece(mesh_, rank, cut, static_cast<std::int64_t>(block.size()));
     for (std::size_t e = 0; e < block.size(); ++e)
-      if (e / length != static_cast<std::size_t>(piece)) block[e] = kMissing;
+      if (static_cast<std::int64_t>(e) / piece.length != piece.index) block[e] = kMissing;
   }
 }
 
@@ -339,7 +305,7 @@ RankSimulator::Blocks RankSimulator::gather_parameter(const Node& node, const Mu
       bool missing = element >= block.size();
       for (std::size_t a = 0; a < mesh_.axes().size(); ++a) {
         if (!(cut >> a & 1)) continue;
-        const std::int64_t wanted = piece % mesh_.axes()[a].size, own = coordinate(rank, static_cast<AxisId>(a));
+        const std::int64_t wanted = piece % mesh_.axes()[a].size, own = coordinate(mesh_, rank, static_cast<AxisId>(a));
         piece /= mesh_.axes()[a].size;
         if (mutation && mutation->kind == Mutation::Kind::drop && (mutation->axes >> a & 1) && wanted != own)
           missing = true;
@@ -373,20 +339,21 @@ RankSimulator::Blocks RankSimulator::move(const Move& what, const Blocks& from, 
       std::vector<std::int64_t> longer;
       for (std::int64_t before : of)
         for (int c = 0; c < mesh_.axes()[a].size; ++c)
-          longer.push_back(before + (c - coordinate(rank, static_cast<AxisId>(a))) * line_[a]);
+          longer.push_back(before + (c - coordinate(mesh_, rank, static_cast<AxisId>(a))) * line_[a]);
       of = std::move(longer);
     }
   }
 
   const int rank_count = static_cast<int>(mesh_.ranks());
-  const auto n = local_extents(what.dims, what.to), m = local_extents(what.dims, what.from);
+  const auto n = block_extents(what.dims, extents_, what.to, mesh_),
+             m = block_extents(what.dims, extents_, what.from, mesh_);
   Blocks result(static_cast<std::size_t>(rank_count));
   struct Source {
     std::int64_t ranks, element;
     bool missing;
   };
   for (std::int64_t rank = 0; rank < rank_count; ++rank) {
-    const auto begin = offsets(rank, what.dims, what.to);
+    const auto begin = block_begin(what.dims, extents_, what.to, mesh_, rank);
     // By dimension and local index: which rank has it, relative to this one, and where.
     std::vector<std::vector<Source>> sources(n.size());
     std::int64_t stride = 1;
@@ -398,7 +365,7 @@ RankSimulator::Blocks RankSimulator::move(const Move& what, const Blocks& from, 
         std::int64_t piece = whole / m[i];
         for (int k = cut.size(); k-- > 0;) {
           const AxisId a = cut[k];
-          const std::int64_t size = mesh_.axes()[a].size, own = coordinate(rank, a);
+          const std::int64_t size = mesh_.axes()[a].size, own = coordinate(mesh_, rank, a);
           std::int64_t wanted = piece % size;
           piece /= size;
           if (wanted != own && !(moved & bit(a))) {
@@ -446,7 +413,7 @@ RankSimulator::Blocks RankSimulator::move(const Move& what, const Blocks& from, 
   for (std::int64_t rank = 0; rank < rank_count; ++rank) {
     std::int64_t other = rank;
     for (std::size_t a = 0; a < mesh_.axes().size(); ++a)
-      if ((scattered >> a & 1) && coordinate(rank, static_cast<AxisId>(a)) > 0) other -= line_[a];
+      if ((scattered >> a & 1) && coordinate(mesh_, rank, static_cast<AxisId>(a)) > 0) other -= line_[a];
     elsewhere[static_cast<std::size_t>(rank)] = result[static_cast<std::size_t>(other)];
   }
   return elsewhere;
@@ -480,7 +447,7 @@ RankSimulator::Blocks RankSimulator::sum(const Node& node) const {
       bool enters = true;
       for (std::size_t a = 0; a < mesh_.axes().size(); ++a)
         if ((to.placement.partial & ~p.partial) >> a & 1)
-          enters = enters && coordinate(rank, static_cast<AxisId>(a)) == 0;
+          enters = enters && coordinate(mesh_, rank, static_cast<AxisId>(a)) == 0;
       const auto& term = at(v)[static_cast<std::size_t>(rank)];
       for (std::size_t e = 0; enters && e < block.size(); ++e) block[e] += term[e];
     }
@@ -815,7 +782,7 @@ void RankSimulator::compute(const Node& node, const Mutation* mutation) {
                    extents_, std::vector<std::int64_t>(extents_.size(), 0),         graph_,
                    extents_};
     const auto place = [&](const Placement& p, const DimList& dims) {
-      const auto n = local_extents(dims, p), begin = offsets(rank, dims, p);
+      const auto n = block_extents(dims, extents_, p, mesh_), begin = block_begin(dims, extents_, p, mesh_, rank);
       for (int i = 0; i < dims.size(); ++i) {
         a.extent[dims[i]] = n[static_cast<std::size_t>(i)];
         a.begin[dims[i]] = begin[static_cast<std::size_t>(i)];
@@ -834,7 +801,8 @@ void RankSimulator::compute(const Node& node, const Mutation* mutation) {
     for (std::size_t i = 0; i < node.outputs.size(); ++i) {
       const std::size_t from = backward ? static_cast<std::size_t>(gradient->of[i]) : i;
       outputs[i][r] = std::move(made[from]);
-      if (static_cast<std::int64_t>(outputs[i][r].size()) != product(local_extents(output_dims(i), made_at[i])))
+      if (static_cast<std::int64_t>(outputs[i][r].size()) !=
+          product(block_extents(output_dims(i), extents_, made_at[i], mesh_)))
         complain("'" + op.name + "' made a block of another size");
     }
   }

@@ -115,10 +115,6 @@ class RankSimulator {
   void give_stored_weight(ValueId v, Blocks& blocks) const;
 
   const DimList& dims_of(ValueId v) const { return graph_.tensor(sharded_.value(v).tensor).dims; }
-  int coordinate(std::int64_t rank, AxisId a) const { return static_cast<int>(rank / line_[a] % mesh_.axes()[a].size); }
-  std::vector<std::int64_t> local_extents(const DimList& dims, const Placement& p) const;
-  std::vector<std::int64_t> offsets(std::int64_t rank, const DimList& dims, const Placement& p) const;
-
   const OpGraph& graph_;
   const std::vector<std::int64_t>& extents_;
   const Mesh& mesh_;

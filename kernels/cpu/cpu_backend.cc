@@ -1,0 +1,576 @@
+#include "kernels/cpu/cpu_backend.h"
+
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "kernels/cpu/blas.h"
+#include "kernels/cpu/cpu_operators.h"
+#include "kernels/host/host_operators.h"
+#include "kernels/reference/reference.h"
+
+namespace shardwright {
+namespace {
+
+using reference::Array;
+
+constexpr double kUnit = 0x1p-24;  // half a unit in the last place of fp32, relative
+
+/// Memory that runs take turns over.
+class Arena {
+ public:
+  /// Grows to hold `elements`, and twice the largest cache. What was handed out before is void.
+  void hold(std::int64_t elements, std::int64_t at_least, bool random) {
+    const auto wanted = static_cast<std::size_t>(std::max(elements, at_least));
+    if (numbers_.size() >= wanted) return;
+    const std::size_t before = numbers_.size();
+    numbers_.resize(wanted);
+    for (std::size_t i = before; random && i < wanted; ++i)  // uniform in [-1, 1)
+      numbers_[i] = static_cast<float>(static_cast<double>(random_bits(1, i) >> 40) * 0x1p-23 - 1.0);
+  }
+  /// The next place for `elements`, on a cache line.
+  float* next(std::int64_t elements) {
+    constexpr std::int64_t kLine = 16;
+    if (at_ + elements > static_cast<std::int64_t>(numbers_.size())) at_ = 0;
+    float* place = numbers_.data() + at_;
+    at_ += (elements + kLine - 1) / kLine * kLine;
+    return place;
+  }
+
+ private:
+  std::vector<float> numbers_;
+  std::int64_t at_ = 0;
+};
+
+/// One kernel: how much it reads and writes, a run, and what one run of it is off by.
+struct Work {
+  std::int64_t in = 0, out = 0;  // elements
+  std::function<void(const float* in, float* out)> run;
+  std::function<double(float* in, float* out)> error;  // fills `in` itself where it needs to know it
+};
+
+class CpuKernel final : public PreparedKernel {
+ public:
+  CpuKernel(Work work, Arena& in, Arena& out) : work_(std::move(work)), in_(in), out_(out) {}
+  void enqueue() override { work_.run(in_.next(work_.in), out_.next(work_.out)); }
+  double max_relative_error() override { return work_.error(in_.next(work_.in), out_.next(work_.out)); }
+
+ private:
+  Work work_;
+  Arena &in_, &out_;
+};
+
+In in_view(const float* data, std::int64_t elements) { return {data, elements, Element::fp32}; }
+View out_view(float* data, std::int64_t elements) { return {data, elements, Element::fp32}; }
+
+/// Largest difference, relative to the largest expected number.
+double off_by(const Array& got, const Array& expected) {
+  double largest = 0, worst = 0;
+  for (const double x : expected) largest = std::max(largest, std::abs(x));
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    const double off = std::abs(got[i] - expected[i]);
+    if (!(off <= worst)) worst = off;  // also when it is not a number
+  }
+  return worst == 0 ? 0 : worst / largest;
+}
+
+/// Some of 0..count - 1: the first, the last, and between them.
+std::vector<std::int64_t> sample(std::int64_t count) {
+  constexpr std::int64_t kMost = 7;
+  std::vector<std::int64_t> some;
+  for (std::int64_t i = 0; i < std::min(count, kMost); ++i)
+    some.push_back(count <= kMost ? i : i * (count - 1) / (kMost - 1));
+  return some;
+}
+
+// ---- products ----
+
+struct Operands {
+  std::int64_t m, n, k;
+  bool a_turned, b_turned;
+  double a(const float* x, std::int64_t i, std::int64_t l) const { return a_turned ? x[l * m + i] : x[i * k + l]; }
+  double b(const float* y, std::int64_t l, std::int64_t j) const { return b_turned ? y[j * k + l] : y[l * n + j]; }
+};
+
+/// Sampled elements of one product.
+void compare(const Operands& o, const float* x, const float* y, const float* z, Array& got, Array& expected) {
+  for (const std::int64_t i : sample(o.m)) {
+    for (const std::int64_t j : sample(o.n)) {
+      double sum = 0;
+      for (std::int64_t l = 0; l < o.k; ++l) sum += o.a(x, i, l) * o.b(y, l, j);
+      expected.push_back(sum);
+      got.push_back(z[i * o.n + j]);
+    }
+  }
+}
+
+/// `batch` products; a weight's gradient (added to) multiplies by the transpose of A where the layout is not stated.
+Work product(const GemmSpec& s, CpuOperators& operators) {
+  const GemmLayout layout = s.layout != GemmLayout::unstated ? s.layout
+                            : s.accumulate                   ? GemmLayout::tn
+                                                             : GemmLayout::nn;
+  const bool a_turned = layout == GemmLayout::tn || layout == GemmLayout::tt;
+  const bool b_turned = layout == GemmLayout::nt || layout == GemmLayout::tt;
+  const Operands o = {s.m, s.n, s.k, a_turned, b_turned};
+  const std::int64_t a = s.batch * s.m * s.k, b = s.batch * s.k * s.n, c = s.batch * s.m * s.n;
+  const auto run = [=, &operators](const float* in, float* out) {
+    const auto labels = [](bool turned, int down, int right) {
+      return turned ? std::vector<int>{0, right, down} : std::vector<int>{0, down, right};
+    };
+    const auto extents = [&s](bool turned, std::int64_t down, std::int64_t right) {
+      return turned ? std::vector<std::int64_t>{s.batch, right, down} : std::vector<std::int64_t>{s.batch, down, right};
+    };
+    operators.contraction({in_view(in, a), labels(a_turned, 1, 2), extents(a_turned, s.m, s.k)},
+                          {in_view(in + a, b), labels(b_turned, 2, 3), extents(b_turned, s.k, s.n)}, {0, 1, 3},
+                          out_view(out, c), s.accumulate);
+  };
+  const auto error = [=](float* in, float* out) {
+    std::fill_n(out, c, 0.0f);
+    run(in, out);
+    Array got, expected;
+    for (const std::int64_t i : sample(s.batch))
+      compare(o, in + i * s.m * s.k, in + a + i * s.k * s.n, out + i * s.m * s.n, got, expected);
+    return off_by(got, expected);
+  };
+  return {a + b, c, run, error};
+}
+
+/// Added to: a weight's gradient, the sum over each group's rows.
+Work grouped_product(const GroupedGemmSpec& s, CpuOperators& operators) {
+  const std::int64_t a = s.groups * s.m_per_group * s.k, b = s.groups * s.k * s.n, c = s.groups * s.m_per_group * s.n;
+  const std::vector<std::int64_t> rows(static_cast<std::size_t>(s.groups), s.accumulate ? s.k : s.m_per_group);
+  const auto run = [=, &operators](const float* in, float* out) {
+    if (s.accumulate)
+      operators.grouped_contraction_gradient(in_view(in, a), in_view(in + a, b), rows, out_view(out, c), true);
+    else
+      operators.grouped_contraction(in_view(in, a), in_view(in + a, b), rows, false, out_view(out, c));
+  };
+  const auto error = [=](float* in, float* out) {
+    std::fill_n(out, c, 0.0f);
+    run(in, out);
+    Array got, expected;
+    for (const std::int64_t g : sample(s.groups))
+      compare({s.m_per_group, s.n, s.k, s.accumulate, false}, in + g * s.m_per_group * s.k, in + a + g * s.k * s.n,
+              out + g * s.m_per_group * s.n, got, expected);
+    return off_by(got, expected);
+  };
+  return {a + b, c, run, error};
+}
+
+// ---- attention ----
+
+/// Where an attention's arrays lie in what it is given and in what it makes.
+struct AttentionPlaces {
+  AttentionShape shape;
+  std::vector<std::int64_t> widths;  // of the parts of the scores
+  bool values_in_keys = false;
+  std::int64_t rows = 0, keys = 0;  // of all heads
+
+  AttentionViews inputs(const float* in) const {
+    AttentionViews views;
+    for (const std::int64_t width : widths) {
+      views.parts.push_back({in_view(in, rows * width), in_view(in + rows * width, keys * width), width, false});
+      in += (rows + keys) * width;
+    }
+    views.v = values_in_keys ? views.parts[0].k : in_view(in, keys * shape.value_dim);
+    for (const std::int64_t width : widths) views.score_width += width;
+    return views;
+  }
+  std::int64_t input_elements() const {
+    std::int64_t sum = values_in_keys ? 0 : keys * shape.value_dim;
+    for (const std::int64_t width : widths) sum += (rows + keys) * width;
+    return sum;
+  }
+  AttentionGradientViews gradients(float* out) const {
+    AttentionGradientViews d;
+    for (const std::int64_t width : widths) {
+      d.q.push_back(out_view(out, rows * width));
+      d.k.push_back(out_view(out + rows * width, keys * width));
+      out += (rows + keys) * width;
+    }
+    d.v = out_view(out, keys * shape.value_dim);
+    return d;
+  }
+  std::int64_t gradient_elements() const {
+    std::int64_t sum = keys * shape.value_dim;
+    for (const std::int64_t width : widths) sum += (rows + keys) * width;
+    return sum;
+  }
+};
+
+AttentionPlaces places_of(const AttentionSpec& s) {
+  AttentionPlaces p;
+  const std::int64_t behind = s.key_length - s.query_length;
+  // Queries that are some of the keys' positions lie in their middle: they see half of them, as their average does.
+  const std::int64_t first = s.queries_last ? behind : behind / 2;
+  p.shape = {s.batch,     s.query_length, s.key_length, s.kv_heads, s.heads / s.kv_heads,
+             s.value_dim, first,          s.window,     0,          s.causal};
+  if (!s.causal && s.window > 0) p.shape.first_query = s.key_length - 1, p.shape.causal = true;  // decode in a window
+  p.values_in_keys = s.values_in_keys;
+  // The latent is keys and values at once; the rest of the keys is a part of its own.
+  if (s.values_in_keys && s.value_dim < s.head_dim)
+    p.widths = {s.value_dim, s.head_dim - s.value_dim};
+  else
+    p.widths = {s.head_dim};
+  p.rows = s.batch * s.query_length * s.heads;
+  p.keys = s.batch * s.key_length * s.kv_heads;
+  return p;
+}
+
+/// One query by the reference, which is given the keys that it sees alone; its gradient, too, where there is that of o.
+struct OneQuery {
+  Array o, d_q;  // d_q: part after part
+};
+OneQuery one_query(const AttentionPlaces& p, const AttentionViews& in, std::int64_t b, std::int64_t i, std::int64_t h,
+                   std::int64_t g, const float* d_o) {
+  const AttentionShape& s = p.shape;
+  const std::int64_t row = ((b * s.queries + i) * s.heads + h) * s.group + g;
+  const KeyRange seen = s.keys_seen(i);
+  Array values;
+  reference::AttentionInputs inputs;
+  std::vector<Array> held;
+  for (const ScoreViews& part : in.parts) {
+    const auto* x = static_cast<const float*>(part.q.data) + row * part.width;
+    held.push_back({x, x + part.width});
+    Array k;
+    for (std::int64_t j = seen.first; j < seen.end; ++j) {
+      const auto* y = static_cast<const float*>(part.k.data) + ((b * s.keys + j) * s.heads + h) * part.width;
+      k.insert(k.end(), y, y + part.width);
+    }
+    held.push_back(std::move(k));
+  }
+  for (std::size_t n = 0; n < in.parts.size(); ++n)
+    inputs.parts.push_back({held[2 * n], held[2 * n + 1], in.parts[n].width, false});
+  for (std::int64_t j = seen.first; j < seen.end; ++j) {
+    const auto* v = static_cast<const float*>(in.v.data) + ((b * s.keys + j) * s.heads + h) * s.value_dim;
+    values.insert(values.end(), v, v + s.value_dim);
+  }
+  inputs.v = values;
+  inputs.score_width = in.score_width;
+  const std::int64_t count = seen.end - seen.first;
+  const AttentionShape alone = {1, 1, count, 1, 1, s.value_dim, 0, 0, 0, false};
+  const auto out = reference::attention(inputs, alone);
+  OneQuery made = {out.o, {}};
+  if (!d_o) return made;
+  const Array d(d_o + row * s.value_dim, d_o + (row + 1) * s.value_dim);
+  for (const Array& part : reference::attention_gradient(inputs, out.o, out.log_sum_exp, d, alone).q)
+    made.d_q.insert(made.d_q.end(), part.begin(), part.end());
+  return made;
+}
+
+/// Calls visit(row, query) for sampled queries.
+template <typename Visit>
+void for_each_sample(const AttentionPlaces& p, const AttentionViews& in, const float* d_o, Visit visit) {
+  const AttentionShape& s = p.shape;
+  for (const std::int64_t i : sample(s.queries))
+    for (const std::int64_t h : {std::int64_t{0}, s.heads - 1}) {
+      const std::int64_t b = i % s.batch, g = i % s.group;
+      visit(((b * s.queries + i) * s.heads + h) * s.group + g, one_query(p, in, b, i, h, g, d_o));
+    }
+}
+
+Work attention_forward(const AttentionSpec& spec, CpuOperators& operators) {
+  const AttentionPlaces p = places_of(spec);
+  const std::int64_t o = p.rows * p.shape.value_dim;
+  const auto run = [p, o, &operators](const float* in, float* out) {
+    operators.attention(p.inputs(in), p.shape, out_view(out, o), out_view(out + o, p.rows));
+  };
+  const auto error = [=](float* in, float* out) {
+    run(in, out);
+    Array got, expected;
+    for_each_sample(p, p.inputs(in), nullptr, [&](std::int64_t row, const OneQuery& q) {
+      const float* made = out + row * p.shape.value_dim;
+      got.insert(got.end(), made, made + p.shape.value_dim);
+      expected.insert(expected.end(), q.o.begin(), q.o.end());
+    });
+    return off_by(got, expected);
+  };
+  return {p.input_elements(), o + p.rows, run, error};
+}
+
+/// Of two arrays, element by element: their sum, and that of their sizes.
+struct Products {
+  double sum = 0, size = 0;
+  Products& operator+=(const Products& other) {
+    sum += other.sum, size += other.size;
+    return *this;
+  }
+};
+Products products(const In& a, const In& b) {
+  Products p;
+  for (std::int64_t i = 0; i < a.elements; ++i) {
+    const double x = static_cast<double>(static_cast<const float*>(a.data)[i]) * static_cast<const float*>(b.data)[i];
+    p += {x, std::abs(x)};
+  }
+  return p;
+}
+
+/// Gradients of queries are compared with the reference, of sampled ones. Those of keys and values, to which all
+/// queries add, by what follows from them: o is linear in v, so that d_v . v = o . d_o; scores are bilinear, so that
+/// d_k . k = d_q . q.
+Work attention_backward(const AttentionSpec& spec, CpuOperators& operators) {
+  const AttentionPlaces p = places_of(spec);
+  const std::int64_t o = p.rows * p.shape.value_dim, inputs = p.input_elements(), made = p.gradient_elements();
+  // Given: the inputs, o, its gradient and the log-sum-exp. They are random while it is timed: the time is the same.
+  const auto run = [=, &operators](const float* in, float* out) {
+    const float* at = in + inputs;
+    operators.attention_gradient(p.inputs(in), in_view(at, o), in_view(at + 2 * o, p.rows), in_view(at + o, o), p.shape,
+                                 p.gradients(out));
+  };
+  const auto error = [=, &operators](float* in, float* out) {
+    const AttentionViews views = p.inputs(in);
+    float* at = in + inputs;
+    std::vector<float> o_made(static_cast<std::size_t>(o)), lse(static_cast<std::size_t>(p.rows));
+    operators.attention(views, p.shape, out_view(o_made.data(), o), out_view(lse.data(), p.rows));
+    std::copy(o_made.begin(), o_made.end(), at);
+    std::copy(lse.begin(), lse.end(), at + 2 * o);
+    run(in, out);
+    const AttentionGradientViews d = p.gradients(out);
+    const Products v = products(d.v, views.v), through_o = products(in_view(at, o), in_view(at + o, o));
+    Products q, k;
+    for (std::size_t n = 0; n < views.parts.size(); ++n) {
+      q += products(d.q[n], views.parts[n].q);
+      k += products(d.k[n], views.parts[n].k);
+    }
+    Array got, expected;
+    for_each_sample(p, views, at + o, [&](std::int64_t row, const OneQuery& one) {
+      expected.insert(expected.end(), one.d_q.begin(), one.d_q.end());
+      for (std::size_t n = 0; n < views.parts.size(); ++n) {
+        const auto* d_q = static_cast<const float*>(d.q[n].data) + row * views.parts[n].width;
+        got.insert(got.end(), d_q, d_q + views.parts[n].width);
+      }
+    });
+    return std::max(
+        {off_by(got, expected), std::abs(v.sum - through_o.sum) / through_o.size, std::abs(q.sum - k.sum) / q.size});
+  };
+  return {inputs + 2 * o + p.rows, made, run, error};
+}
+
+// ---- memory ----
+
+/// Half is read, half is written: y = s x.
+Work memory_pass(const MemorySpec& s, CpuOperators& operators) {
+  const std::int64_t n = std::max<std::int64_t>(s.moved.value / 8, 1);
+  const auto run = [n, &operators](const float* in, float* out) {
+    static const float half = 0.5f;
+    operators.scale_rows(in_view(in, n), in_view(&half, 1), out_view(out, n));
+  };
+  const auto error = [=](float* in, float* out) {
+    run(in, out);
+    for (std::int64_t i = 0; i < n; ++i)
+      if (out[i] != 0.5f * in[i]) return 1.0;
+    return 0.0;
+  };
+  return {n, n, run, error};
+}
+
+// ---- collectives ----
+
+/// What rank `r` holds at element `i`: everyone knows what everyone has. Sums of few are exact.
+float held_by(int r, std::int64_t i) { return static_cast<float>((r * 37 + i * 11) % 64); }
+
+Work collective(const CollectiveSpec& s, Communicator& group) {
+  const int n = group.size(), r = group.rank();
+  const std::int64_t all = std::max<std::int64_t>(s.held.value / 4 / n * n, n), part = all / n;
+  const std::vector<std::int64_t> parts(static_cast<std::size_t>(n), part);
+  struct Sizes {
+    std::int64_t in, out;
+  };
+  Sizes sizes = {all, all};
+  std::function<void(const float*, float*)> run;
+  std::function<double(std::int64_t)> expected;  // of element i of the result
+  const auto total = [n](std::int64_t i) {
+    double sum = 0;
+    for (int q = 0; q < n; ++q) sum += held_by(q, i);
+    return sum;
+  };
+  switch (s.kind) {
+    case CollectiveKind::all_reduce:
+      // In place, of what the run before left: numbers grow and end at infinity, which costs nothing more.
+      sizes = {0, all};
+      run = [&group, all](const float*, float* out) { group.all_reduce(out_view(out, all), Reduction::sum); };
+      expected = total;
+      break;
+    case CollectiveKind::all_gather:
+      sizes.in = part;
+      run = [&group, all, part](const float* in, float* out) {
+        group.all_gather(in_view(in, part), out_view(out, all));
+      };
+      expected = [part](std::int64_t i) { return held_by(static_cast<int>(i / part), i % part); };
+      break;
+    case CollectiveKind::reduce_scatter:
+      sizes.out = part;
+      run = [&group, all, part](const float* in, float* out) {
+        group.reduce_scatter(in_view(in, all), out_view(out, part), Reduction::sum);
+      };
+      expected = [total, part, r](std::int64_t i) { return total(r * part + i); };
+      break;
+    case CollectiveKind::all_to_all:
+      run = [&group, all, parts](const float* in, float* out) {
+        group.all_to_all(in_view(in, all), parts, out_view(out, all), parts);
+      };
+      expected = [part, r](std::int64_t i) { return held_by(static_cast<int>(i / part), r * part + i % part); };
+      break;
+    case CollectiveKind::send_recv:
+      run = [&group, all, n, r](const float* in, float* out) {
+        const auto got = group.receive(out_view(out, all), (r + n - 1) % n, 0);
+        const auto sent = group.send(in_view(in, all), (r + 1) % n, 0);
+        got->wait();
+        sent->wait();
+      };
+      expected = [n, r](std::int64_t i) { return held_by((r + n - 1) % n, i); };
+      break;
+  }
+  const auto error = [=, &group](float* in, float* out) {
+    const std::vector<float> before(in, in + sizes.in);
+    float* given = sizes.in > 0 ? in : out;
+    for (std::int64_t i = 0; i < (sizes.in > 0 ? sizes.in : all); ++i) given[i] = held_by(r, i);
+    run(in, out);
+    double worst = 0;
+    for (std::int64_t i = 0; i < sizes.out; ++i) worst = std::max(worst, std::abs(out[i] - expected(i)) / (64.0 * n));
+    std::copy(before.begin(), before.end(), in);
+    // One rank's fault is everyone's.
+    double shared = worst;
+    group.all_reduce({&shared, 1, Element::fp64}, Reduction::max);
+    return shared;
+  };
+  return {sizes.in, sizes.out, run, error};
+}
+
+// ---- the backend ----
+
+Seconds seconds_of(clockid_t clock) {
+  timespec now = {};
+  clock_gettime(clock, &now);
+  return {static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec)};
+}
+
+bool is_fp32(const std::optional<StoredType>& type) { return !type || *type == StoredType::fp32; }
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(Communicator& ranks, Bytes turns_over) : ranks_(ranks), turns_over_(turns_over) {}
+
+  std::string name() const override { return "cpu"; }
+
+  std::string library(KernelFamily family) const override {
+    if (family == KernelFamily::collective) return ranks_.name();
+    if (family == KernelFamily::memory) return "shardwright cpu";
+    const std::string& openblas = cpu::openblas_version();
+    return openblas.empty() ? "shardwright cpu" : openblas.substr(0, openblas.find(' ', openblas.find(' ') + 1));
+  }
+
+  std::string unsupported(const KernelSpec& spec) const override {
+    return std::visit([this](const auto& s) { return lacks(s); }, spec);
+  }
+
+  double tolerance(const KernelSpec& spec) const override {
+    double sum = 1;
+    if (const auto* s = std::get_if<GemmSpec>(&spec)) sum = static_cast<double>(s->k);
+    if (const auto* s = std::get_if<GroupedGemmSpec>(&spec)) sum = static_cast<double>(s->k);
+    if (const auto* s = std::get_if<AttentionSpec>(&spec)) sum = static_cast<double>(s->key_length + s->head_dim);
+    return 4 * kUnit * (8 + std::sqrt(sum));
+  }
+
+  std::unique_ptr<PreparedKernel> prepare(const KernelSpec& spec) override {
+    Work work = std::visit([this](const auto& s) { return work_of(s); }, spec);
+    const std::int64_t least = turns_over_.value / 4 / ranks_.size();
+    in_.hold(work.in, least, true);
+    out_.hold(work.out, least, false);
+    return std::make_unique<CpuKernel>(std::move(work), in_, out_);
+  }
+
+  Timed time(PreparedKernel& kernel, int runs) override {
+    const Seconds busy = seconds_of(CLOCK_THREAD_CPUTIME_ID), wall = seconds_of(CLOCK_MONOTONIC);
+    for (int i = 0; i < runs; ++i) kernel.enqueue();
+    const Seconds wall_end = seconds_of(CLOCK_MONOTONIC), busy_end = seconds_of(CLOCK_THREAD_CPUTIME_ID);
+    return {Seconds{(wall_end - wall).value / runs}, Seconds{(busy_end - busy).value / runs}};
+  }
+
+ private:
+  static std::string only_fp32(bool is) { return is ? "" : "the cpu backend computes in fp32 alone"; }
+  static std::string lacks(const GemmSpec& s) {
+    return only_fp32(s.type == DataType::fp32 && is_fp32(s.weights) && is_fp32(s.result));
+  }
+  static std::string lacks(const GroupedGemmSpec& s) {
+    return only_fp32(s.type == DataType::fp32 && is_fp32(s.weights) && is_fp32(s.result));
+  }
+  static std::string lacks(const AttentionSpec& s) {
+    if (s.type != DataType::fp32 || !is_fp32(s.kv_type)) return only_fp32(false);
+    if (s.selected > 0) return "the cpu backend has no attention to selected keys";
+    if (s.kv_heads <= 0 || s.heads % s.kv_heads != 0) return "the heads of keys do not divide those of queries";
+    if (s.values_in_keys && s.value_dim > s.head_dim) return "values in keys cannot be wider than these";
+    if (s.backward && s.values_in_keys) return "the cpu backend has no gradient of values in keys";
+    if (s.causal && s.query_length > s.key_length) return "causal attention has a key for each query";
+    if (!s.causal && s.window > 0 && s.query_length > 1)
+      return "the cpu backend has windows of causal attention and of single queries";
+    return "";
+  }
+  static std::string lacks(const MemorySpec&) { return ""; }
+  static std::string lacks(const MoeLayerSpec&) {
+    return "the cpu backend runs layers of experts operator by operator";
+  }
+  static std::string lacks(const MlaModuleSpec&) {
+    return "the cpu backend runs latent attention blocks operator by operator";
+  }
+  static std::string lacks(const MoeExchangeSpec&) { return "the cpu backend has no exchange of experts' rows"; }
+  std::string lacks(const CollectiveSpec& s) const {
+    if (!is_fp32(s.type)) return only_fp32(false);
+    if (s.algorithm != CollectiveAlgorithm::nccl) return "the cpu backend has the communicator's own collectives alone";
+    if (s.crossing != 1) return "the cpu backend has no all-to-all inside nodes";
+    const auto& last = s.group.factors[std::max(s.group.count - 1, 0)];
+    const std::int64_t run = s.group.count == 0 ? 1 : last.size * last.stride;
+    if (ranks_.size() % run != 0)
+      return "the group does not fit " + std::to_string(ranks_.size()) + (ranks_.size() == 1 ? " rank" : " ranks");
+    return "";
+  }
+
+  Work work_of(const GemmSpec& s) { return product(s, operators_); }
+  Work work_of(const GroupedGemmSpec& s) { return grouped_product(s, operators_); }
+  Work work_of(const AttentionSpec& s) {
+    return s.backward ? attention_backward(s, operators_) : attention_forward(s, operators_);
+  }
+  Work work_of(const MemorySpec& s) { return memory_pass(s, operators_); }
+  Work work_of(const CollectiveSpec& s) { return collective(s, group_of(s.group)); }
+  template <typename Spec>
+  Work work_of(const Spec&) {
+    throw std::invalid_argument("not supported");
+  }
+
+  /// Ranks whose coordinates along the group's runs differ are together.
+  Communicator& group_of(const RankGroup& group) {
+    for (auto& [known, communicator] : groups_)
+      if (known == group) return *communicator;
+    std::int64_t first = ranks_.rank();
+    for (int i = 0; i < group.count; ++i)
+      first -= ranks_.rank() / group.factors[i].stride % group.factors[i].size * group.factors[i].stride;
+    groups_.emplace_back(group, ranks_.split(static_cast<int>(first)));
+    return *groups_.back().second;
+  }
+
+  Communicator& ranks_;
+  Bytes turns_over_;
+  CpuOperators operators_;
+  Arena in_, out_;
+  std::vector<std::pair<RankGroup, std::unique_ptr<Communicator>>> groups_;
+};
+
+}  // namespace
+
+Bytes twice_the_cache() {
+  constexpr long kUnknown = 32 << 20;
+  const long size = sysconf(_SC_LEVEL3_CACHE_SIZE);
+  return {2 * (size > 0 ? size : kUnknown)};
+}
+
+std::unique_ptr<Backend> make_cpu_backend(Communicator& ranks, Bytes turns_over) {
+  return std::make_unique<CpuBackend>(ranks, turns_over);
+}
+
+}  // namespace shardwright

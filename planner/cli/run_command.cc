@@ -1,0 +1,193 @@
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <thread>
+
+#include "hardware/input_error.h"
+#include "kernels/mpi/mpi_ranks.h"
+#include "kernels/threads/threads_communicator.h"
+#include "planner/cli/commands.h"
+#include "planner/cli/options.h"
+#include "planner/cli/output.h"
+#include "planner/cli/plan_to_run.h"
+#include "planner/cli/run_plan.h"
+#include "planner/pricer.h"
+#include "profiler/execute/supervisor.h"
+#include "profiler/execute/trial.h"
+#include "reports/json.h"
+#include "reports/trial_text.h"
+
+namespace shardwright {
+namespace {
+
+/// What a run fails with; main makes exit code 3 of it.
+[[noreturn]] void fail(const std::string& what) { throw OutputError("run: " + what); }
+
+int slowest_stage_of(const PlanToRun& plan) {
+  const std::vector<Seconds>& idle = plan.priced.plans[0].prediction->idle;
+  return static_cast<int>(std::min_element(idle.begin(), idle.end()) - idle.begin());
+}
+
+struct Prepared {
+  PlanToRun plan;
+  Programme programme;
+  TrialQuestion question;
+  std::string not_checked;
+};
+
+Prepared prepare(const std::string& path, const Arguments& arguments) {
+  PlanToRun plan = read_plan(path, arguments);
+  const Layout& layout = plan.priced.plans[0].layout;
+  const auto ranks = layout.gpus();
+  if (const auto given = arguments.find("--ranks"))
+    if (const std::int64_t n = whole_number("--ranks", *given, 1, 1 << 20); n != ranks)
+      throw InputError(fmt::format("--ranks: the plan is for {} ranks, got {}", ranks, n));
+  Pricer pricer(plan.request);
+  try {
+    Programme programme = make_programme(plan.request.model, layout, plan.request.workload, pricer.orders(layout));
+    TrialQuestion question;
+    if (const auto steps = arguments.find("--steps"))
+      question.rounds = static_cast<int>(whole_number("--steps", *steps, 1, 1'000'000));
+    question.options.seed = plan.seed;
+    question.watched_stage = slowest_stage_of(plan);
+    question.memory_limit = plan.request.machine.usable_memory();
+    std::string not_checked = too_large_to_check(programme);
+    return {std::move(plan), std::move(programme), question, std::move(not_checked)};
+  } catch (const std::invalid_argument& e) { throw InputError(path + ": cannot be run: " + e.what()); }
+}
+
+int answer(const Prepared& p, Trial trial, const Arguments& arguments) {
+  trial.not_checked = p.not_checked;
+  Pricer pricer(p.plan.request);
+  add_predictions(trial, pricer.operator_times(p.plan.priced.plans[0].layout, p.question.watched_stage));
+  const TrialReport report = {p.plan.priced,
+                              std::move(trial),
+                              p.plan.seed,
+                              p.plan.digest,
+                              static_cast<int>(std::thread::hardware_concurrency()),
+                              p.question.watched_stage};
+  write_answer(arguments, trial_text(report, stdout_style()), trial_json(report));
+  const bool equal = !report.trial.checked || report.trial.difference.relative < kEqualTolerance;
+  return equal ? kDone : kNothingFits;
+}
+
+Trial run_here(const Prepared& p, Communicator& world, const std::vector<StepResult>* one_rank, StatusBoard* board) {
+  return run_trial(p.programme, world, p.question, one_rank, steady_clock(), board);
+}
+
+std::vector<StepResult> reference_of(const Prepared& p) {
+  if (!p.not_checked.empty()) return {};
+  return run_on_one_rank(p.programme, p.question.options, 2);
+}
+
+int run_as_threads(const Prepared& p, const Arguments& arguments) {
+  const std::vector<StepResult> one_rank = reference_of(p);
+  Trial trial;
+  try {
+    run_on_threads(static_cast<int>(p.programme.ranks()), [&](Communicator& world) {
+      Trial found = run_here(p, world, one_rank.empty() ? nullptr : &one_rank, nullptr);
+      if (world.rank() == 0) trial = std::move(found);
+    });
+  } catch (const std::runtime_error& e) { fail(e.what()); }
+  return answer(p, std::move(trial), arguments);
+}
+
+/// This process is one of the ranks.
+int run_as_rank(const Prepared& p, const Arguments& arguments) {
+  const std::unique_ptr<Communicator> world = mpi_world();
+  if (world->size() != p.programme.ranks()) {
+    if (world->rank() == 0)
+      std::fprintf(stderr, "run: the plan is for %d ranks, %d were started\n", static_cast<int>(p.programme.ranks()),
+                   world->size());
+    return kInputWrong;
+  }
+  std::unique_ptr<StatusBoard> board;
+  if (const char* path = std::getenv(kBoardVariable)) {
+    board = std::make_unique<StatusBoard>(StatusBoard::open(path));
+    board->be(world->rank());
+  }
+  int code = kDone;
+  try {
+    if (board) board->doing("the proof's reference on one rank");
+    const std::vector<StepResult> one_rank = reference_of(p);
+    Trial trial = run_here(p, *world, one_rank.empty() ? nullptr : &one_rank, board.get());
+    if (world->rank() == 0) code = answer(p, std::move(trial), arguments);
+  } catch (const std::exception& e) {
+    // Where somebody watches, that one tells and ends all.
+    if (board) {
+      board->end(StatusBoard::State::failed, e.what());
+      std::this_thread::sleep_for(std::chrono::seconds(5));
+    }
+    std::fprintf(stderr, "run: %s\n", e.what());
+    mpi_abort(kMachineFailed);
+    return kMachineFailed;
+  }
+  world->barrier();
+  if (board) board->end(StatusBoard::State::done, "");
+  return code;
+}
+
+std::vector<std::string> words_of(const std::string& plan, const Arguments& arguments) {
+  std::vector<std::string> words = {own_path(), "run", plan};
+  for (const auto& [option, value] : arguments.options) {
+    if (option == "--communicator" || option == "--plan" || option == "--run") continue;
+    words.push_back(option);
+    if (!value.empty()) words.push_back(value);
+  }
+  return words;
+}
+
+int run(const Arguments& arguments) { return run_plan(arguments.positionals[0], arguments); }
+
+}  // namespace
+
+int run_plan(const std::string& path, const Arguments& arguments) {
+  const std::string by = arguments.find("--communicator").value_or("any");
+  if (by != "any" && by != "mpi" && by != "threads")
+    throw InputError(fmt::format("--communicator: must be one of mpi, threads, got '{}'", shown(by)));
+  const Prepared p = prepare(path, arguments);
+  if (is_mpi_rank()) return run_as_rank(p, arguments);
+  const std::string missing =
+      mpi_missing().empty() && mpirun_path().empty() ? "there is no mpirun on PATH" : mpi_missing();
+  if (by == "mpi" && !missing.empty()) fail(missing);
+  if (by == "threads" || !missing.empty()) return run_as_threads(p, arguments);
+  std::vector<std::string> command = mpirun_command(static_cast<int>(p.programme.ranks()), words_of(path, arguments));
+  if (mpi_version().starts_with("Open MPI")) command.insert(command.begin() + 1, "--quiet");
+  // The ranks' output goes through mpirun, which shows them a terminal whatever it goes to.
+  if (isatty(STDOUT_FILENO) == 0) setenv("NO_COLOR", "1", 1);
+  const Supervised ended = supervise(command, static_cast<int>(p.programme.ranks()));
+  if (!ended.failure.empty()) fail(ended.failure);
+  return ended.exit_code;
+}
+
+std::vector<Option> running_options() {
+  return {{"--ranks", "N", "ranks of this machine: as many as the plan has"},
+          {"--steps", "K", "rounds that are timed (default 5)"},
+          {"--communicator",
+           "NAME",
+           "mpi or threads (default: mpi where it is found)",
+           Completes::words,
+           {"mpi", "threads"}}};
+}
+
+Command run_command() {
+  Command command{
+      "run",
+      "run a plan on this machine: prove it, time it, compare",
+      {"plan tiny.yaml this-machine --gpus 2 --precision fp32 \\\n    --sequence-length 256 --global-batch 8 "
+       "--plan plan.json\n  shardwright run plan.json --ranks 2 --json trial.json"},
+      {{"PLAN", "a file of plan --plan, or of --json", true, false, Completes::files, {}}},
+      running_options(),
+      run};
+  command.options.push_back(measurements_option());
+  command.options.push_back(json_option());
+  command.options.push_back(threads_option());
+  return command;
+}
+
+}  // namespace shardwright

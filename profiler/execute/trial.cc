@@ -1,0 +1,317 @@
+#include "profiler/execute/trial.h"
+
+#include <time.h>
+
+#include <algorithm>
+#include <cstring>
+#include <fstream>
+#include <map>
+#include <sstream>
+#include <tuple>
+
+#include "kernels/backends.h"
+#include "models/transformer.h"
+
+namespace shardwright {
+namespace {
+
+/// Of this thread.
+Seconds cpu_time() {
+  timespec t = {};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return {static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec)};
+}
+
+Bytes peak_resident() {
+  std::ifstream file("/proc/self/status");
+  for (std::string line; std::getline(file, line);)
+    if (line.starts_with("VmHWM:")) return {std::strtoll(line.c_str() + 6, nullptr, 10) * 1024};
+  return {};
+}
+
+/// Adds up what a rank does, and tells the board.
+class Stopwatch final : public Recorder {
+ public:
+  using Key = std::tuple<int, OpId, int, bool>;  // graph, operator, pass, communicates
+  struct Total {
+    double calls = 0;
+    Seconds seconds;
+  };
+
+  Stopwatch(Clock& clock, StatusBoard* board) : clock_(clock), board_(board) {}
+
+  void start(const Doing& what) override {
+    doing_ = what;
+    if (board_) board_->doing(what.name);
+    cpu_began_ = cpu_time();
+    began_ = clock_.now();
+  }
+  void stop() override {
+    const Seconds took = clock_.now() - began_;
+    switch (doing_.kind) {
+      case Doing::Kind::compute:
+      case Doing::Kind::optimizer:
+        busy_ += cpu_time() - cpu_began_;
+        computing_ += took;
+        (doing_.kind == Doing::Kind::compute ? parts.compute : parts.optimizer) += took;
+        break;
+      case Doing::Kind::collective:
+      case Doing::Kind::send:
+        parts.communication += took;
+        break;
+      case Doing::Kind::receive:
+        parts.bubble += took;
+        break;
+    }
+    const bool moves = doing_.kind == Doing::Kind::collective;
+    if (doing_.kind != Doing::Kind::compute && !moves) return;
+    Total& total = totals[{doing_.where.graph, doing_.where.op, static_cast<int>(doing_.where.pass), moves}];
+    ++total.calls;
+    total.seconds += took;
+  }
+  const std::string& last() const { return doing_.name; }
+  double busy() const { return computing_ > Seconds{} ? busy_ / computing_ : 1; }
+  void forget() {
+    totals.clear();
+    parts = {};
+    busy_ = computing_ = {};
+  }
+
+  std::map<Key, Total> totals;
+  TrialParts parts;
+
+ private:
+  Clock& clock_;
+  StatusBoard* board_;
+  Doing doing_;
+  Seconds began_, cpu_began_, busy_, computing_;
+};
+
+double largest(Communicator& world, double value) {
+  world.all_reduce({&value, 1, Element::fp64}, Reduction::max);
+  return value;
+}
+
+/// A product whose time tells whether the machine is as it was.
+class Reference {
+ public:
+  Reference(Operators& operators, Clock& clock) : operators_(operators), clock_(clock), memory_(operators) {
+    for (Block* block : {&a_, &b_, &c_}) {
+      *block = memory_.make(kSize * kSize, operators.element(DataType::fp32));
+      operators.fill(block->view, 0.5);
+    }
+    time();
+  }
+  Seconds time() {
+    Seconds best{1e9};
+    for (int i = 0; i < 3; ++i) {
+      const Seconds began = clock_.now();
+      operators_.contraction({a_.view, {0, 1}, {kSize, kSize}}, {b_.view, {1, 2}, {kSize, kSize}}, {0, 2}, c_.view);
+      operators_.synchronize();
+      best = std::min(best, clock_.now() - began);
+    }
+    fastest_ = std::min(fastest_, best);
+    return best;
+  }
+  /// Over the fastest so far, less 1.
+  double drift(Seconds now) const { return now / fastest_ - 1; }
+
+ private:
+  static constexpr std::int64_t kSize = 160;
+  Operators& operators_;
+  Clock& clock_;
+  Memory memory_;
+  Block a_, b_, c_;
+  Seconds fastest_{1e9};
+};
+
+std::string graph_name(const Programme& p, int graph) {
+  const auto classes = static_cast<int>(p.graphs.size()) - 2;
+  if (graph < 0) return "weights";
+  if (graph == classes) return "embedding";
+  if (graph == classes + 1) return "head";
+  return classes == 1 ? "layer" : "layer class " + std::to_string(graph);
+}
+
+/// Numbers of one rank for rank 0: what it adds up, in order.
+std::vector<double> told(const Stopwatch& watch) {
+  const TrialParts& p = watch.parts;
+  std::vector<double> numbers = {p.compute.value, p.communication.value, p.bubble.value, p.optimizer.value};
+  for (const auto& [key, total] : watch.totals) {
+    const auto& [graph, op, pass, communicates] = key;
+    for (double x : {static_cast<double>(graph), static_cast<double>(op), static_cast<double>(pass),
+                     communicates ? 1.0 : 0.0, total.calls, total.seconds.value})
+      numbers.push_back(x);
+  }
+  return numbers;
+}
+
+/// From one rank to rank 0.
+std::vector<double> brought(Communicator& world, int from, std::vector<double> numbers) {
+  if (from == 0) return numbers;
+  constexpr int kTag = 30'000;
+  if (world.rank() == from) {
+    double count = static_cast<double>(numbers.size());
+    world.send(In{&count, 1, Element::fp64}, 0, kTag)->wait();
+    world.send(In{numbers.data(), static_cast<std::int64_t>(numbers.size()), Element::fp64}, 0, kTag + 1)->wait();
+  } else if (world.rank() == 0) {
+    double count = 0;
+    world.receive({&count, 1, Element::fp64}, from, kTag)->wait();
+    numbers.resize(static_cast<std::size_t>(count));
+    world.receive({numbers.data(), static_cast<std::int64_t>(numbers.size()), Element::fp64}, from, kTag + 1)->wait();
+  }
+  return numbers;
+}
+
+/// The worst difference of all ranks; its name is that rank's.
+Difference worst_of(Communicator& world, Difference own) {
+  const double most = largest(world, own.relative);
+  double first = largest(world, own.relative == most ? -world.rank() : -world.size());
+  char name[128] = {};
+  std::strncpy(name, own.what.c_str(), sizeof name - 1);
+  world.broadcast({name, sizeof name, Element::byte}, static_cast<int>(-first));
+  return {most, name};
+}
+
+Trial trial_of(const Programme& programme, Communicator& world, const TrialQuestion& question,
+               const std::vector<StepResult>* one_rank, Clock& clock, Stopwatch& watch) {
+  const auto operators = make_operators(question.backend);
+  Memory memory(*operators, question.memory_limit);
+  const Fault none;
+  Executor executor(programme, world, *operators, memory, watch, question.options, none);
+  Trial trial;
+  trial.communicator = world.name();
+  trial.backend = operators->name();
+  std::int64_t step = 0;
+  if (one_rank) {
+    trial.checked = true;
+    Difference own;
+    for (const StepResult& expected : *one_rank) {
+      executor.train(step++);
+      const Difference d = difference(executor, executor.loss(), expected, *operators);
+      if (d.relative > own.relative) own = d;
+    }
+    trial.difference = worst_of(world, own);
+  }
+  for (int i = 0; i < question.warm_up; ++i) executor.train(step++);
+  memory.forget_peak();
+  Reference reference(*operators, clock);
+  TrialParts parts;
+  std::map<Stopwatch::Key, Stopwatch::Total> totals;
+  for (int round = 0; round < question.rounds; ++round) {
+    const Seconds before = reference.time();
+    watch.forget();
+    world.barrier();
+    const Seconds began = clock.now();
+    executor.train(step++);
+    const Seconds took = clock.now() - began;
+    const double slowest = largest(world, took.value);
+    world.barrier();
+    const Seconds after = reference.time();
+    const double drift = largest(world, std::max(reference.drift(before), reference.drift(after)));
+    const double idle = largest(world, 1 - watch.busy());
+    TrialRound result = {{slowest}, ""};
+    std::ostringstream why;
+    why.precision(3);
+    if (drift > question.drift)
+      why << "a product of reference took " << 100 * drift << " % longer than its fastest";
+    else if (idle > 1 - question.busy)
+      why << "a rank had the processor " << 100 * (1 - idle) << " % of the time in which it computed";
+    result.fault = why.str();
+    trial.rounds.push_back(result);
+    watch.parts.other =
+        took - watch.parts.compute - watch.parts.communication - watch.parts.bubble - watch.parts.optimizer;
+    parts.compute += watch.parts.compute;
+    parts.communication += watch.parts.communication;
+    parts.bubble += watch.parts.bubble;
+    parts.optimizer += watch.parts.optimizer;
+    parts.other += watch.parts.other;
+    for (const auto& [key, total] : watch.totals) {
+      totals[key].calls += total.calls;
+      totals[key].seconds += total.seconds;
+    }
+  }
+  trial.loss = executor.loss();
+  for (int stage = 0; stage < programme.pipeline.stages; ++stage) {
+    const bool here = stage == executor.stage();
+    trial.peaks.push_back(
+        {{static_cast<std::int64_t>(largest(world, here ? static_cast<double>(memory.peak().value) : 0))},
+         {static_cast<std::int64_t>(largest(world, here ? static_cast<double>(peak_resident().value) : 0))}});
+  }
+
+  std::vector<double> good;
+  for (const TrialRound& r : trial.rounds)
+    if (r.fault.empty()) good.push_back(r.step.value);
+  std::sort(good.begin(), good.end());
+  if (!good.empty()) {
+    const std::size_t n = good.size();
+    trial.step = Seconds{n % 2 == 1 ? good[n / 2] : (good[n / 2 - 1] + good[n / 2]) / 2};
+  }
+  watch.parts = parts;
+  watch.totals = totals;
+  std::vector<double> numbers = told(watch);
+  numbers.push_back(parts.other.value);
+  numbers = brought(world, static_cast<int>(programme.rank_of(question.watched_stage, 0)), std::move(numbers));
+  const double each = 1.0 / std::max(1, question.rounds);
+  trial.parts = {Seconds{each * numbers[0]}, Seconds{each * numbers[1]}, Seconds{each * numbers[2]},
+                 Seconds{each * numbers[3]}, Seconds{each * numbers.back()}};
+  for (std::size_t i = 4; i + 6 < numbers.size(); i += 6) {
+    const auto graph = static_cast<int>(numbers[i]);
+    const auto op = static_cast<OpId>(numbers[i + 1]);
+    TrialOperator o;
+    o.graph = graph_name(programme, graph);
+    o.name = graph < 0 ? "gradients and parameters"
+             : op < 0  ? "stream"
+                       : programme.graphs[static_cast<std::size_t>(graph)].graph.op(op).name;
+    o.pass = static_cast<OperatorPass>(static_cast<int>(numbers[i + 2]));
+    o.communicates = numbers[i + 3] > 0;
+    o.calls = each * numbers[i + 4];
+    o.measured = Seconds{each * numbers[i + 5]};
+    trial.operators.push_back(std::move(o));
+  }
+  return trial;
+}
+
+}  // namespace
+
+void add_predictions(Trial& trial, const std::vector<OperatorTime>& predicted) {
+  for (const OperatorTime& time : predicted) {
+    const auto same = [&](const TrialOperator& o) {
+      return o.graph == time.graph && o.name == time.name && o.pass == time.pass && o.communicates == time.communicates;
+    };
+    auto known = std::find_if(trial.operators.begin(), trial.operators.end(), same);
+    if (known == trial.operators.end()) {
+      trial.operators.push_back({time.graph, time.name, time.pass, time.communicates, 0, {}, {}});
+      known = std::prev(trial.operators.end());
+    }
+    known->predicted = known->predicted.value_or(Seconds{}) + time.seconds;
+  }
+}
+
+std::string too_large_to_check(const Programme& p) {
+  const double tokens = static_cast<double>(p.global_batch) * static_cast<double>(p.sequence_length);
+  // Two steps, each three times the products of forward; attention's products are no more than as much again where
+  // sequences are as short as they must be here.
+  const double flops = 2 * 6 * tokens * static_cast<double>(active_parameters(p.model));
+  if (flops <= kMostProofFlops) return "";
+  std::ostringstream out;
+  out.precision(2);
+  out << "two steps of " << flops / 2 << " operations each in double precision on one rank are more than the "
+      << kMostProofFlops << " that a proof may take";
+  return out.str();
+}
+
+Trial run_trial(const Programme& programme, Communicator& world, const TrialQuestion& question,
+                const std::vector<StepResult>* one_rank, Clock& clock, StatusBoard* board) {
+  Stopwatch watch(clock, board);
+  try {
+    return trial_of(programme, world, question, one_rank, clock, watch);
+  } catch (const std::exception& e) {
+    if (board) board->end(StatusBoard::State::failed, e.what());
+    throw std::runtime_error("rank " + std::to_string(world.rank()) + " failed " +
+                             (watch.last().empty() ? "before its first operator" : "in '" + watch.last() + "'") + ": " +
+                             e.what());
+  }
+}
+
+}  // namespace shardwright

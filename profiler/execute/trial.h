@@ -1,0 +1,78 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "planner/operator_times.h"
+#include "profiler/clock.h"
+#include "profiler/execute/equality.h"
+#include "profiler/execute/status_board.h"
+
+namespace shardwright {
+
+/// One operator in one step of one rank: measured, and predicted where the plan's price has it.
+struct TrialOperator {
+  std::string graph, name;  ///< as OperatorTime's; graph "weights": what keeps them in step
+  OperatorPass pass = OperatorPass::forward;
+  bool communicates = false;
+  double calls = 0;
+  Seconds measured;
+  std::optional<Seconds> predicted;
+};
+
+/// Where a step of one rank goes.
+struct TrialParts {
+  Seconds compute, communication, bubble, optimizer, other;  ///< bubble: waiting for other stages; other: between them
+};
+
+struct TrialRound {
+  Seconds step;       ///< of the slowest rank
+  std::string fault;  ///< "", or why it is void
+};
+
+/// What running a plan found.
+struct Trial {
+  bool checked = false;
+  std::string not_checked;  ///< why
+  Difference difference;    ///< the worst of all ranks, where it was checked
+  double loss = 0;          ///< of the last step
+  std::vector<TrialRound> rounds;
+  std::optional<Seconds> step;  ///< median of the rounds that are not void
+  TrialParts parts;             ///< of the watched rank, means of those rounds (of all where all are void)
+  std::vector<TrialOperator> operators;
+  struct Peak {
+    Bytes allocated;  ///< the executor's own
+    Bytes resident;   ///< of the process: everything
+  };
+  std::vector<Peak> peaks;  ///< by stage, the worst of its ranks
+  std::string communicator, backend;
+};
+
+/// How a plan is to be run.
+struct TrialQuestion {
+  int rounds = 5, warm_up = 1;
+  RunOptions options;
+  int watched_stage = 0;    ///< whose first rank's operators are told
+  Bytes memory_limit = {};  ///< of each rank; 0: none
+  double busy = 0.95;       ///< a round is void where a rank computed less than this of the time that it computed in,
+  double drift = 0.1;       ///< or a product before or after it took so much more than the fastest
+  std::string backend = "cpu";
+};
+
+inline constexpr double kEqualTolerance = 1e-4;  ///< fp32 beside double
+
+/// Floating-point operations that the proof may take, in double precision and by the plainest of loops.
+inline constexpr double kMostProofFlops = 6e9;
+/// Sets the price of each of a trial's operators beside it; what was priced and never done is added with no calls.
+void add_predictions(Trial& trial, const std::vector<OperatorTime>& predicted);
+
+/// "" or why equality is not checked.
+std::string too_large_to_check(const Programme& programme);
+
+/// Proves equality over two steps where `one_rank` is given, then times. Collective; the answer is rank 0's. A failure
+/// is thrown again as a std::runtime_error that names this rank and its operator; `board` may be null.
+Trial run_trial(const Programme& programme, Communicator& world, const TrialQuestion& question,
+                const std::vector<StepResult>* one_rank, Clock& clock, StatusBoard* board);
+
+}  // namespace shardwright

@@ -1,0 +1,102 @@
+#include "reports/trial_text.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace shardwright {
+namespace {
+
+constexpr std::size_t kMostOperators = 15;
+
+std::string equality_text(const Trial& t, const TableStyle& style) {
+  if (!t.checked) return wrapped("Equality was not checked: " + t.not_checked + ".", style.width);
+  const bool equal = t.difference.relative < kEqualTolerance;
+  const std::string far =
+      std::isfinite(t.difference.relative)
+          ? fmt::format("a relative error of {:.1e} at most, in '{}'", t.difference.relative, t.difference.what)
+          : fmt::format("'{}' is missing or no number", t.difference.what);
+  const std::string text =
+      fmt::format("{} one rank's in double precision over two steps, loss, gradients and weights: {}.",
+                  equal ? "Equal to" : "NOT equal to", far);
+  return wrapped(text, style.width);
+}
+
+std::string beside(Seconds predicted, std::optional<Seconds> measured) {
+  if (!measured || !(predicted > Seconds{})) return "";
+  return signed_percent(predicted / *measured - 1);
+}
+
+std::string parts_table(const TrialReport& report, const TableStyle& style) {
+  const Trial& t = report.trial;
+  const std::optional<Prediction>& p = report.plan.plans.at(0).prediction;
+  TextTable table({{"", TextTable::Align::left}, {"measured"}, {"predicted"}, {"error"}});
+  const auto add = [&](const char* name, std::optional<Seconds> measured, Seconds Prediction::*predicted) {
+    table.add_row({name, measured ? with_unit(*measured) : "not available", p ? with_unit((*p).*predicted) : "",
+                   p ? beside((*p).*predicted, measured) : ""});
+  };
+  add("step", t.step, &Prediction::step);
+  add("compute", t.parts.compute, &Prediction::compute);
+  add("communication", t.parts.communication, &Prediction::exposed_communication);
+  add("bubble", t.parts.bubble, &Prediction::bubble);
+  add("optimizer", t.parts.optimizer, &Prediction::optimizer);
+  add("between operators", t.parts.other, &Prediction::host);
+  std::string text =
+      bold(fmt::format("A step, and what the first rank of stage {} did in it", report.watched_stage), style) + "\n";
+  for (const std::string& line : table.lines(2)) text += line + "\n";
+  return text;
+}
+
+std::string operators_table(const Trial& t, const TableStyle& style) {
+  std::vector<const TrialOperator*> sorted;
+  for (const TrialOperator& o : t.operators)
+    if (o.calls > 0) sorted.push_back(&o);
+  std::stable_sort(sorted.begin(), sorted.end(),
+                   [](const auto* a, const auto* b) { return a->measured > b->measured; });
+  TextTable table({{"operator", TextTable::Align::left}, {"calls"}, {"measured"}, {"predicted"}, {"error"}});
+  for (std::size_t i = 0; i < sorted.size() && i < kMostOperators; ++i) {
+    const TrialOperator& o = *sorted[i];
+    std::string name = o.graph + " " + o.name;
+    if (o.communicates) name += ", moved";
+    if (o.pass != OperatorPass::forward) name += ", " + std::string(name_of(o.pass));
+    table.add_row({name, fmt::format("{:.0f}", o.calls), with_unit(o.measured),
+                   o.predicted ? with_unit(*o.predicted) : "", o.predicted ? beside(*o.predicted, o.measured) : ""});
+  }
+  std::string text = bold("Longest operators of a step", style) + "\n";
+  for (const std::string& line : table.lines(2)) text += line + "\n";
+  if (sorted.size() > kMostOperators) text += fmt::format("and {} more\n", sorted.size() - kMostOperators);
+  return text;
+}
+
+std::string memory_table(const TrialReport& report, const TableStyle& style) {
+  const std::optional<Prediction>& p = report.plan.plans.at(0).prediction;
+  TextTable table({{"stage"}, {"allocated"}, {"predicted"}, {"process, all of it"}});
+  for (std::size_t s = 0; s < report.trial.peaks.size(); ++s)
+    table.add_row({std::to_string(s), with_unit(report.trial.peaks[s].allocated),
+                   p ? with_unit(p->stages[s].allocated) : "", with_unit(report.trial.peaks[s].resident)});
+  std::string text = bold("Peak memory of the fullest rank", style) + "\n";
+  for (const std::string& line : table.lines(2)) text += line + "\n";
+  return text;
+}
+
+}  // namespace
+
+std::string trial_text(const TrialReport& report, const TableStyle& style) {
+  const Trial& t = report.trial;
+  std::string text = fmt::format("{} as {} on {} ranks ({}, {}), priced for {}\n\n", report.plan.model,
+                                 to_string(report.plan.plans.at(0).layout), report.plan.gpus, t.communicator, t.backend,
+                                 report.plan.machine);
+  text += equality_text(t, style) + "\n";
+  const auto is_void = [](const TrialRound& r) { return !r.fault.empty(); };
+  const auto voids = std::count_if(t.rounds.begin(), t.rounds.end(), is_void);
+  text += fmt::format("{} rounds", t.rounds.size());
+  if (voids > 0) {
+    const auto first = std::find_if(t.rounds.begin(), t.rounds.end(), is_void);
+    text += fmt::format(", {} of them void; the first: {}", voids, first->fault);
+  }
+  text += "\n\n" + parts_table(report, style) + "\n" + operators_table(t, style) + "\n" + memory_table(report, style);
+  return text;
+}
+
+}  // namespace shardwright
