@@ -7,6 +7,7 @@
 #include "planner/cli/output.h"
 #include "planner/cli/plan_to_run.h"
 #include "planner/cli/run_options.h"
+#include "planner/cli/run_plan.h"
 #include "reports/json.h"
 #include "reports/plan_table.h"
 
@@ -58,7 +59,8 @@ int run(const Arguments& arguments) {
   write_plan(arguments, request, result);
   write_answer(arguments, plan_table(request, result, asked, stdout_style()), plan_result_json(result));
   remark(fmt::format("{} layouts in {}", grouped(result.search.considered), with_unit(Seconds{result.search.seconds})));
-  return !result.plans.empty() && result.plans[0].fits ? kDone : kNothingFits;
+  if (result.plans.empty() || !result.plans[0].fits) return kNothingFits;
+  return arguments.has("--run") ? run_at_once(arguments, request, result) : kDone;
 }
 
 }  // namespace
@@ -80,7 +82,7 @@ Command plan_command() {
       run};
   command.options.push_back({"--pin", "KEY=VALUE,...", "layout keys that are given: tp=8,recompute=none"});
   command.options.push_back({"--top", "K", "how many layouts to list (default 10)"});
-  for (const auto& more : {run_options(), goal_options()})
+  for (const auto& more : {run_options(), goal_options(), run_at_once_options()})
     command.options.insert(command.options.end(), more.begin(), more.end());
   command.options.push_back(plan_option());
   command.options.push_back(trace_option());
