@@ -9,6 +9,7 @@
 #include "planner/cli/plan_answer.h"
 #include "planner/cli/plan_to_run.h"
 #include "planner/cli/run_options.h"
+#include "planner/cli/run_plan.h"
 #include "reports/plan_table.h"
 
 namespace shardwright {
@@ -61,7 +62,8 @@ int run(const Arguments& arguments) {
   const auto detail = asks_for_detail(arguments) ? detail_of_first(request, result) : std::nullopt;
   write_plan_answer(arguments, request, result, detail, plan_table(request, result, asked, stdout_style()));
   remark(fmt::format("{} layouts in {}", grouped(result.search.considered), with_unit(Seconds{result.search.seconds})));
-  return !result.plans.empty() && result.plans[0].fits ? kDone : kNothingFits;
+  if (result.plans.empty() || !result.plans[0].fits) return kNothingFits;
+  return arguments.has("--run") ? run_at_once(arguments, request, result) : kDone;
 }
 
 }  // namespace
@@ -83,7 +85,7 @@ Command plan_command() {
       run};
   command.options.push_back({"--pin", "KEY=VALUE,...", "layout keys that are given: tp=8,recompute=none"});
   command.options.push_back({"--top", "K", "how many layouts to list (default 10)"});
-  for (const auto& more : {run_options(), goal_options()})
+  for (const auto& more : {run_options(), goal_options(), run_at_once_options()})
     command.options.insert(command.options.end(), more.begin(), more.end());
   command.options.push_back(plan_option());
   command.options.push_back(trace_option());

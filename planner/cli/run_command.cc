@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <thread>
 
@@ -163,6 +164,35 @@ int run_plan(const std::string& path, const Arguments& arguments) {
   const Supervised ended = supervise(command, static_cast<int>(p.programme.ranks()));
   if (!ended.failure.empty()) fail(ended.failure);
   return ended.exit_code;
+}
+
+std::vector<Option> run_at_once_options() {
+  std::vector<Option> options = {{"--run", "", "run the first plan on this machine, too"},
+                                 {"--trial", "FILE", "with --run: write that as JSON there", Completes::files}};
+  for (const Option& option : running_options()) options.push_back(option);
+  return options;
+}
+
+int run_at_once(const Arguments& arguments, const PlanRequest& request, const PlanResult& result) {
+  Arguments of_run;
+  for (const char* option : {"--ranks", "--steps", "--communicator", "--measurements", "--threads"})
+    if (const auto value = arguments.find(option)) of_run.options[option] = *value;
+  if (const auto trial = arguments.find("--trial")) of_run.options["--json"] = *trial;
+  if (const auto plan = arguments.find("--plan")) return run_plan(*plan, of_run);
+  // Ranks are processes of their own, which read the plan from a file.
+  const std::filesystem::path path =
+      std::filesystem::temp_directory_path() / fmt::format("shardwright-plan-{}.json", getpid());
+  Arguments written = arguments;
+  written.options["--plan"] = path.string();
+  write_plan(written, request, result);
+  struct Removed {
+    const std::filesystem::path& path;
+    ~Removed() {
+      std::error_code ignored;
+      std::filesystem::remove(path, ignored);
+    }
+  } const removed{path};
+  return run_plan(path.string(), of_run);
 }
 
 std::vector<Option> running_options() {
