@@ -64,7 +64,7 @@ struct ProfileOptions {
   std::string out;
   std::string source;  // one of kSources, or ""
   std::string given;   // its value
-  bool shared = false;
+  bool shared = false, hot = false;
   Seconds most = StoppingRule().longest;  // on one kernel
 };
 
@@ -78,6 +78,7 @@ ProfileOptions read_options(const Arguments& arguments) {
   if (!out) throw InputError("--out: is missing: the folder to write, e.g. --out measured-here");
   options.out = *out;
   options.shared = arguments.has("--shared");
+  options.hot = arguments.has("--hot");
   if (const auto most = arguments.find("--seconds")) options.most = {positive_number("--seconds", *most, 3600)};
   for (const char* source : kSources) {
     if (!arguments.has(source)) continue;
@@ -199,7 +200,7 @@ class Profile {
         options_(options),
         ranks_(ranks),
         facts_(system_facts(options.ranks)),
-        backend_(make_cpu_backend(ranks)),
+        backend_(make_cpu_backend(ranks, options.hot ? Bytes{} : twice_the_cache())),
         measurer_(*backend_, ranks, steady_clock(), rule(options), cpu_reference_kernel()) {
     if (ranks.rank() == 0) folder_ = std::make_unique<Folder>(options.out);
   }
@@ -368,6 +369,7 @@ Command profile_command() {
        {"--ranks", "N", "cores at once, each a process (default 1)"},
        {"--out", "DIR", "the measured machine: facts and tables", Completes::files},
        {"--seconds", "S", "at most on one kernel (default 3)"},
+       {"--hot", "", "runs find their numbers in the caches"},
        {"--shared", "", "measure though others use the machine"}},
       run};
   for (const Option& option : question_options())
