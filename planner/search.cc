@@ -65,6 +65,7 @@ struct Runs {
 struct Node {
   std::int32_t degrees, shardings;  // indices into Space::degrees() and Search::shardings_
   const Runs* runs;
+  std::vector<double> least;  // seconds: no layout of a run takes less; by Runs::possible
 };
 
 /// All layouts whose local shapes differ in the micro-batch alone: one unit of work. Their graphs are derived once.
@@ -234,7 +235,7 @@ class Search {
         shardings_.push_back(possible_shardings(l, space_.shardings(d), runs));
         if (runs.possible.empty() || shardings_.back().empty()) continue;
         by_shape[shape_of(l)].push_back(
-            {static_cast<std::int32_t>(i), static_cast<std::int32_t>(shardings_.size() - 1), &runs});
+            {static_cast<std::int32_t>(i), static_cast<std::int32_t>(shardings_.size() - 1), &runs, {}});
       }
     }
     std::vector<Family> families;
@@ -315,15 +316,28 @@ class Search {
   void bound(Family& family) const {
     family.floor = pricer_.least(family.shape);
     family.least = std::numeric_limits<double>::infinity();
-    for (const Node& node : family.nodes) {
+    std::map<int, Floor::Passes> passes;  // by micro-batch
+    for (Node& node : family.nodes) {
       Layout l = layout_of(family, node);
+      std::optional<Floor> floor;
       for (const Runs::Run& run : node.runs->possible) {
-        const Floor::Passes passes = Floor::passes(pricer_, family.floor, run.micro_batch, {});
-        set_run(l, run.micro_batch, run.ways.front());
-        const Floor floor(pricer_, l, run.micro_batch * family.floor.weights.stream, !space_.pinned_layers());
-        family.least = std::min(family.least, floor.time(passes, {}).value);
+        auto known = passes.find(run.micro_batch);
+        if (known == passes.end())
+          known = passes.emplace(run.micro_batch, Floor::passes(pricer_, family.floor, run.micro_batch, {})).first;
+        set_floor(floor, l, family, run);
+        node.least.push_back(floor->time(known->second, {}).value);
+        family.least = std::min(family.least, node.least.back());
       }
     }
+  }
+  /// Of a run of the degrees of `l`; `floor` may be that of another of them.
+  void set_floor(std::optional<Floor>& floor, Layout& l, const Family& family, const Runs::Run& run) const {
+    const bool same_size = floor && l.micro_batch == run.micro_batch;
+    set_run(l, run.micro_batch, run.ways.front());
+    if (same_size)
+      floor->change_way(l);
+    else
+      floor.emplace(pricer_, l, run.micro_batch * family.floor.weights.stream, !space_.pinned_layers());
   }
 
   /// Prices a few layouts of the most promising families ahead, so that the first batches, too, can prune: of each, the
@@ -344,6 +358,7 @@ class Search {
     const LeastPrice least = graphs.least(recomputes_);
     for (const Node& node : family.nodes) {
       Layout l = layout_of(family, node);
+      std::optional<Floor> floor;
       std::vector<std::pair<Space::Sharding, Floor::Weights>> shardings;
       for (const Space::Sharding& s : shardings_[static_cast<std::size_t>(node.shardings)]) {
         l.zero = s.zero;
@@ -352,14 +367,13 @@ class Search {
       }
       for (const Runs::Run& run : node.runs->possible) {
         if (run.micro_batch > 2 * node.runs->possible.front().micro_batch) break;
-        set_run(l, run.micro_batch, run.ways.front());
-        const Floor floor(pricer_, l, run.micro_batch * family.floor.weights.stream, !space_.pinned_layers());
+        set_floor(floor, l, family, run);
         for (std::size_t r = 0; r < recomputes_.size(); ++r) {
           const Floor::Passes passes = Floor::passes(pricer_, least, run.micro_batch, recomputes_[r]);
           for (const auto& [sharding, weights] : shardings) {
             Candidate c{};
-            c.lower_bound = floor.time(passes, weights).value;
-            c.reserved = floor.memory(passes, weights).value;
+            c.lower_bound = floor->time(passes, weights).value;
+            c.reserved = floor->memory(passes, weights).value;
             c.degrees = node.degrees;
             c.virtual_pipeline = run.ways.front().virtual_pipeline;
             c.schedule = run.ways.front().schedule;
@@ -447,26 +461,25 @@ class Search {
     }
 
     std::vector<Line> lines_at(int micro_batch) {
-      const Floor::Passes plain = Floor::passes(s_.pricer_, family_.floor, micro_batch, {});
       Ranges<Floor::Passes> passes;  // by choice of recomputation, made when they are needed
-      const Bytes stream = micro_batch * family_.floor.weights.stream;
       std::vector<Line> lines;
       for (std::size_t n = 0; n < family_.nodes.size(); ++n) {
         const Node& node = family_.nodes[n];
-        Layout l = s_.layout_of(family_, node);
+        std::optional<Layout> l;
+        std::optional<Floor> floor;
         const std::vector<Runs::Run>& runs = node.runs->possible;
         auto next = std::lower_bound(runs.begin(), runs.end(), micro_batch,
                                      [](const Runs::Run& run, int b) { return run.micro_batch < b; });
         for (; next != runs.end() && next->micro_batch == micro_batch; ++next) {
           const Runs::Run& run = *next;
-          set_run(l, micro_batch, run.ways.front());
-          const Floor floor(s_.pricer_, l, stream, !s_.space_.pinned_layers());
-          if (s_.too_slow(floor.time(plain, {}).value)) {
+          if (s_.too_slow(node.least[static_cast<std::size_t>(next - runs.begin())])) {
             found_.pruned += std::ssize(run.ways) * s_.count_of_run(node);
             continue;
           }
           if (passes.empty()) passes = Ranges(passes_at(micro_batch));
-          floors_.push_back(floor);
+          if (!l) l = s_.layout_of(family_, node);
+          s_.set_floor(floor, *l, family_, run);
+          floors_.push_back(*floor);
           const std::size_t before = lines.size();
           add_lines({&node, &run, &floors_.back(), 0, nullptr}, passes, {0, s_.recomputes_.size()}, weights(n),
                     {0, weights(n).priced.size()}, lines);

@@ -300,6 +300,7 @@ std::vector<LeastPass> GraphPricer::least(const std::vector<Recompute>& choices)
     }
     const std::vector<ValueBytes> saved = sizes_of(backward, wide);
     for (ValueId v : backward.saved) least.saved += saved[static_cast<std::size_t>(v)].allocated;
+    least.for_weights = kept_for_weights(sharded_, backward, saved).allocated;
     return least;
   });
 }

@@ -98,7 +98,8 @@ struct LeastPass {
     Seconds at(double share) const { return std::max(host, each + share * together) + waits; }
   };
   Time forward, backward;
-  Bytes saved;  ///< from forward to backward, before an allocator rounds it
+  Bytes saved;        ///< from forward to backward, before an allocator rounds it
+  Bytes for_weights;  ///< from the input gradient to the weight gradient
 };
 
 /// A floor under the prices of a shape, for every micro-batch at once.
