@@ -151,7 +151,6 @@ void Floor::Weights::lower_to(const Weights& other) {
   optimizer = std::min(optimizer, other.optimizer);
 }
 
-/// Of one row of moves in each part.
 double Floor::firsts(const ByGraph& moves, const ByGraph& work) const {
   double least = 1e300;
   for (std::size_t c = 0; c < layers_.size(); ++c) least = std::min(least, std::min(moves[c], work[c]) / layers_[c]);
@@ -179,15 +178,18 @@ Seconds Floor::time(const Passes& passes, const Weights& weights) const {
     return least;
   };
   double each = 0, all = weights.optimizer.value;
+  ByGraph of_micro_batch;
   for (std::size_t g = 0; g < passes.forward.size(); ++g) {
     const double forward = passes.forward[g], backward = passes.backward[g];
     each += forward + backward;
+    of_micro_batch.push_back(forward + backward);
     if (weights.forward.empty()) {
       all += counted * (forward + backward);
       continue;
     }
-    each += seconds(weights.forward[g], forward, weights.forward_beside);
-    each += seconds(weights.backward[g], backward, weights.backward_beside);
+    of_micro_batch.back() += seconds(weights.forward[g], forward, weights.forward_beside) +
+                             seconds(weights.backward[g], backward, weights.backward_beside);
+    each += of_micro_batch.back() - (forward + backward);
     all += least_sum(forward, weights.forward[g], weights.forward_beside, weights.gather[g], weights.forward_beside);
     all += least_sum(backward, weights.backward[g], weights.backward_beside, weights.reduction[g],
                      weights.reduction_beside);
@@ -205,7 +207,40 @@ Seconds Floor::time(const Passes& passes, const Weights& weights) const {
                                            : (p - 1) / p * passes.embedding_forward +
                                                  (p - 1) * (p - 2) / (2 * p) * layer + (p - 1) / 2 * send_;
   const Seconds mean = Seconds{all / p} + waits;
-  return (1 - 1e-9) * (std::max(mean, Seconds{drained_ * (paired_ ? 0.5 : 1.0) * each}) + fixed_);
+  double least = std::max(mean.value, drained_ * each);
+  if (round_ && !paired_) {
+    least = std::max(least, m * slowest_stage(of_micro_batch));
+    if (drained_ > 0) least = std::max(least, each + (m - 1) * of_micro_batch.back());
+  }
+  return (1 - 1e-9) * (Seconds{least} + fixed_);
+}
+
+double Floor::slowest_stage(const ByGraph& seconds) const {
+  const std::size_t classes = layers_.size();
+  if (stages_ == 1) return 0;
+  const double first = seconds[classes], last = seconds[classes + 1];
+  const auto most = static_cast<std::size_t>(
+      std::max_element(seconds.begin(), seconds.begin() + static_cast<std::ptrdiff_t>(classes)) - seconds.begin());
+  const double layer = seconds[most] / layers_[most];
+  double slowest = std::max(first, last);
+  if (!(layer > 0)) return slowest;
+  const double head = last / layer;  // in layers
+  const auto room = [](double budget) {
+    return budget < 0 ? 0 : static_cast<std::int64_t>(budget * (1 + 1e-12) + 1e-12);
+  };
+  const auto holds = [&](double budget) {
+    return room(budget - head) + (stages_ - 1) * room(budget) >= static_cast<std::int64_t>(layers_[most]);
+  };
+  // The least budget is that of a stage which is full, of layers alone or beside the head. As many as in the mean, less
+  // one: below that there is not room enough.
+  const double mean = (layers_[most] + head) / stages_;
+  double least = 1e300;
+  for (const double beside : {0.0, head}) {
+    double k = static_cast<double>(room(mean - beside - 1));
+    while (beside + k < least && !holds(beside + k)) ++k;
+    least = std::min(least, beside + k);
+  }
+  return std::max(slowest, least * layer);
 }
 
 Bytes Floor::memory(const Passes& passes, const Weights& weights) const {

@@ -12,17 +12,18 @@ namespace shardwright {
 /// time: the larger of two facts. With p stages, m micro-batches, T = forward and backward of one through all layers:
 ///   1. The step ends no earlier than any stage: its first forward arrives, m times its work, and what follows (see
 ///      PipelineShape::lower_bound). The slowest stage takes no less than the mean over the stages, where the work is
-///      m T / p whatever the split.
+///      m T / p whatever the split. And it takes m times the embedding, or the head; or, since layers are whole, what
+///      the stages need so that all layers of one class find room beside those (slowest_stage).
 ///   2. With one chunk a stage of x_i seconds, sum x_i = T, the step takes no less than x_0 + .. + x_(i-1) + m x_i for
 ///      each i (pipeline_lower_bound). The mean of these with weights proportional to (1 - 1/m)^(p-1-i) has the same
-///      factor 1 / (1 - (1 - 1/m)^p) on every x, so it is that many T whatever the split.
+///      factor 1 / (1 - (1 - 1/m)^p) on every x, so it is that many T whatever the split. The last stage has the head: T
+///      and (m - 1) times that.
 ///    Moves that hide have a first of their row in each pass of each part, which has nothing to hide behind: with a
 ///    balanced split all parts but the first and the last have a layer.
 /// memory: the largest of means over the stages, which the fullest is no less than.
 ///   1. All that the stages hold together, each layer's activations of one micro-batch at the least, over p.
-///   2. A mean with weights. A schedule says of each stage how many micro-batches it keeps of every layer until
-///   backward
-///      and, where backward is split, until the weight gradient (Kept). Let D_s be what stage s would keep of all
+///   2. A mean with weights. A schedule says of each stage how many micro-batches it keeps of every layer: until
+///      backward, and where that is split until the weight gradient (Kept). Let D_s be what stage s would keep of all
 ///      layers together, and all their weights: with the weights 1 / D_s, and layers that are all alike, each stage
 ///      holds its share of the layers, whatever the split, and the sum is 1; with several classes no less than the
 ///      class times its least weighted share. D_s is linear in s but for stages that are all alike, so the least share
@@ -95,7 +96,11 @@ class Floor {
   double sum_of_weights(const Held& all) const;
   /// The least of what a stage keeps of `some`, over what it would keep of `all`.
   double least_share(const Held& some, const Held& all) const;
+  /// Of one row of moves in each part, what has nothing to hide behind.
   double firsts(const ByGraph& moves, const ByGraph& work) const;
+
+  /// A time that the slowest stage takes at the least, however the layers are split. `seconds`: all of each graph.
+  double slowest_stage(const ByGraph& seconds) const;
 
   Kept kept_;
   boost::container::static_vector<double, kMostLayerClasses> layers_;  // by class

@@ -5,6 +5,7 @@
 #include <deque>
 #include <limits>
 #include <map>
+#include <numeric>
 #include <optional>
 #include <set>
 #include <tuple>
@@ -76,13 +77,13 @@ struct Family {
   double least = 0;  // seconds: no layout of it takes less
 };
 
-/// Some that stand side by side in a list.
+/// Some that stand side by side in a list: a node of a tree of halves of halves, the root 1.
 struct Range {
-  std::size_t first, behind;
+  std::size_t first, behind, node = 1;
   std::size_t size() const { return behind - first; }
   std::array<Range, 2> halves() const {
     const std::size_t middle = first + (size() + 1) / 2;
-    return {Range{first, middle}, Range{middle, behind}};
+    return {Range{first, middle, 2 * node}, Range{middle, behind, 2 * node + 1}};
   }
 };
 
@@ -92,24 +93,25 @@ class Ranges {
  public:
   Ranges() = default;
   explicit Ranges(std::vector<T> list) : list_(std::move(list)) {
-    if (list_.size() > 1) add({0, list_.size()});
+    std::size_t nodes = 1;  // with more than one entry
+    while (nodes < list_.size()) nodes *= 2;
+    halves_.resize(nodes);
+    add({0, list_.size()});
   }
   bool empty() const { return list_.empty(); }
   /// Of the whole, or of one of Range::halves() of a range that is known.
-  const T& least(Range range) const {
-    return range.size() == 1 ? list_[range.first] : halves_.at({range.first, range.behind});
-  }
+  const T& least(Range range) const { return range.size() == 1 ? list_[range.first] : halves_[range.node]; }
 
  private:
-  T add(Range range) {
-    if (range.size() == 1) return list_[range.first];
-    T least = add(range.halves()[0]);
-    least.lower_to(add(range.halves()[1]));
-    return halves_[{range.first, range.behind}] = std::move(least);
+  void add(Range range) {
+    if (range.size() < 2) return;
+    for (Range half : range.halves()) add(half);
+    T& least = halves_[range.node];
+    least = this->least(range.halves()[0]);
+    least.lower_to(this->least(range.halves()[1]));
   }
 
-  std::vector<T> list_;
-  std::map<std::pair<std::size_t, std::size_t>, T> halves_;
+  std::vector<T> list_, halves_;
 };
 
 /// What is known to be possible: times of distinct layouts that fit, and the least memory for each time.
@@ -340,20 +342,30 @@ class Search {
       floor.emplace(pricer_, l, run.micro_batch * family.floor.weights.stream, !space_.pinned_layers());
   }
 
-  /// Prices a few layouts of the most promising families ahead, so that the first batches, too, can prune: of each, the
-  /// fastest by its floor for some sizes of memory. They are met again, and counted, when their family is searched.
+  /// Prices a few layouts of the most promising families ahead, so that the first batches, too, can prune: for some
+  /// sizes of memory, the fastest by their floors. They are met again, and counted, when their family is searched.
   void scout(const std::vector<Family>& families) {
-    std::vector<std::vector<PricedLayout>> priced(std::min<std::size_t>(families.size(), 32));
-    run_in_parallel(priced.size(), request_.threads, [&](std::size_t i) {
-      for (const Candidate& c : promising(families[i])) priced[i].push_back(price(c));
-    });
-    for (const auto& of_family : priced)
-      for (const PricedLayout& p : of_family)
-        if (p.fits && scouted_.insert(p.layout).second) known_.add(p.prediction->step, {reserved(p)});
+    std::vector<BySize> found(std::min<std::size_t>(families.size(), 64));
+    run_in_parallel(found.size(), request_.threads, [&](std::size_t i) { found[i] = promising(families[i]); });
+    std::vector<Candidate> chosen;
+    for (std::size_t size = 0; size < kSizes; ++size) {
+      std::vector<Candidate> all;
+      for (const BySize& of_family : found)
+        if (of_family[size]) all.push_back(*of_family[size]);
+      std::stable_sort(all.begin(), all.end(),
+                       [](const Candidate& a, const Candidate& b) { return a.lower_bound < b.lower_bound; });
+      if (all.size() > kOfEachSize) all.resize(kOfEachSize);
+      chosen.insert(chosen.end(), all.begin(), all.end());
+    }
+    std::vector<PricedLayout> priced(chosen.size());
+    run_in_parallel(chosen.size(), request_.threads, [&](std::size_t i) { priced[i] = price(chosen[i]); });
+    for (const PricedLayout& p : priced)
+      if (p.fits && scouted_.insert(p.layout).second) known_.add(p.prediction->step, {reserved(p)});
   }
-  std::vector<Candidate> promising(const Family& family) {
-    constexpr int kSizes = 4;  // the memory of a GPU, half of it, ...
-    std::array<std::optional<Candidate>, kSizes> best;
+  static constexpr std::size_t kSizes = 12, kOfEachSize = 4;
+  using BySize = std::array<std::optional<Candidate>, kSizes>;
+  BySize promising(const Family& family) {
+    BySize best;
     ShapePricer graphs = pricer_.shape_pricer(family.shape, &shared_);
     const LeastPrice least = graphs.least(recomputes_);
     for (const Node& node : family.nodes) {
@@ -382,21 +394,15 @@ class Search {
             c.recompute = static_cast<std::int16_t>(r);
             c.zero = static_cast<std::int16_t>(sharding.zero);
             c.group = sharding.group;
-            for (int i = 0; i < kSizes; ++i) {
-              // Floors are below what is really needed.
-              const double room = 0.9 * static_cast<double>(request_.machine.usable_memory().value) / (1 << i);
-              std::optional<Candidate>& fastest = best[static_cast<std::size_t>(i)];
-              if (static_cast<double>(c.reserved) <= room && (!fastest || c.lower_bound < fastest->lower_bound))
-                fastest = c;
-            }
+            // Floors are below what is really needed.
+            double room = 0.9 * static_cast<double>(request_.machine.usable_memory().value);
+            for (std::size_t size = 0; size < kSizes && static_cast<double>(c.reserved) <= room; ++size, room *= 0.75)
+              if (!best[size] || c.lower_bound < best[size]->lower_bound) best[size] = c;
           }
         }
       }
     }
-    std::vector<Candidate> all;
-    for (const auto& one : best)
-      if (one && (all.empty() || all.back().lower_bound != one->lower_bound)) all.push_back(*one);
-    return all;
+    return best;
   }
 
   /// All layouts of one family: counted, but for those that fit and that a pricing in full could still show to matter.
@@ -501,11 +507,26 @@ class Search {
       });
     }
     std::vector<Floor::Passes> passes_at(int micro_batch) {
-      if (!floor_) floor_ = graphs_.least(s_.recomputes_);
+      if (!floor_) {
+        floor_ = graphs_.least(s_.recomputes_);
+        order_recomputes();
+      }
       std::vector<Floor::Passes> passes;
-      for (const Recompute& recompute : s_.recomputes_)
-        passes.push_back(Floor::passes(s_.pricer_, *floor_, micro_batch, recompute));
+      for (const std::size_t r : recomputes_)
+        passes.push_back(Floor::passes(s_.pricer_, *floor_, micro_batch, s_.recomputes_[r]));
       return passes;
+    }
+    /// What keeps most, and so takes least, first: halves of such a list have more in common.
+    void order_recomputes() {
+      std::vector<double> saved;
+      for (const Recompute& recompute : s_.recomputes_) {
+        const Floor::Passes passes = Floor::passes(s_.pricer_, *floor_, 1, recompute);
+        saved.push_back(std::accumulate(passes.saved.begin(), passes.saved.end(), 0.0));
+      }
+      recomputes_.resize(saved.size());
+      std::iota(recomputes_.begin(), recomputes_.end(), std::size_t{0});
+      std::stable_sort(recomputes_.begin(), recomputes_.end(),
+                       [&](std::size_t a, std::size_t b) { return saved[a] > saved[b]; });
     }
     /// Lines of these choices of recomputation and of ways to shard, by halves: what dismisses a half dismisses all of
     /// it.
@@ -517,7 +538,7 @@ class Search {
         return;
       if (count == 1) {
         lines.push_back(line);
-        lines.back().recompute = recomputes.first;
+        lines.back().recompute = recomputes_[recomputes.first];
         lines.back().sharding = &weights.priced[shardings.first];
       } else if (recomputes.size() >= shardings.size()) {
         for (Range half : recomputes.halves()) add_lines(line, passes, half, weights, shardings, lines);
@@ -652,6 +673,7 @@ class Search {
     const Family& family_;
     ShapePricer graphs_;
     std::optional<LeastPrice> floor_;                                 // with every recomputation
+    std::vector<std::size_t> recomputes_;                             // in the order of what they keep
     std::deque<Floor> floors_;                                        // of the lines of one micro-batch
     std::vector<Weights> shardings_;                                  // by node, made when they are needed
     std::map<std::pair<std::size_t, int>, std::vector<int>> splits_;  // of one micro-batch, by recomputation and chunks

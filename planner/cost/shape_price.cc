@@ -594,7 +594,10 @@ std::vector<Recompute> recompute_choices(const Model& model) {
   return choices;
 }
 
-int index_of(const Recompute& recompute) { return recompute.full ? 1 << kRecomputeModules : recompute.modules; }
+int index_of(const Recompute& recompute) {
+  if (recompute.full) return 1;
+  return recompute.modules == 0 ? 0 : recompute.modules + 1;
+}
 
 Layout sample_layout(const Shape& shape) {
   Layout l;
