@@ -98,10 +98,9 @@ FewestGpus fewest_gpus(const PlanRequest& request, const RunGoal& goal) {
   std::int64_t apart = 1;
   while ((end - first) / apart > kMostCountsTried) apart *= 2;
   found.apart = apart * node;
-  for (std::int64_t n = (first + apart - 1) / apart * apart; n <= end; n += apart) {
-    if (!tries.reaches(n * node)) continue;
-    found.answer = tries.with(n * node);
-    break;
+  for (std::int64_t n = (first + apart - 1) / apart * apart; n < end + apart && !found.answer; n += apart) {
+    const std::int64_t gpus = std::min(n, end) * node;  // `end` may be no multiple
+    if (tries.reaches(gpus)) found.answer = tries.with(gpus);
   }
   found.tried = tries.take();
   return found;
