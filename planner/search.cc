@@ -47,6 +47,7 @@ struct Candidate {
   std::int32_t degrees, virtual_pipeline, micro_batch;
   std::int16_t recompute, zero;  // index into recomputes(); zero stage
   std::int32_t group;
+  std::int32_t most_layers;  // in a chunk; 0: as many as the balanced split has
   bool sequence_parallel;
   Schedule schedule;
 };
@@ -155,6 +156,8 @@ struct Found {
   std::int64_t pruned = 0, too_large = 0;
 };
 
+constexpr int kAnyNumber = std::numeric_limits<int>::max();
+
 class Search {
  public:
   Search(const PlanRequest& request, Pricer& pricer)
@@ -179,6 +182,7 @@ class Search {
       run_in_parallel(found.size(), request_.threads,
                       [&](std::size_t i) { found[i] = FamilySearch(*this, families[begin + i]).run(); });
       take(found);
+      if (request_.progress) request_.progress(begin + found.size(), families.size());
     }
     return answer();
   }
@@ -207,11 +211,11 @@ class Search {
     return l;
   }
 
-  /// Layers of every chunk: as pinned, else balanced.
-  std::vector<int> layers_of(const Layout& l, const ShapePrice& shape) const {
+  /// Layers of every chunk: as pinned, else balanced, with at most `most` in each where that is above 0.
+  std::vector<int> layers_of(const Layout& l, const ShapePrice& shape, int most) const {
     const int chunks = l.pipeline * l.virtual_pipeline;
     const std::vector<int>* pinned = space_.pinned_layers();
-    if (!pinned) return pricer_.balanced_layers(shape, l.recompute, chunks);
+    if (!pinned) return pricer_.balanced_layers(shape, l.recompute, chunks, most > 0 ? most : kAnyNumber);
     if (pinned->size() == static_cast<std::size_t>(chunks)) return *pinned;
     // A stage's layers, evenly over its chunks.
     std::vector<int> layers(static_cast<std::size_t>(chunks), 0);
@@ -593,8 +597,8 @@ class Search {
       for (const Line& line : lines)
         if (!passes[line.recompute])
           passes[line.recompute] = Floor::passes(s_.pricer_, price, s_.recomputes_[line.recompute]);
-      std::vector<std::optional<PipelineShape>> pipelines;  // by way, made when a sharding needs it
-      const Line* of = nullptr;                             // whose they are
+      std::vector<std::optional<Piped>> pipelines;  // by way, made when a sharding needs it
+      const Line* of = nullptr;                     // whose they are
       for (const Line& line : lines) {
         const Floor::Passes& of_line = *passes[line.recompute];
         if (dismiss(*line.floor, of_line, line.sharding->floor, std::ssize(line.run->ways))) continue;
@@ -611,8 +615,10 @@ class Search {
         Fate fate = Fate::open;
         for (std::size_t v = 0; v < pipelines.size(); ++v) {
           const Space::Way way = line.run->ways[v];
-          // gpipe and zb-h1 need no less memory than 1f1b, zb-h2 no less than zb-h1, whose bound is its own, too.
-          const bool settled = known_too_large || (way.schedule == Schedule::zb_h2 && fate != Fate::open);
+          // gpipe and zb-h1 need no less memory than 1f1b, zb-h2 no less than zb-h1, whose bound is its own, too, where
+          // it has the same split.
+          const bool as_before = fate == Fate::too_large || (fate == Fate::pruned && !pipelines[v - 1]->others());
+          const bool settled = known_too_large || (way.schedule == Schedule::zb_h2 && v > 0 && as_before);
           if (settled && !s_.known_.empty()) {
             ++(known_too_large || fate == Fate::too_large ? found_.too_large : found_.pruned);
             continue;
@@ -621,8 +627,7 @@ class Search {
             Layout l = s_.layout_of(family_, *line.node);
             set_run(l, line.run->micro_batch, way);
             l.recompute = s_.recomputes_[line.recompute];
-            l.layers_per_chunk = layers_of(l, price, line.recompute);
-            pipelines[v].emplace(s_.pricer_, price, l);
+            pipelines[v].emplace(s_, price, l, splits_of(l, price, line.recompute));
           }
           Candidate c{};
           c.degrees = line.node->degrees;
@@ -638,45 +643,96 @@ class Search {
           fate = search(*pipelines[v], line.sharding->data, c);
           if (way.schedule == Schedule::one_f_one_b && !family_.shape.pairs) {
             if (fate == Fate::too_large) of_1f1b_[key] = std::nullopt;
-            if (fate == Fate::open) of_1f1b_[key] = Bytes{found_.fits.back().reserved};
+            if (fate == Fate::open && found_.fits.back().most_layers == 0)
+              of_1f1b_[key] = Bytes{found_.fits.back().reserved};
           }
         }
       }
     }
+    /// Splits of the layers over some chunks, in the order in which they are tried: the first that fits is taken. The
+    /// balanced one, and the same with no more than k layers in a chunk, k falling (search.h).
+    struct Splits {
+      std::vector<int> most;  // 0 of the first
+      std::vector<std::vector<int>> layers;
+    };
+    /// A layout but for its sharding, with each of its splits.
+    class Piped {
+     public:
+      Piped(const Search& search, const ShapePrice& price, Layout layout, const Splits& splits)
+          : s_(search), price_(price), layout_(std::move(layout)), splits_(splits), made_(splits.most.size()) {}
+      std::size_t size() const { return made_.size(); }
+      bool others() const { return made_.size() > 1; }
+      int most(std::size_t split) const { return splits_.most[split]; }
+      const PipelineShape& at(std::size_t split) {
+        if (!made_[split]) {
+          layout_.layers_per_chunk = splits_.layers[split];
+          made_[split].emplace(s_.pricer_, price_, layout_);
+        }
+        return *made_[split];
+      }
+
+     private:
+      const Search& s_;
+      const ShapePrice& price_;
+      Layout layout_;
+      const Splits& splits_;
+      std::vector<std::optional<PipelineShape>> made_;
+    };
     enum class Fate { too_large, pruned, open };
-    /// `c.reserved`: no more than what it needs.
-    Fate search(const PipelineShape& pipeline, const Pricer::Data& data, Candidate c) {
-      c.lower_bound = pipeline.lower_bound(data).value;
+    /// `c.reserved`: no more than what it needs with the first split.
+    Fate search(Piped& pipelines, const Pricer::Data& data, Candidate c) {
+      const PipelineShape& first = pipelines.at(0);
+      c.lower_bound = first.lower_bound(data).value;
       const bool fast_enough = !s_.can_be_pruned(c);
-      const std::optional<Bytes> reserved = fast_enough ? pipeline.fitting(data) : Bytes{c.reserved};
+      // Whether it fits decides which split a layout has.
+      std::optional<Bytes> reserved = fast_enough || pipelines.others() ? first.fitting(data) : Bytes{c.reserved};
+      if (reserved && !fast_enough) {
+        ++found_.pruned;
+        return Fate::pruned;
+      }
+      for (std::size_t split = 1; !reserved && split < pipelines.size(); ++split) {
+        reserved = pipelines.at(split).fitting(data);
+        if (!reserved) continue;
+        c.most_layers = pipelines.most(split);
+        c.lower_bound = pipelines.at(split).lower_bound(data).value;
+      }
       if (!reserved) {
         ++found_.too_large;
-        s_.remember_nearest(pipeline, data, c, found_);
+        s_.remember_nearest(first, data, c, found_);
         return Fate::too_large;
       }
       c.reserved = reserved->value;
-      if (!fast_enough || s_.can_be_pruned(c)) {
+      if (s_.can_be_pruned(c)) {
         ++found_.pruned;
         return Fate::pruned;
       }
       found_.fits.push_back(c);
       return Fate::open;
     }
-    std::vector<int> layers_of(const Layout& l, const ShapePrice& shape, std::size_t recompute) {
-      if (s_.space_.pinned_layers()) return s_.layers_of(l, shape);
-      std::vector<int>& known = splits_[{recompute, l.pipeline * l.virtual_pipeline}];
-      if (known.empty()) known = s_.layers_of(l, shape);
+    const Splits& splits_of(const Layout& l, const ShapePrice& shape, std::size_t recompute) {
+      const int chunks = l.pipeline * l.virtual_pipeline;
+      Splits& known = splits_[{recompute, chunks}];
+      if (!known.most.empty() && !s_.space_.pinned_layers()) return known;
+      known = {{0}, {s_.layers_of(l, shape, 0)}};
+      if (s_.space_.pinned_layers()) return known;
+      const std::vector<int>& balanced = known.layers.front();
+      const int layers = std::accumulate(balanced.begin(), balanced.end(), 0);
+      const int fewest = (layers + chunks - 1) / chunks;
+      for (int most = *std::max_element(balanced.begin(), balanced.end()) - 1; most >= fewest; --most) {
+        known.most.push_back(most);
+        known.layers.push_back(s_.layers_of(l, shape, most));
+      }
       return known;
     }
 
     const Search& s_;
     const Family& family_;
     ShapePricer graphs_;
-    std::optional<LeastPrice> floor_;                                 // with every recomputation
-    std::vector<std::size_t> recomputes_;                             // in the order of what they keep
-    std::deque<Floor> floors_;                                        // of the lines of one micro-batch
-    std::vector<Weights> shardings_;                                  // by node, made when they are needed
-    std::map<std::pair<std::size_t, int>, std::vector<int>> splits_;  // of one micro-batch, by recomputation and chunks
+    std::optional<LeastPrice> floor_;                       // with every recomputation
+    std::vector<std::size_t> recomputes_;                   // in the order of what they keep
+    std::deque<Floor> floors_;                              // of the lines of one micro-batch
+    std::vector<Weights> shardings_;                        // by node, made when they are needed
+    std::map<std::pair<std::size_t, int>, Splits> splits_;  // of one micro-batch, by recomputation and chunks
     /// What 1f1b needs, nothing where that does not fit: of one micro-batch, those that were looked at.
     using OfLine = std::tuple<const Node*, std::size_t, const Weights::Priced*>;
     std::map<OfLine, std::optional<Bytes>> of_1f1b_;
@@ -740,7 +796,7 @@ class Search {
     PricedLayout p;
     p.layout = layout_of(c);
     const ShapePrice& shape = pricer_.shape(shape_of(p.layout), p.layout.recompute);
-    p.layout.layers_per_chunk = layers_of(p.layout, shape);
+    p.layout.layers_per_chunk = layers_of(p.layout, shape, c.most_layers);
     p.precision = request_.precision;
     p.prediction = pricer_.price(p.layout);
     p.fits = Bytes{reserved(p)} <= request_.machine.usable_memory();
