@@ -16,8 +16,8 @@ namespace shardwright {
 ///      the stages need so that all layers of one class find room beside those (slowest_stage).
 ///   2. With one chunk a stage of x_i seconds, sum x_i = T, the step takes no less than x_0 + .. + x_(i-1) + m x_i for
 ///      each i (pipeline_lower_bound). The mean of these with weights proportional to (1 - 1/m)^(p-1-i) has the same
-///      factor 1 / (1 - (1 - 1/m)^p) on every x, so it is that many T whatever the split. The last stage has the head: T
-///      and (m - 1) times that.
+///      factor 1 / (1 - (1 - 1/m)^p) on every x, so it is that many T whatever the split. The last stage has the head:
+///      T and (m - 1) times that.
 ///    Moves that hide have a first of their row in each pass of each part, which has nothing to hide behind: with a
 ///    balanced split all parts but the first and the last have a layer.
 /// memory: the largest of means over the stages, which the fullest is no less than.
