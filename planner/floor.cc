@@ -7,20 +7,52 @@
 
 namespace shardwright {
 
+Floor::Kept Floor::kept_by(const Layout& layout, double micro_batches) {
+  const double p = layout.pipeline, m = micro_batches;
+  switch (layout.schedule) {
+    case Schedule::gpipe:
+      return {{}, {}, {m, 0}, 0};
+    case Schedule::one_f_one_b: {
+      const double most = std::min(p, m);
+      return {{1, 0}, {most, 0}, {most, 0}, most};
+    }
+    case Schedule::interleaved: {  // 2 j + 1 passes ahead in the j-th stage from the end, after p of each chunk but one
+      const double half = std::floor(p / 2);
+      return {{1, 0}, {2 * half - 1, 0}, {p, 0}, half};
+    }
+    case Schedule::zb_h1:  // and zb-h2, which keeps no less: see least_late()
+    case Schedule::zb_h2: {
+      const double most = std::min(p, m);
+      return {{1, most - 1}, {most, 0}, {most, 0}, most};
+    }
+    default:
+      return {};
+  }
+}
+
 Floor::Floor(const Pricer& pricer, const Layout& layout, Bytes stream, bool balanced)
-    : micro_batches_(static_cast<double>(layout.micro_batches(pricer.workload_.global_batch))),
+    : fragmentation_(pricer.workload_.memory.fragmentation),
+      global_batch_(pricer.workload_.global_batch),
+      micro_batches_(static_cast<double>(layout.micro_batches(pricer.workload_.global_batch))),
       stages_(layout.pipeline),
       balanced_(balanced),
-      hidden_(visible({1}, {1}, communication_multiprocessors(pricer.machine_)).value),
-      stream_(stream) {
-  const BackwardTasks backward = backward_tasks(layout.schedule);
-  if (layout.schedule == Schedule::gpipe) kept_ = micro_batches_;
-  round_ = Route(pipeline_of(layout, pricer.workload_.global_batch)).shape_is_round();
-  paired_ = has_pairs(layout);
-  if (layout.virtual_pipeline == 1 && backward == BackwardTasks::whole && !paired_)
-    drained_ = 1 / (1 - std::pow(1 - 1 / micro_batches_, stages_));
+      hidden_(visible({1}, {1}, communication_multiprocessors(pricer.machine_)).value) {
+  late_counts_ = micro_batches_ >= 2.0 * stages_ - 1;
+  for (const auto& until : pricer.class_layers_until_) layers_.push_back(until.back());
+  always_ = library_workspace(pricer.machine_) + (stages_ > 1 ? 2 * stream : Bytes{});
   send_ = send_time(layout, stream, pricer.machine_, pricer.engine_);
   fixed_ = pricer.engine_.constants.seconds(EngineConstant::step_seconds);
+  change_way(layout);
+}
+
+void Floor::change_way(const Layout& layout) {
+  kept_ = kept_by(layout, micro_batches_);
+  parts_ = stages_ * layout.virtual_pipeline;
+  round_ = Route(pipeline_of(layout, global_batch_)).shape_is_round();
+  paired_ = has_pairs(layout);
+  const bool drains =
+      layout.virtual_pipeline == 1 && backward_tasks(layout.schedule) == BackwardTasks::whole && !paired_;
+  drained_ = drains ? 1 / (1 - std::pow(1 - 1 / micro_batches_, stages_)) : 0;
 }
 
 Floor::Passes Floor::passes(const Pricer& pricer, const ShapePrice& shape, const Recompute& recompute) {
@@ -30,7 +62,8 @@ Floor::Passes Floor::passes(const Pricer& pricer, const ShapePrice& shape, const
     sum.forward.push_back(count * pass.forward().value);
     sum.backward.push_back(count * pass.backward().value);
     sum.saved.push_back(count * static_cast<double>(pass.need.saved_reserved.value));
-    sum.transient = std::min(sum.transient, static_cast<double>(pass.need.transient_reserved.value));
+    sum.for_weights.push_back(count * static_cast<double>(pass.need.for_weights_reserved.value));
+    sum.transient.push_back(static_cast<double>(pass.need.transient_reserved.value));
   };
   for (std::size_t c = 0; c < shape.layers.size(); ++c) {
     add(shape.layers[c].passes[r], pricer.class_layers_until_[c].back());
@@ -51,6 +84,8 @@ Floor::Passes Floor::passes(const Pricer& pricer, const LeastPrice& least, int m
     sum.forward.push_back(count * pass.forward.at(share).value);
     sum.backward.push_back(count * pass.backward.at(share).value);
     sum.saved.push_back(count * share * static_cast<double>(pass.saved.value));
+    sum.for_weights.push_back(count * share * static_cast<double>(pass.for_weights.value));
+    sum.transient.push_back(0);
   };
   for (std::size_t c = 0; c < least.layers.size(); ++c) {
     add(least.layers[c][r], pricer.class_layers_until_[c].back());
@@ -59,7 +94,6 @@ Floor::Passes Floor::passes(const Pricer& pricer, const LeastPrice& least, int m
   add(least.embedding[0], 1);
   add(least.head[0], 1);
   sum.embedding_forward = least.embedding[0].forward.at(share);
-  sum.transient = 0;
   return sum;
 }
 
@@ -76,7 +110,7 @@ Floor::Weights Floor::weights(const Pricer& pricer, const Pricer::Data& data) {
     sum.gather.push_back(count * d.gather.value);
     sum.optimizer += count * d.optimizer;
     sum.resident.push_back(count * static_cast<double>((d.weights + d.gradients + d.optimizer_state).value));
-    sum.buffer = std::min(sum.buffer, static_cast<double>(d.buffer.value));
+    sum.buffer.push_back(static_cast<double>(d.buffer.value));
   };
   for (std::size_t c = 0; c < data.layers.size(); ++c) add(data.layers[c], pricer.class_layers_until_[c].back());
   add(data.embedding, 1);
@@ -96,9 +130,10 @@ void Floor::Passes::lower_to(const Passes& other) {
   lower(forward, other.forward);
   lower(backward, other.backward);
   lower(saved, other.saved);
+  lower(for_weights, other.for_weights);
+  lower(transient, other.transient);
   layer_forward = std::min(layer_forward, other.layer_forward);
   embedding_forward = std::min(embedding_forward, other.embedding_forward);
-  transient = std::min(transient, other.transient);
 }
 
 void Floor::Weights::lower_to(const Weights& other) {
@@ -107,11 +142,19 @@ void Floor::Weights::lower_to(const Weights& other) {
   lower(reduction, other.reduction);
   lower(gather, other.gather);
   lower(resident, other.resident);
+  lower(buffer, other.buffer);
+  same_hide = same_hide && other.same_hide && forward_beside == other.forward_beside &&
+              backward_beside == other.backward_beside && reduction_beside == other.reduction_beside;
   forward_beside = forward_beside || other.forward_beside;
   backward_beside = backward_beside || other.backward_beside;
   reduction_beside = reduction_beside || other.reduction_beside;
   optimizer = std::min(optimizer, other.optimizer);
-  buffer = std::min(buffer, other.buffer);
+}
+
+double Floor::firsts(const ByGraph& moves, const ByGraph& work) const {
+  double least = 1e300;
+  for (std::size_t c = 0; c < layers_.size(); ++c) least = std::min(least, std::min(moves[c], work[c]) / layers_[c]);
+  return std::max(parts_ - 2, 0) * least;
 }
 
 Seconds Floor::time(const Passes& passes, const Weights& weights) const {
@@ -135,18 +178,28 @@ Seconds Floor::time(const Passes& passes, const Weights& weights) const {
     return least;
   };
   double each = 0, all = weights.optimizer.value;
+  ByGraph of_micro_batch;
   for (std::size_t g = 0; g < passes.forward.size(); ++g) {
     const double forward = passes.forward[g], backward = passes.backward[g];
     each += forward + backward;
+    of_micro_batch.push_back(forward + backward);
     if (weights.forward.empty()) {
       all += counted * (forward + backward);
       continue;
     }
-    each += seconds(weights.forward[g], forward, weights.forward_beside);
-    each += seconds(weights.backward[g], backward, weights.backward_beside);
+    of_micro_batch.back() += seconds(weights.forward[g], forward, weights.forward_beside) +
+                             seconds(weights.backward[g], backward, weights.backward_beside);
+    each += of_micro_batch.back() - (forward + backward);
     all += least_sum(forward, weights.forward[g], weights.forward_beside, weights.gather[g], weights.forward_beside);
     all += least_sum(backward, weights.backward[g], weights.backward_beside, weights.reduction[g],
                      weights.reduction_beside);
+  }
+  if (!weights.forward.empty() && weights.same_hide && balanced_) {
+    double first = 0;
+    if (weights.forward_beside) first += firsts(weights.forward, passes.forward);
+    if (weights.backward_beside) first += firsts(weights.backward, passes.backward);
+    each += first;
+    all += counted * first;
   }
   // Stage i > 0 waits for the forwards of the embedding and of a layer in each chunk between: the mean over the stages.
   const Seconds layer = balanced_ ? passes.layer_forward : Seconds{};
@@ -154,36 +207,94 @@ Seconds Floor::time(const Passes& passes, const Weights& weights) const {
                                            : (p - 1) / p * passes.embedding_forward +
                                                  (p - 1) * (p - 2) / (2 * p) * layer + (p - 1) / 2 * send_;
   const Seconds mean = Seconds{all / p} + waits;
-  return (1 - 1e-9) * (std::max(mean, Seconds{drained_ * (paired_ ? 0.5 : 1.0) * each}) + fixed_);
+  double least = std::max(mean.value, drained_ * each);
+  if (round_ && !paired_) {
+    least = std::max(least, m * slowest_stage(of_micro_batch));
+    if (drained_ > 0) least = std::max(least, each + (m - 1) * of_micro_batch.back());
+  }
+  return (1 - 1e-9) * (Seconds{least} + fixed_);
+}
+
+double Floor::slowest_stage(const ByGraph& seconds) const {
+  const std::size_t classes = layers_.size();
+  if (stages_ == 1) return 0;
+  const double first = seconds[classes], last = seconds[classes + 1];
+  const auto most = static_cast<std::size_t>(
+      std::max_element(seconds.begin(), seconds.begin() + static_cast<std::ptrdiff_t>(classes)) - seconds.begin());
+  const double layer = seconds[most] / layers_[most];
+  double slowest = std::max(first, last);
+  if (!(layer > 0)) return slowest;
+  const double head = last / layer;  // in layers
+  const auto room = [](double budget) {
+    return budget < 0 ? 0 : static_cast<std::int64_t>(budget * (1 + 1e-12) + 1e-12);
+  };
+  const auto holds = [&](double budget) {
+    return room(budget - head) + (stages_ - 1) * room(budget) >= static_cast<std::int64_t>(layers_[most]);
+  };
+  // The least budget is that of a stage which is full, of layers alone or beside the head. As many as in the mean, less
+  // one: below that there is not room enough.
+  const double mean = (layers_[most] + head) / stages_;
+  double least = 1e300;
+  for (const double beside : {0.0, head}) {
+    double k = static_cast<double>(room(mean - beside - 1));
+    while (beside + k < least && !holds(beside + k)) ++k;
+    least = std::min(least, beside + k);
+  }
+  return std::max(slowest, least * layer);
 }
 
 Bytes Floor::memory(const Passes& passes, const Weights& weights) const {
-  const Bytes received = stages_ > 1 ? 2 * stream_ : Bytes{};
-  const double any_graph = balanced_ ? passes.transient + weights.buffer : 0;
-  double together = 0;
-  for (std::size_t g = 0; g < passes.saved.size(); ++g) together += kept_ * passes.saved[g] + weights.resident[g];
-  const double mean = std::max(together / stages_, stages_ > 1 && round_ ? weighted_mean(passes, weights) : 0.0);
-  return Bytes{static_cast<std::int64_t>((1 - 1e-9) * (mean + any_graph))} + received;
+  const auto comes_and_goes = [this](double bytes) { return (1 + fragmentation_) * bytes; };
+  Held all, layers;
+  double once = 0, any_transient = 1e300, any_buffer = 1e300;
+  const auto of_graph = [&](std::size_t g) {
+    const double late = late_counts_ ? passes.for_weights[g] : std::min(passes.for_weights[g], passes.saved[g]);
+    return Held{comes_and_goes(passes.saved[g]), comes_and_goes(late), weights.resident[g]};
+  };
+  for (std::size_t g = 0; g < passes.saved.size(); ++g) {
+    const Held own = of_graph(g);
+    if (g < layers_.size()) layers += own;
+    once += own.saved + own.resident;
+    any_transient = std::min(any_transient, comes_and_goes(passes.transient[g]));
+    any_buffer = std::min(any_buffer, weights.buffer[g]);
+  }
+  const double any_graph = balanced_ ? any_transient + any_buffer : 0;
+  double most = once / stages_ + any_graph;
+  if (layers.saved + layers.resident > 0) {
+    const double sum = sum_of_weights(layers);
+    double together = 0;
+    for (std::size_t c = 0; c < layers_.size(); ++c) {
+      const double mean = least_share(of_graph(c), layers) / sum;
+      together += mean;
+      most = std::max(most, mean + comes_and_goes(passes.transient[c]) + weights.buffer[c]);
+    }
+    const Kept::Count& of_first = kept_.line < stages_ ? kept_.rest : kept_.last;
+    const Kept::Count& of_last = kept_.line > 0 ? kept_.first : kept_.rest;
+    together += of_graph(layers_.size()).at(of_first) / layers.at(of_first) / sum;    // the embedding
+    together += of_graph(layers_.size() + 1).at(of_last) / layers.at(of_last) / sum;  // the head
+    most = std::max(most, together + any_graph);
+  }
+  return Bytes{static_cast<std::int64_t>((1 - 1e-9) * most)} + always_;
 }
 
-double Floor::weighted_mean(const Passes& passes, const Weights& weights) const {
-  const std::size_t classes = passes.saved.size() - 2;
-  const double most = std::min<double>(stages_, micro_batches_);  // micro-batches that the first stage keeps
-  double saved = 0, resident = 0;
-  for (std::size_t c = 0; c < classes; ++c) {
-    saved += passes.saved[c];
-    resident += weights.resident[c];
-  }
-  if (!(saved > 0)) return 0;
-  const double last = 1 / (saved + resident), first = 1 / (most * saved + resident);  // weights of these stages
-  double held = 0;
-  for (std::size_t c = 0; c < classes; ++c)
-    held += std::min(last * (passes.saved[c] + weights.resident[c]),
-                     first * (most * passes.saved[c] + weights.resident[c]));
-  held += first * (most * passes.saved[classes] + weights.resident[classes]);  // the embedding
-  held += last * (passes.saved[classes + 1] + weights.resident[classes + 1]);  // the head
-  const double up_to_most = std::log((2 * most * saved + saved + 2 * resident) / (saved + 2 * resident)) / saved;
-  return held / (up_to_most + (stages_ - most) * first);
+double Floor::sum_of_weights(const Held& all) const {
+  const double rest = stages_ - kept_.line;
+  double sum = rest > 0 ? rest / all.at(kept_.rest) : 0;
+  if (kept_.line < 2) return kept_.line > 0 ? sum + kept_.line / all.at(kept_.first) : sum;
+  const double first = all.at(kept_.first), last = all.at(kept_.last), step = (last - first) / (kept_.line - 1);
+  // Each is no more than the integral over the step around it.
+  const double low = first - step / 2, high = last + step / 2;
+  const bool straight = low > 0 && high > 0 && std::abs(step) > 1e-6 * first;
+  return sum + (straight ? std::log(high / low) / step : kept_.line / std::min(first, last));
+}
+
+double Floor::least_share(const Held& some, const Held& all) const {
+  double least = 1e300;
+  const auto at = [&](const Kept::Count& count) { least = std::min(least, some.at(count) / all.at(count)); };
+  if (kept_.line < stages_) at(kept_.rest);
+  if (kept_.line > 0) at(kept_.first);
+  if (kept_.line > 1) at(kept_.last);
+  return least;
 }
 
 }  // namespace shardwright

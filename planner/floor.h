@@ -12,22 +12,26 @@ namespace shardwright {
 /// time: the larger of two facts. With p stages, m micro-batches, T = forward and backward of one through all layers:
 ///   1. The step ends no earlier than any stage: its first forward arrives, m times its work, and what follows (see
 ///      PipelineShape::lower_bound). The slowest stage takes no less than the mean over the stages, where the work is
-///      m T / p whatever the split.
+///      m T / p whatever the split. And it takes m times the embedding, or the head; or, since layers are whole, what
+///      the stages need so that all layers of one class find room beside those (slowest_stage).
 ///   2. With one chunk a stage of x_i seconds, sum x_i = T, the step takes no less than x_0 + .. + x_(i-1) + m x_i for
 ///      each i (pipeline_lower_bound). The mean of these with weights proportional to (1 - 1/m)^(p-1-i) has the same
-///      factor 1 / (1 - (1 - 1/m)^p) on every x, so it is that many T whatever the split.
-/// memory: the larger of two means over the stages, which the fullest is no less than. Each stage has the transient and
-/// the buffer of some graph.
-///   1. All that the stages hold together, each layer's activations of one micro-batch at the least, of all of them in
-///      gpipe, over p.
-///   2. The stage with c - 1 stages behind it keeps min(c, m) micro-batches of every layer, whatever the schedule (of
-///      those that there are). A mean with the weights w_c = 1 / (min(c, m) A + R), where A are the activations of one
-///      micro-batch through all layers and R all their weights: with layers that are all alike each then holds its
-///      share of the layers, whatever the split, and the sum is 1; with several classes no less than the class times
-///      its least weighted share. 1/x is convex, so the weights add up to no more than their integral.
-/// Stages and chunks without layers, which only given splits have, weaken both. Fact 2 of time is of schedules that run
-/// backward whole, fact 2 of memory of those in which parts follow each other stage by stage; where passes are paired,
-/// a pair takes no less than the longer of the two.
+///      factor 1 / (1 - (1 - 1/m)^p) on every x, so it is that many T whatever the split. The last stage has the head:
+///      T and (m - 1) times that.
+///    Moves that hide have a first of their row in each pass of each part, which has nothing to hide behind: with a
+///    balanced split all parts but the first and the last have a layer.
+/// memory: the largest of means over the stages, which the fullest is no less than.
+///   1. All that the stages hold together, each layer's activations of one micro-batch at the least, over p.
+///   2. A mean with weights. A schedule says of each stage how many micro-batches it keeps of every layer: until
+///      backward, and where that is split until the weight gradient (Kept). Let D_s be what stage s would keep of all
+///      layers together, and all their weights: with the weights 1 / D_s, and layers that are all alike, each stage
+///      holds its share of the layers, whatever the split, and the sum is 1; with several classes no less than the
+///      class times its least weighted share. D_s is linear in s but for stages that are all alike, so the least share
+///      is at an end of the line, and since 1/x is convex the weights add up to no more than their integral.
+///   3. The same of one class of layers alone, over the stages that have one of it: these have its transient and its
+///      buffer, too.
+/// Stages and chunks without layers, which only given splits have, weaken all but the last. Fact 2 of time is of
+/// schedules that run backward whole; where passes are paired, a pair takes no less than the longer of the two.
 class Floor {
  public:
   /// Bytes of all layers of each class, of the embedding, of the head.
@@ -35,8 +39,8 @@ class Floor {
   struct Passes {
     ByGraph forward, backward;  ///< seconds
     Seconds layer_forward{1e300}, embedding_forward;
-    ByGraph saved;
-    double transient = 1e300;
+    ByGraph saved, for_weights;  ///< bytes, until backward, and from the input gradient until the weight gradient
+    ByGraph transient;           ///< of one layer
     /// Makes this no more than `other` in anything.
     void lower_to(const Passes& other);
   };
@@ -46,7 +50,8 @@ class Floor {
     bool forward_beside = true, backward_beside = true, reduction_beside = true;  ///< compute: see visible()
     Seconds optimizer;
     ByGraph resident;
-    double buffer = 1e300;
+    ByGraph buffer;         ///< of one layer
+    bool same_hide = true;  ///< of all that this was lowered to, the same moves hide
     /// Makes this no more than `other` in anything.
     void lower_to(const Weights& other);
   };
@@ -59,19 +64,54 @@ class Floor {
   /// `layout`: its degrees, micro_batch, vpp and order of ranks. `stream`: that of one rank and micro-batch.
   /// `balanced`: the split is balanced_layers.
   Floor(const Pricer& pricer, const Layout& layout, Bytes stream, bool balanced);
+  /// Its schedule and vpp become those of `layout`, in which nothing else differs.
+  void change_way(const Layout& layout);
   Seconds time(const Passes& passes, const Weights& weights) const;
   Bytes memory(const Passes& passes, const Weights& weights) const;
 
  private:
-  double weighted_mean(const Passes& passes, const Weights& weights) const;
+  /// What stages keep: `line` of them from `first` to `last`, evenly spaced, the others as `rest`.
+  struct Kept {
+    struct Count {
+      double until_backward = 1, until_weight = 0;  // micro-batches
+    };
+    Count first, last, rest;
+    double line = 0;
+  };
+  static Kept kept_by(const Layout& layout, double micro_batches);
+  /// Bytes of all layers of some graphs, for a micro-batch or for good.
+  struct Held {
+    double saved = 0, for_weights = 0, resident = 0;
+    Held& operator+=(const Held& more) {
+      saved += more.saved;
+      for_weights += more.for_weights;
+      resident += more.resident;
+      return *this;
+    }
+    double at(const Kept::Count& count) const {
+      return count.until_backward * saved + count.until_weight * for_weights + resident;
+    }
+  };
+  /// Sum of 1 / D_s over the stages, or more.
+  double sum_of_weights(const Held& all) const;
+  /// The least of what a stage keeps of `some`, over what it would keep of `all`.
+  double least_share(const Held& some, const Held& all) const;
+  /// Of one row of moves in each part, what has nothing to hide behind.
+  double firsts(const ByGraph& moves, const ByGraph& work) const;
 
-  double kept_ = 1;                     // micro-batches, by every stage at the same time
+  /// A time that the slowest stage takes at the least, however the layers are split. `seconds`: all of each graph.
+  double slowest_stage(const ByGraph& seconds) const;
+
+  Kept kept_;
+  boost::container::static_vector<double, kMostLayerClasses> layers_;  // by class
+  double fragmentation_;
+  Bytes always_;  // on every stage
+  std::int64_t global_batch_;
   double micro_batches_, drained_ = 0;  // the factor of fact 2, where there is one chunk a stage
-  int stages_;
-  bool balanced_;
+  int stages_, parts_ = 1;
+  bool balanced_, late_counts_ = true;  // late: what waits for weight gradients counts whole
   bool round_ = true, paired_ = false;  // stage by stage and round again; a forward and a backward at once
   double hidden_;                       // what a second of moves still takes where it is hidden: see visible()
-  Bytes stream_;
   Seconds send_, fixed_;
 };
 

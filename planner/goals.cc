@@ -80,26 +80,27 @@ FewestGpus fewest_gpus(const PlanRequest& request, const RunGoal& goal) {
   const double least = least_gpu_seconds(request, goal.run.tokens);
   const double needed = goal.days ? std::ceil(least / (*goal.days * 86400)) : 1;
   found.beyond_peak = goal.budget && least / 3600 * *goal.run.price_per_gpu_hour > *goal.budget;
-  const double most_nodes = static_cast<double>(kMostGpusTried / node);
+  const std::int64_t most = kMostGpusTried / node;
   const double least_nodes = std::ceil(needed / static_cast<double>(node));
-  found.least = static_cast<std::int64_t>(std::min(least_nodes, most_nodes + 1)) * node;
-  if (found.beyond_peak || least_nodes > most_nodes) return found;
+  found.least = static_cast<std::int64_t>(std::min(least_nodes, static_cast<double>(most + 1))) * node;
+  if (found.beyond_peak || least_nodes > static_cast<double>(most)) return found;
   const auto first = static_cast<std::int64_t>(least_nodes);
   std::int64_t end = 1;
   while (end < first) end *= 2;
   Tries tries(request, goal);
-  while (end * node <= kMostGpusTried && !tries.reaches(end * node) && !tries.only_dearer()) end *= 2;
-  if (end * node > kMostGpusTried || !tries.reaches(end * node)) {
+  end = std::min(end, most);
+  while (end < most && !tries.reaches(end * node) && !tries.only_dearer()) end = std::min(2 * end, most);
+  // More GPUs are faster, but not always dearer.
+  if (!goal.budget && !tries.reaches(end * node)) {
     found.tried = tries.take();
     return found;
   }
   std::int64_t apart = 1;
   while ((end - first) / apart > kMostCountsTried) apart *= 2;
   found.apart = apart * node;
-  for (std::int64_t n = (first + apart - 1) / apart * apart; n <= end; n += apart) {
-    if (!tries.reaches(n * node)) continue;
-    found.answer = tries.with(n * node);
-    break;
+  for (std::int64_t n = (first + apart - 1) / apart * apart; n < end + apart && !found.answer; n += apart) {
+    const std::int64_t gpus = std::min(n, end) * node;  // `end` may be no multiple
+    if (tries.reaches(gpus)) found.answer = tries.with(gpus);
   }
   found.tried = tries.take();
   return found;

@@ -122,14 +122,9 @@ void save_narrow(const ShardedGraph& sharded, const BackwardPlan& plan, const st
   }
 }
 
-ActivationNeed activation_need(const ShardedGraph& sharded, const BackwardPlan& plan,
-                               const std::vector<ValueBytes>& sizes) {
-  ActivationNeed need;
-  for (ValueId v : plan.saved) {
-    need.saved += sizes[static_cast<std::size_t>(v)].allocated;
-    need.saved_reserved += sizes[static_cast<std::size_t>(v)].reserved;
-  }
-
+ValueBytes kept_for_weights(const ShardedGraph& sharded, const BackwardPlan& plan,
+                            const std::vector<ValueBytes>& sizes) {
+  ValueBytes kept;
   // Weight gradients read what others made; what their own reshards make is made when they run.
   std::vector<char> seen(sharded.values.size());
   const auto is_late = [&](NodeId n) {
@@ -143,9 +138,23 @@ ActivationNeed activation_need(const ShardedGraph& sharded, const BackwardPlan& 
       const auto i = static_cast<std::size_t>(v);
       if (!is_late(n) || seen[i]) continue;
       seen[i] = 1;
-      need.for_weights += sizes[i].allocated;
-      need.for_weights_reserved += sizes[i].reserved;
+      kept.allocated += sizes[i].allocated;
+      kept.reserved += sizes[i].reserved;
     }
+  return kept;
+}
+
+ActivationNeed activation_need(const ShardedGraph& sharded, const BackwardPlan& plan,
+                               const std::vector<ValueBytes>& sizes) {
+  ActivationNeed need;
+  for (ValueId v : plan.saved) {
+    need.saved += sizes[static_cast<std::size_t>(v)].allocated;
+    need.saved_reserved += sizes[static_cast<std::size_t>(v)].reserved;
+  }
+
+  const ValueBytes late = kept_for_weights(sharded, plan, sizes);
+  need.for_weights = late.allocated;
+  need.for_weights_reserved = late.reserved;
 
   Lifetimes forward(sizes);
   for (std::size_t i = 0; i < sharded.forward_nodes; ++i)

@@ -35,6 +35,9 @@ std::vector<ValueBytes> value_bytes(const OpGraph& graph, const ShardedGraph& sh
                                     bool gradients_apart = false);
 ActivationNeed activation_need(const ShardedGraph& sharded, const BackwardPlan& plan,
                                const std::vector<ValueBytes>& sizes);
+/// ActivationNeed::for_weights.
+ValueBytes kept_for_weights(const ShardedGraph& sharded, const BackwardPlan& plan,
+                            const std::vector<ValueBytes>& sizes);
 
 /// Products that read what they multiply in a narrower format than it is stored in, by node.
 std::vector<char> narrow_products(const OpGraph& graph, const ShardedGraph& sharded, const TrainingFormats& formats);

@@ -9,13 +9,11 @@ namespace {
 
 std::size_t at(int i) { return static_cast<std::size_t>(i); }
 
-/// Workspaces of matrix products, allocated like tensors: PyTorch's (aten/src/ATen/cuda/CublasHandlePool.cpp: 32 MiB
-/// since Hopper, 8.125 MiB before) and Transformer Engine's (module/base.py: 32 MiB and 4 MiB).
+}  // namespace
+
 Bytes library_workspace(const Machine& machine) {
   return supports(machine, DataType::fp8) ? 64_MiB : Bytes{(97 * (1_MiB).value) / 8};
 }
-
-}  // namespace
 
 Pipeline pipeline_of(const Layout& layout, std::int64_t global_batch) {
   const bool asked_for =

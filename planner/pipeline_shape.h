@@ -13,6 +13,10 @@ namespace shardwright {
 /// The pipeline that a layout makes.
 Pipeline pipeline_of(const Layout& layout, std::int64_t global_batch);
 
+/// Workspaces of matrix products, allocated like tensors: PyTorch's (aten/src/ATen/cuda/CublasHandlePool.cpp: 32 MiB
+/// since Hopper, 8.125 MiB before) and Transformer Engine's (module/base.py: 32 MiB and 4 MiB).
+Bytes library_workspace(const Machine& machine);
+
 /// A layout's stages before the choice of ZeRO: what the search computes once and completes for each choice. `shape`
 /// and the pricer are kept by reference.
 class PipelineShape {

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -102,6 +103,8 @@ struct PlanRequest {
   LayoutPins pins;
   int top = 10;
   int threads = 0;  ///< 0 = as many as there are cores
+  /// Told now and then, by the thread that asks, how far a search is: so many of all families of layouts.
+  std::function<void(std::size_t done, std::size_t all)> progress;
 };
 
 /// A kernel or collective whose time is not measured. Calls and seconds are those of one GPU in one step of each of

@@ -246,17 +246,18 @@ LeastPrice Pricer::least(Shape shape) {
   return least;
 }
 
-std::vector<int> Pricer::balanced_layers(const ShapePrice& shape, const Recompute& recompute, int chunks) const {
+std::vector<int> Pricer::balanced_layers(const ShapePrice& shape, const Recompute& recompute, int chunks,
+                                         int most) const {
   const auto none = static_cast<std::size_t>(index_of({})), chosen = static_cast<std::size_t>(index_of(recompute));
   const auto both = [](const PassPrice& p) { return p.forward().value + p.backward().value; };
   const double first = both(shape.embedding.passes[none]), last = both(shape.head.passes[none]);
   if (shape.layers.size() == 1)
     return balanced_split(static_cast<int>(graphs_.class_of_layer.size()), both(shape.layers[0].passes[chosen]), first,
-                          last, chunks);
+                          last, chunks, most);
   std::vector<double> seconds;
   for (int c : graphs_.class_of_layer)
     seconds.push_back(both(shape.layers[static_cast<std::size_t>(c)].passes[chosen]));
-  return balanced_split(seconds, first, last, chunks);
+  return balanced_split(seconds, first, last, chunks, most);
 }
 
 CollectiveSpec Pricer::tied_reduction(const Layout& layout, const ShapePrice& shape) const {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <limits>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -64,8 +65,9 @@ class Pricer {
   /// found once.
   LeastPrice least(Shape shape);
 
-  /// The default split of the layers over a layout's chunks, empty when there are too many.
-  std::vector<int> balanced_layers(const ShapePrice& shape, const Recompute& recompute, int chunks) const;
+  /// The default split of the layers over a layout's chunks, with at most `most` in each; empty when there is none.
+  std::vector<int> balanced_layers(const ShapePrice& shape, const Recompute& recompute, int chunks,
+                                   int most = std::numeric_limits<int>::max()) const;
 
   /// Costs of the weights under a layout's data parallelism and ZeRO stage, per layer class. Its recomputation,
   /// virtual_pipeline and layers are not looked at: the search computes this once for all of them.

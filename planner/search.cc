@@ -5,6 +5,7 @@
 #include <deque>
 #include <limits>
 #include <map>
+#include <numeric>
 #include <optional>
 #include <set>
 #include <tuple>
@@ -46,6 +47,7 @@ struct Candidate {
   std::int32_t degrees, virtual_pipeline, micro_batch;
   std::int16_t recompute, zero;  // index into recomputes(); zero stage
   std::int32_t group;
+  std::int32_t most_layers;  // in a chunk; 0: as many as the balanced split has
   bool sequence_parallel;
   Schedule schedule;
 };
@@ -65,6 +67,7 @@ struct Runs {
 struct Node {
   std::int32_t degrees, shardings;  // indices into Space::degrees() and Search::shardings_
   const Runs* runs;
+  std::vector<double> least;  // seconds: no layout of a run takes less; by Runs::possible
 };
 
 /// All layouts whose local shapes differ in the micro-batch alone: one unit of work. Their graphs are derived once.
@@ -75,13 +78,13 @@ struct Family {
   double least = 0;  // seconds: no layout of it takes less
 };
 
-/// Some that stand side by side in a list.
+/// Some that stand side by side in a list: a node of a tree of halves of halves, the root 1.
 struct Range {
-  std::size_t first, behind;
+  std::size_t first, behind, node = 1;
   std::size_t size() const { return behind - first; }
   std::array<Range, 2> halves() const {
     const std::size_t middle = first + (size() + 1) / 2;
-    return {Range{first, middle}, Range{middle, behind}};
+    return {Range{first, middle, 2 * node}, Range{middle, behind, 2 * node + 1}};
   }
 };
 
@@ -91,24 +94,25 @@ class Ranges {
  public:
   Ranges() = default;
   explicit Ranges(std::vector<T> list) : list_(std::move(list)) {
-    if (list_.size() > 1) add({0, list_.size()});
+    std::size_t nodes = 1;  // with more than one entry
+    while (nodes < list_.size()) nodes *= 2;
+    halves_.resize(nodes);
+    add({0, list_.size()});
   }
   bool empty() const { return list_.empty(); }
   /// Of the whole, or of one of Range::halves() of a range that is known.
-  const T& least(Range range) const {
-    return range.size() == 1 ? list_[range.first] : halves_.at({range.first, range.behind});
-  }
+  const T& least(Range range) const { return range.size() == 1 ? list_[range.first] : halves_[range.node]; }
 
  private:
-  T add(Range range) {
-    if (range.size() == 1) return list_[range.first];
-    T least = add(range.halves()[0]);
-    least.lower_to(add(range.halves()[1]));
-    return halves_[{range.first, range.behind}] = std::move(least);
+  void add(Range range) {
+    if (range.size() < 2) return;
+    for (Range half : range.halves()) add(half);
+    T& least = halves_[range.node];
+    least = this->least(range.halves()[0]);
+    least.lower_to(this->least(range.halves()[1]));
   }
 
-  std::vector<T> list_;
-  std::map<std::pair<std::size_t, std::size_t>, T> halves_;
+  std::vector<T> list_, halves_;
 };
 
 /// What is known to be possible: times of distinct layouts that fit, and the least memory for each time.
@@ -152,6 +156,8 @@ struct Found {
   std::int64_t pruned = 0, too_large = 0;
 };
 
+constexpr int kAnyNumber = std::numeric_limits<int>::max();
+
 class Search {
  public:
   Search(const PlanRequest& request, Pricer& pricer)
@@ -176,6 +182,7 @@ class Search {
       run_in_parallel(found.size(), request_.threads,
                       [&](std::size_t i) { found[i] = FamilySearch(*this, families[begin + i]).run(); });
       take(found);
+      if (request_.progress) request_.progress(begin + found.size(), families.size());
     }
     return answer();
   }
@@ -204,11 +211,11 @@ class Search {
     return l;
   }
 
-  /// Layers of every chunk: as pinned, else balanced.
-  std::vector<int> layers_of(const Layout& l, const ShapePrice& shape) const {
+  /// Layers of every chunk: as pinned, else balanced, with at most `most` in each where that is above 0.
+  std::vector<int> layers_of(const Layout& l, const ShapePrice& shape, int most) const {
     const int chunks = l.pipeline * l.virtual_pipeline;
     const std::vector<int>* pinned = space_.pinned_layers();
-    if (!pinned) return pricer_.balanced_layers(shape, l.recompute, chunks);
+    if (!pinned) return pricer_.balanced_layers(shape, l.recompute, chunks, most > 0 ? most : kAnyNumber);
     if (pinned->size() == static_cast<std::size_t>(chunks)) return *pinned;
     // A stage's layers, evenly over its chunks.
     std::vector<int> layers(static_cast<std::size_t>(chunks), 0);
@@ -234,7 +241,7 @@ class Search {
         shardings_.push_back(possible_shardings(l, space_.shardings(d), runs));
         if (runs.possible.empty() || shardings_.back().empty()) continue;
         by_shape[shape_of(l)].push_back(
-            {static_cast<std::int32_t>(i), static_cast<std::int32_t>(shardings_.size() - 1), &runs});
+            {static_cast<std::int32_t>(i), static_cast<std::int32_t>(shardings_.size() - 1), &runs, {}});
       }
     }
     std::vector<Family> families;
@@ -315,35 +322,59 @@ class Search {
   void bound(Family& family) const {
     family.floor = pricer_.least(family.shape);
     family.least = std::numeric_limits<double>::infinity();
-    for (const Node& node : family.nodes) {
+    std::map<int, Floor::Passes> passes;  // by micro-batch
+    for (Node& node : family.nodes) {
       Layout l = layout_of(family, node);
+      std::optional<Floor> floor;
       for (const Runs::Run& run : node.runs->possible) {
-        const Floor::Passes passes = Floor::passes(pricer_, family.floor, run.micro_batch, {});
-        set_run(l, run.micro_batch, run.ways.front());
-        const Floor floor(pricer_, l, run.micro_batch * family.floor.weights.stream, !space_.pinned_layers());
-        family.least = std::min(family.least, floor.time(passes, {}).value);
+        auto known = passes.find(run.micro_batch);
+        if (known == passes.end())
+          known = passes.emplace(run.micro_batch, Floor::passes(pricer_, family.floor, run.micro_batch, {})).first;
+        set_floor(floor, l, family, run);
+        node.least.push_back(floor->time(known->second, {}).value);
+        family.least = std::min(family.least, node.least.back());
       }
     }
   }
-
-  /// Prices a few layouts of the most promising families ahead, so that the first batches, too, can prune: of each, the
-  /// fastest by its floor for some sizes of memory. They are met again, and counted, when their family is searched.
-  void scout(const std::vector<Family>& families) {
-    std::vector<std::vector<PricedLayout>> priced(std::min<std::size_t>(families.size(), 32));
-    run_in_parallel(priced.size(), request_.threads, [&](std::size_t i) {
-      for (const Candidate& c : promising(families[i])) priced[i].push_back(price(c));
-    });
-    for (const auto& of_family : priced)
-      for (const PricedLayout& p : of_family)
-        if (p.fits && scouted_.insert(p.layout).second) known_.add(p.prediction->step, {reserved(p)});
+  /// Of a run of the degrees of `l`; `floor` may be that of another of them.
+  void set_floor(std::optional<Floor>& floor, Layout& l, const Family& family, const Runs::Run& run) const {
+    const bool same_size = floor && l.micro_batch == run.micro_batch;
+    set_run(l, run.micro_batch, run.ways.front());
+    if (same_size)
+      floor->change_way(l);
+    else
+      floor.emplace(pricer_, l, run.micro_batch * family.floor.weights.stream, !space_.pinned_layers());
   }
-  std::vector<Candidate> promising(const Family& family) {
-    constexpr int kSizes = 4;  // the memory of a GPU, half of it, ...
-    std::array<std::optional<Candidate>, kSizes> best;
+
+  /// Prices a few layouts of the most promising families ahead, so that the first batches, too, can prune: for some
+  /// sizes of memory, the fastest by their floors. They are met again, and counted, when their family is searched.
+  void scout(const std::vector<Family>& families) {
+    std::vector<BySize> found(std::min<std::size_t>(families.size(), 64));
+    run_in_parallel(found.size(), request_.threads, [&](std::size_t i) { found[i] = promising(families[i]); });
+    std::vector<Candidate> chosen;
+    for (std::size_t size = 0; size < kSizes; ++size) {
+      std::vector<Candidate> all;
+      for (const BySize& of_family : found)
+        if (of_family[size]) all.push_back(*of_family[size]);
+      std::stable_sort(all.begin(), all.end(),
+                       [](const Candidate& a, const Candidate& b) { return a.lower_bound < b.lower_bound; });
+      if (all.size() > kOfEachSize) all.resize(kOfEachSize);
+      chosen.insert(chosen.end(), all.begin(), all.end());
+    }
+    std::vector<PricedLayout> priced(chosen.size());
+    run_in_parallel(chosen.size(), request_.threads, [&](std::size_t i) { priced[i] = price(chosen[i]); });
+    for (const PricedLayout& p : priced)
+      if (p.fits && scouted_.insert(p.layout).second) known_.add(p.prediction->step, {reserved(p)});
+  }
+  static constexpr std::size_t kSizes = 12, kOfEachSize = 4;
+  using BySize = std::array<std::optional<Candidate>, kSizes>;
+  BySize promising(const Family& family) {
+    BySize best;
     ShapePricer graphs = pricer_.shape_pricer(family.shape, &shared_);
     const LeastPrice least = graphs.least(recomputes_);
     for (const Node& node : family.nodes) {
       Layout l = layout_of(family, node);
+      std::optional<Floor> floor;
       std::vector<std::pair<Space::Sharding, Floor::Weights>> shardings;
       for (const Space::Sharding& s : shardings_[static_cast<std::size_t>(node.shardings)]) {
         l.zero = s.zero;
@@ -352,14 +383,13 @@ class Search {
       }
       for (const Runs::Run& run : node.runs->possible) {
         if (run.micro_batch > 2 * node.runs->possible.front().micro_batch) break;
-        set_run(l, run.micro_batch, run.ways.front());
-        const Floor floor(pricer_, l, run.micro_batch * family.floor.weights.stream, !space_.pinned_layers());
+        set_floor(floor, l, family, run);
         for (std::size_t r = 0; r < recomputes_.size(); ++r) {
           const Floor::Passes passes = Floor::passes(pricer_, least, run.micro_batch, recomputes_[r]);
           for (const auto& [sharding, weights] : shardings) {
             Candidate c{};
-            c.lower_bound = floor.time(passes, weights).value;
-            c.reserved = floor.memory(passes, weights).value;
+            c.lower_bound = floor->time(passes, weights).value;
+            c.reserved = floor->memory(passes, weights).value;
             c.degrees = node.degrees;
             c.virtual_pipeline = run.ways.front().virtual_pipeline;
             c.schedule = run.ways.front().schedule;
@@ -368,21 +398,15 @@ class Search {
             c.recompute = static_cast<std::int16_t>(r);
             c.zero = static_cast<std::int16_t>(sharding.zero);
             c.group = sharding.group;
-            for (int i = 0; i < kSizes; ++i) {
-              // Floors are below what is really needed.
-              const double room = 0.9 * static_cast<double>(request_.machine.usable_memory().value) / (1 << i);
-              std::optional<Candidate>& fastest = best[static_cast<std::size_t>(i)];
-              if (static_cast<double>(c.reserved) <= room && (!fastest || c.lower_bound < fastest->lower_bound))
-                fastest = c;
-            }
+            // Floors are below what is really needed.
+            double room = 0.9 * static_cast<double>(request_.machine.usable_memory().value);
+            for (std::size_t size = 0; size < kSizes && static_cast<double>(c.reserved) <= room; ++size, room *= 0.75)
+              if (!best[size] || c.lower_bound < best[size]->lower_bound) best[size] = c;
           }
         }
       }
     }
-    std::vector<Candidate> all;
-    for (const auto& one : best)
-      if (one && (all.empty() || all.back().lower_bound != one->lower_bound)) all.push_back(*one);
-    return all;
+    return best;
   }
 
   /// All layouts of one family: counted, but for those that fit and that a pricing in full could still show to matter.
@@ -447,26 +471,25 @@ class Search {
     }
 
     std::vector<Line> lines_at(int micro_batch) {
-      const Floor::Passes plain = Floor::passes(s_.pricer_, family_.floor, micro_batch, {});
       Ranges<Floor::Passes> passes;  // by choice of recomputation, made when they are needed
-      const Bytes stream = micro_batch * family_.floor.weights.stream;
       std::vector<Line> lines;
       for (std::size_t n = 0; n < family_.nodes.size(); ++n) {
         const Node& node = family_.nodes[n];
-        Layout l = s_.layout_of(family_, node);
+        std::optional<Layout> l;
+        std::optional<Floor> floor;
         const std::vector<Runs::Run>& runs = node.runs->possible;
         auto next = std::lower_bound(runs.begin(), runs.end(), micro_batch,
                                      [](const Runs::Run& run, int b) { return run.micro_batch < b; });
         for (; next != runs.end() && next->micro_batch == micro_batch; ++next) {
           const Runs::Run& run = *next;
-          set_run(l, micro_batch, run.ways.front());
-          const Floor floor(s_.pricer_, l, stream, !s_.space_.pinned_layers());
-          if (s_.too_slow(floor.time(plain, {}).value)) {
+          if (s_.too_slow(node.least[static_cast<std::size_t>(next - runs.begin())])) {
             found_.pruned += std::ssize(run.ways) * s_.count_of_run(node);
             continue;
           }
           if (passes.empty()) passes = Ranges(passes_at(micro_batch));
-          floors_.push_back(floor);
+          if (!l) l = s_.layout_of(family_, node);
+          s_.set_floor(floor, *l, family_, run);
+          floors_.push_back(*floor);
           const std::size_t before = lines.size();
           add_lines({&node, &run, &floors_.back(), 0, nullptr}, passes, {0, s_.recomputes_.size()}, weights(n),
                     {0, weights(n).priced.size()}, lines);
@@ -488,11 +511,26 @@ class Search {
       });
     }
     std::vector<Floor::Passes> passes_at(int micro_batch) {
-      if (!floor_) floor_ = graphs_.least(s_.recomputes_);
+      if (!floor_) {
+        floor_ = graphs_.least(s_.recomputes_);
+        order_recomputes();
+      }
       std::vector<Floor::Passes> passes;
-      for (const Recompute& recompute : s_.recomputes_)
-        passes.push_back(Floor::passes(s_.pricer_, *floor_, micro_batch, recompute));
+      for (const std::size_t r : recomputes_)
+        passes.push_back(Floor::passes(s_.pricer_, *floor_, micro_batch, s_.recomputes_[r]));
       return passes;
+    }
+    /// What keeps most, and so takes least, first: halves of such a list have more in common.
+    void order_recomputes() {
+      std::vector<double> saved;
+      for (const Recompute& recompute : s_.recomputes_) {
+        const Floor::Passes passes = Floor::passes(s_.pricer_, *floor_, 1, recompute);
+        saved.push_back(std::accumulate(passes.saved.begin(), passes.saved.end(), 0.0));
+      }
+      recomputes_.resize(saved.size());
+      std::iota(recomputes_.begin(), recomputes_.end(), std::size_t{0});
+      std::stable_sort(recomputes_.begin(), recomputes_.end(),
+                       [&](std::size_t a, std::size_t b) { return saved[a] > saved[b]; });
     }
     /// Lines of these choices of recomputation and of ways to shard, by halves: what dismisses a half dismisses all of
     /// it.
@@ -504,7 +542,7 @@ class Search {
         return;
       if (count == 1) {
         lines.push_back(line);
-        lines.back().recompute = recomputes.first;
+        lines.back().recompute = recomputes_[recomputes.first];
         lines.back().sharding = &weights.priced[shardings.first];
       } else if (recomputes.size() >= shardings.size()) {
         for (Range half : recomputes.halves()) add_lines(line, passes, half, weights, shardings, lines);
@@ -559,8 +597,8 @@ class Search {
       for (const Line& line : lines)
         if (!passes[line.recompute])
           passes[line.recompute] = Floor::passes(s_.pricer_, price, s_.recomputes_[line.recompute]);
-      std::vector<std::optional<PipelineShape>> pipelines;  // by way, made when a sharding needs it
-      const Line* of = nullptr;                             // whose they are
+      std::vector<std::optional<Piped>> pipelines;  // by way, made when a sharding needs it
+      const Line* of = nullptr;                     // whose they are
       for (const Line& line : lines) {
         const Floor::Passes& of_line = *passes[line.recompute];
         if (dismiss(*line.floor, of_line, line.sharding->floor, std::ssize(line.run->ways))) continue;
@@ -577,8 +615,10 @@ class Search {
         Fate fate = Fate::open;
         for (std::size_t v = 0; v < pipelines.size(); ++v) {
           const Space::Way way = line.run->ways[v];
-          // gpipe and zb-h1 need no less memory than 1f1b, zb-h2 no less than zb-h1, whose bound is its own, too.
-          const bool settled = known_too_large || (way.schedule == Schedule::zb_h2 && fate != Fate::open);
+          // gpipe and zb-h1 need no less memory than 1f1b, zb-h2 no less than zb-h1, whose bound is its own, too, where
+          // it has the same split.
+          const bool as_before = fate == Fate::too_large || (fate == Fate::pruned && !pipelines[v - 1]->others());
+          const bool settled = known_too_large || (way.schedule == Schedule::zb_h2 && v > 0 && as_before);
           if (settled && !s_.known_.empty()) {
             ++(known_too_large || fate == Fate::too_large ? found_.too_large : found_.pruned);
             continue;
@@ -587,8 +627,7 @@ class Search {
             Layout l = s_.layout_of(family_, *line.node);
             set_run(l, line.run->micro_batch, way);
             l.recompute = s_.recomputes_[line.recompute];
-            l.layers_per_chunk = layers_of(l, price, line.recompute);
-            pipelines[v].emplace(s_.pricer_, price, l);
+            pipelines[v].emplace(s_, price, l, splits_of(l, price, line.recompute));
           }
           Candidate c{};
           c.degrees = line.node->degrees;
@@ -604,44 +643,96 @@ class Search {
           fate = search(*pipelines[v], line.sharding->data, c);
           if (way.schedule == Schedule::one_f_one_b && !family_.shape.pairs) {
             if (fate == Fate::too_large) of_1f1b_[key] = std::nullopt;
-            if (fate == Fate::open) of_1f1b_[key] = Bytes{found_.fits.back().reserved};
+            if (fate == Fate::open && found_.fits.back().most_layers == 0)
+              of_1f1b_[key] = Bytes{found_.fits.back().reserved};
           }
         }
       }
     }
+    /// Splits of the layers over some chunks, in the order in which they are tried: the first that fits is taken. The
+    /// balanced one, and the same with no more than k layers in a chunk, k falling (search.h).
+    struct Splits {
+      std::vector<int> most;  // 0 of the first
+      std::vector<std::vector<int>> layers;
+    };
+    /// A layout but for its sharding, with each of its splits.
+    class Piped {
+     public:
+      Piped(const Search& search, const ShapePrice& price, Layout layout, const Splits& splits)
+          : s_(search), price_(price), layout_(std::move(layout)), splits_(splits), made_(splits.most.size()) {}
+      std::size_t size() const { return made_.size(); }
+      bool others() const { return made_.size() > 1; }
+      int most(std::size_t split) const { return splits_.most[split]; }
+      const PipelineShape& at(std::size_t split) {
+        if (!made_[split]) {
+          layout_.layers_per_chunk = splits_.layers[split];
+          made_[split].emplace(s_.pricer_, price_, layout_);
+        }
+        return *made_[split];
+      }
+
+     private:
+      const Search& s_;
+      const ShapePrice& price_;
+      Layout layout_;
+      const Splits& splits_;
+      std::vector<std::optional<PipelineShape>> made_;
+    };
     enum class Fate { too_large, pruned, open };
-    /// `c.reserved`: no more than what it needs.
-    Fate search(const PipelineShape& pipeline, const Pricer::Data& data, Candidate c) {
-      c.lower_bound = pipeline.lower_bound(data).value;
+    /// `c.reserved`: no more than what it needs with the first split.
+    Fate search(Piped& pipelines, const Pricer::Data& data, Candidate c) {
+      const PipelineShape& first = pipelines.at(0);
+      c.lower_bound = first.lower_bound(data).value;
       const bool fast_enough = !s_.can_be_pruned(c);
-      const std::optional<Bytes> reserved = fast_enough ? pipeline.fitting(data) : Bytes{c.reserved};
+      // Whether it fits decides which split a layout has.
+      std::optional<Bytes> reserved = fast_enough || pipelines.others() ? first.fitting(data) : Bytes{c.reserved};
+      if (reserved && !fast_enough) {
+        ++found_.pruned;
+        return Fate::pruned;
+      }
+      for (std::size_t split = 1; !reserved && split < pipelines.size(); ++split) {
+        reserved = pipelines.at(split).fitting(data);
+        if (!reserved) continue;
+        c.most_layers = pipelines.most(split);
+        c.lower_bound = pipelines.at(split).lower_bound(data).value;
+      }
       if (!reserved) {
         ++found_.too_large;
-        s_.remember_nearest(pipeline, data, c, found_);
+        s_.remember_nearest(first, data, c, found_);
         return Fate::too_large;
       }
       c.reserved = reserved->value;
-      if (!fast_enough || s_.can_be_pruned(c)) {
+      if (s_.can_be_pruned(c)) {
         ++found_.pruned;
         return Fate::pruned;
       }
       found_.fits.push_back(c);
       return Fate::open;
     }
-    std::vector<int> layers_of(const Layout& l, const ShapePrice& shape, std::size_t recompute) {
-      if (s_.space_.pinned_layers()) return s_.layers_of(l, shape);
-      std::vector<int>& known = splits_[{recompute, l.pipeline * l.virtual_pipeline}];
-      if (known.empty()) known = s_.layers_of(l, shape);
+    const Splits& splits_of(const Layout& l, const ShapePrice& shape, std::size_t recompute) {
+      const int chunks = l.pipeline * l.virtual_pipeline;
+      Splits& known = splits_[{recompute, chunks}];
+      if (!known.most.empty() && !s_.space_.pinned_layers()) return known;
+      known = {{0}, {s_.layers_of(l, shape, 0)}};
+      if (s_.space_.pinned_layers()) return known;
+      const std::vector<int>& balanced = known.layers.front();
+      const int layers = std::accumulate(balanced.begin(), balanced.end(), 0);
+      const int fewest = (layers + chunks - 1) / chunks;
+      for (int most = *std::max_element(balanced.begin(), balanced.end()) - 1; most >= fewest; --most) {
+        known.most.push_back(most);
+        known.layers.push_back(s_.layers_of(l, shape, most));
+      }
       return known;
     }
 
     const Search& s_;
     const Family& family_;
     ShapePricer graphs_;
-    std::optional<LeastPrice> floor_;                                 // with every recomputation
-    std::deque<Floor> floors_;                                        // of the lines of one micro-batch
-    std::vector<Weights> shardings_;                                  // by node, made when they are needed
-    std::map<std::pair<std::size_t, int>, std::vector<int>> splits_;  // of one micro-batch, by recomputation and chunks
+    std::optional<LeastPrice> floor_;                       // with every recomputation
+    std::vector<std::size_t> recomputes_;                   // in the order of what they keep
+    std::deque<Floor> floors_;                              // of the lines of one micro-batch
+    std::vector<Weights> shardings_;                        // by node, made when they are needed
+    std::map<std::pair<std::size_t, int>, Splits> splits_;  // of one micro-batch, by recomputation and chunks
     /// What 1f1b needs, nothing where that does not fit: of one micro-batch, those that were looked at.
     using OfLine = std::tuple<const Node*, std::size_t, const Weights::Priced*>;
     std::map<OfLine, std::optional<Bytes>> of_1f1b_;
@@ -705,7 +796,7 @@ class Search {
     PricedLayout p;
     p.layout = layout_of(c);
     const ShapePrice& shape = pricer_.shape(shape_of(p.layout), p.layout.recompute);
-    p.layout.layers_per_chunk = layers_of(p.layout, shape);
+    p.layout.layers_per_chunk = layers_of(p.layout, shape, c.most_layers);
     p.precision = request_.precision;
     p.prediction = pricer_.price(p.layout);
     p.fits = Bytes{reserved(p)} <= request_.machine.usable_memory();

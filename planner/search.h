@@ -25,7 +25,9 @@ namespace shardwright {
 ///   zero, fsdp_group    0; and where dp * cp > 1: 1 and 2 over all of it, 3 over every divisor above 1
 ///                       (pinned groups: above 1 they mean 1, 2 and 3 over it; 1, like dp * cp of 1, means 0)
 ///   rank_order          tp-cp-dp-pp, and tp-cp-pp-dp where they differ: dp > 1 and pp > 1
-///   layers              the balanced split (split.h)
+///   layers              the balanced split (split.h); where that does not fit, the first that does of the balanced
+///                       splits with no more than k layers in a chunk, for each k from one less than there to what
+///                       all of them hold evenly
 /// Degrees that contradict a pin (vpp or interleaved without a pipeline, layers_per_stage of another size) are not part
 /// of it. Layouts that turn out impossible are considered and rejected.
 class Space {

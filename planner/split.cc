@@ -35,16 +35,19 @@ std::vector<int> fill(int layers, int chunks, double first, const Most& most) {
   return even.empty() ? fill_from_the_end(layers, chunks, first, false, most) : even;
 }
 
-bool too_many(int layers, int chunks) { return chunks < 1 || chunks - 2 > layers; }
+bool impossible(int layers, int chunks, int most) {
+  return chunks < 1 || chunks - 2 > layers || std::int64_t{most} * chunks < layers;
+}
 
 }  // namespace
 
-std::vector<int> balanced_split(int layers, double layer, double first, double last, int chunks) {
-  if (too_many(layers, chunks)) return {};
+std::vector<int> balanced_split(int layers, double layer, double first, double last, int chunks, int most) {
+  if (impossible(layers, chunks, most)) return {};
   if (chunks == 1) return {layers};
   const auto fitting = [&](double budget) {
     // Candidates are budgets at which one more layer just fits: a hair of slack keeps that layer in.
-    return budget < 0 ? -1 : static_cast<int>(std::floor(budget / layer * (1 + 1e-12) + 1e-12));
+    if (budget < 0) return -1;
+    return static_cast<int>(std::min<double>(most, std::floor(budget / layer * (1 + 1e-12) + 1e-12)));
   };
   const auto holds = [&](double budget) {
     const int a = fitting(budget - first), z = fitting(budget - last), middle = fitting(budget);
@@ -68,12 +71,13 @@ std::vector<int> balanced_split(int layers, double layer, double first, double l
               [&](int c, int) { return fitting(best - (c == 0 ? first : 0) - (c == chunks - 1 ? last : 0)); });
 }
 
-std::vector<int> balanced_split(const std::vector<double>& layer_seconds, double first, double last, int chunks) {
+std::vector<int> balanced_split(const std::vector<double>& layer_seconds, double first, double last, int chunks,
+                                int most) {
   const int layers = static_cast<int>(layer_seconds.size());
-  if (too_many(layers, chunks)) return {};
+  if (impossible(layers, chunks, most)) return {};
   if (chunks == 1) return {layers};
   if (std::all_of(layer_seconds.begin(), layer_seconds.end(), [&](double s) { return s == layer_seconds[0]; }))
-    return balanced_split(layers, layer_seconds[0], first, last, chunks);
+    return balanced_split(layers, layer_seconds[0], first, last, chunks, most);
   std::vector<double> until(static_cast<std::size_t>(layers) + 1, 0);
   for (int i = 0; i < layers; ++i)
     until[static_cast<std::size_t>(i) + 1] =
@@ -83,7 +87,7 @@ std::vector<int> balanced_split(const std::vector<double>& layer_seconds, double
       const double room = budget - (c == 0 ? first : 0) - (c == chunks - 1 ? last : 0);
       if (room < 0) return -1;
       int take = 0;
-      while (take < left &&
+      while (take < left && take < most &&
              until[static_cast<std::size_t>(left)] - until[static_cast<std::size_t>(left - take - 1)] <= room)
         ++take;
       return take;
@@ -96,17 +100,17 @@ std::vector<int> balanced_split(const std::vector<double>& layer_seconds, double
     int left = layers;
     for (int c = chunks - 1; c >= 0; --c) {
       const double ends = (c == 0 ? first : 0) + (c == chunks - 1 ? last : 0);
-      const int most = left - (c == 0 ? 0 : c - 1);  // the middle chunks before this one need a layer each
+      const int room = std::min(most, left - (c == 0 ? 0 : c - 1));  // the middle chunks before need a layer each
       const auto seconds = [&](int take) {
         return ends + until[static_cast<std::size_t>(left)] - until[static_cast<std::size_t>(left - take)];
       };
       int take = 0;
-      while (take < most && seconds(take + 1) <= budget) ++take;
+      while (take < room && seconds(take + 1) <= budget) ++take;
       if (ends > budget) {
         next = std::min(next, ends);
         return false;
       }
-      if (take < most) next = std::min(next, seconds(take + 1));
+      if (take < room) next = std::min(next, seconds(take + 1));
       if (take == 0 && c != 0 && c != chunks - 1) return false;
       left -= take;
     }

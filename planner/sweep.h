@@ -48,7 +48,8 @@ GridPoint point_at(const Grid& grid, std::size_t i);
 struct SweepRow {
   GridPoint point;
   std::optional<PricedLayout> best;
-  std::string why_not;  ///< "memory: the nearest needs 91.2 GiB of 78.2 GiB", "a100-sxm-80gb does not compute in fp8"
+  std::string why_not;  ///< "memory: the nearest layout misses: stage 0 needs 91.2 GiB ...", "a100-sxm-80gb does not
+                        ///< compute in fp8"
 };
 
 /// Plans one point. `model` and `machine`: those that the point names.

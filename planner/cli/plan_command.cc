@@ -53,10 +53,18 @@ int run(const Arguments& arguments) {
   const std::optional<RunQuestion> of_run = read_run(arguments, request);
   const std::optional<RunGoal> goal = read_goal(arguments, of_run);
   const auto start = std::chrono::steady_clock::now();
+  bool told = false;
+  request.progress = [&](std::size_t done, std::size_t all) {  // of a search that takes long
+    if (std::chrono::steady_clock::now() - start < std::chrono::seconds(1)) return;
+    progress(fmt::format("{} of {} families of layouts", grouped(static_cast<std::int64_t>(done)),
+                         grouped(static_cast<std::int64_t>(all))));
+    told = true;
+  };
   PlanResult result = goal                                  ? plan_fewest(request, *goal)
                       : arguments.has("--longest-sequence") ? plan_longest(request)
                                                             : plan(request);
   result.search.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (told) progress("");
   add_run(of_run, result);
   const AskedAs asked{arguments.positionals[0], arguments.positionals[1]};
   write_trace(arguments, request, result);

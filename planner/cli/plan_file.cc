@@ -23,7 +23,10 @@ Arguments arguments_of_plan(Arguments arguments, const std::string& path) {
   take("--engine", top, "engine");
   take("--sequence-length", workload, "sequence_length");
   take("--global-batch", workload, "global_batch");
-  take("--expert-load", workload, "expert_load");
+  if (const auto load = workload.find("expert_load"); load && !arguments.has("--expert-load")) {
+    if (load->text().starts_with("histogram")) load->fail("is of a file: name it again with --expert-load");
+    take("--expert-load", workload, "expert_load");
+  }
   take("--capacity-factor", workload, "capacity_factor");
   take("--cuda-graphs", workload, "cuda_graphs");
   YamlCursor plan = top;

@@ -19,7 +19,11 @@ double read_tokens(const std::string& text) {
   static const std::map<char, double> units = {{'K', 1e3}, {'M', 1e6}, {'B', 1e9}, {'T', 1e12}};
   const auto unit = text.empty() ? units.end() : units.find(text.back());
   if (unit == units.end()) return positive_number("--tokens", text, kMostTokensOfRun);
-  return unit->second * positive_number("--tokens", text.substr(0, text.size() - 1), kMostTokensOfRun / unit->second);
+  try {
+    return unit->second * positive_number("--tokens", text.substr(0, text.size() - 1), kMostTokensOfRun / unit->second);
+  } catch (const InputError&) {
+    return positive_number("--tokens", text, kMostTokensOfRun);  // complains of the whole
+  }
 }
 
 std::optional<double> number_of(const Arguments& arguments, const char* flag, double high) {

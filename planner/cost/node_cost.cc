@@ -304,17 +304,29 @@ bool is_narrow_product(const OpGraph& graph, const Node& node, const TrainingFor
          graph.tensor(op.outputs[0].tensor).width == Width::compute;
 }
 
+namespace {
+
+/// By a narrow product. Those that read a value mostly stand close together.
+bool is_read_before(const CostContext& context, const ShardedGraph& sharded, const Node& node, ValueId v) {
+  const Node* first = sharded.nodes.data();
+  if (const NodeId maker = sharded.value(v).maker; maker >= 0) first += maker;
+  for (const Node* before = &node; before-- != first;)
+    if (before->kind == Node::Kind::compute &&
+        std::find(before->inputs.begin(), before->inputs.end(), v) != before->inputs.end() &&
+        is_narrow_product(context.graph, *before, context.formats))
+      return true;
+  return false;
+}
+
+}  // namespace
+
 MemorySpec casts_of(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   if (!is_narrow_product(context.graph, node, context.formats)) return {};
   Bytes moved;
   for (ValueId v : node.inputs) {
     if (context.graph.tensor(sharded.value(v).tensor).role == TensorRole::weight) continue;
-    const bool known = std::any_of(sharded.nodes.data(), &node, [&](const Node& before) {
-      return std::find(before.inputs.begin(), before.inputs.end(), v) != before.inputs.end() &&
-             is_narrow_product(context.graph, before, context.formats);
-    });
     const double width = bytes_per_element(DataType::bf16) + 2 * bytes_per_element(context.formats.compute);
-    if (!known) moved += Bytes{static_cast<std::int64_t>(width * static_cast<double>(sharded.value(v).elements))};
+    if (!is_read_before(context, sharded, node, v)) moved += Bytes{static_cast<std::int64_t>(width * static_cast<double>(sharded.value(v).elements))};
   }
   return {moved};
 }
@@ -451,7 +463,7 @@ LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, co
     spec.held = {};
     const Seconds latency = collective_cost(spec, context.machine).time;
     spec.held = {static_cast<std::int64_t>(move.lost)};
-    const Seconds lost = collective_cost(spec, context.machine).time - latency;
+    const Seconds lost = move.lost > 0 ? collective_cost(spec, context.machine).time - latency : Seconds{};
     least.each.communication += count * (latency - lost);
     least.together.communication += count * (all - latency);
   }

@@ -300,6 +300,7 @@ std::vector<LeastPass> GraphPricer::least(const std::vector<Recompute>& choices)
     }
     const std::vector<ValueBytes> saved = sizes_of(backward, wide);
     for (ValueId v : backward.saved) least.saved += saved[static_cast<std::size_t>(v)].allocated;
+    least.for_weights = kept_for_weights(sharded_, backward, saved).allocated;
     return least;
   });
 }
@@ -593,7 +594,10 @@ std::vector<Recompute> recompute_choices(const Model& model) {
   return choices;
 }
 
-int index_of(const Recompute& recompute) { return recompute.full ? 1 << kRecomputeModules : recompute.modules; }
+int index_of(const Recompute& recompute) {
+  if (recompute.full) return 1;
+  return recompute.modules == 0 ? 0 : recompute.modules + 1;
+}
 
 Layout sample_layout(const Shape& shape) {
   Layout l;

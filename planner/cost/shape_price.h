@@ -98,7 +98,8 @@ struct LeastPass {
     Seconds at(double share) const { return std::max(host, each + share * together) + waits; }
   };
   Time forward, backward;
-  Bytes saved;  ///< from forward to backward, before an allocator rounds it
+  Bytes saved;        ///< from forward to backward, before an allocator rounds it
+  Bytes for_weights;  ///< from the input gradient to the weight gradient
 };
 
 /// A floor under the prices of a shape, for every micro-batch at once.
@@ -272,17 +273,17 @@ class ShapePricer {
   std::vector<std::vector<Seconds>> pairs(int micro_batch, const std::vector<Recompute>& choices);
 
  private:
+  /// What `make(choices)` gives for a graph, shared where it can be. Embedding and head have no choice.
+  template <typename T, typename Make>
+  T of(std::size_t graph, int micro_batch, const std::vector<Recompute>& choices,
+       std::map<std::pair<const OpGraph*, Shape>, T> SharedPrices::*kind, const Make& make);
+
   DerivedGraphs& derived_;
   const ModelGraphs& graphs_;
   const Model& model_;
   const Machine& machine_;
   const Workload& workload_;
   const Engine& engine_;
-  /// What `make(choices)` gives for a graph, shared where it can be. Embedding and head have no choice.
-  template <typename T, typename Make>
-  T of(std::size_t graph, int micro_batch, const std::vector<Recompute>& choices,
-       std::map<std::pair<const OpGraph*, Shape>, T> SharedPrices::*kind, const Make& make);
-
   Shape shape_;
   SharedPrices* shared_;
   std::vector<std::unique_ptr<GraphPricer>> pricers_;

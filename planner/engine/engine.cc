@@ -166,20 +166,29 @@ ErrorRecord read_errors(const YamlCursor& map) {
 
 YamlCursor parsed(const CatalogFile& file) { return YamlCursor::parse(std::string(file.text), std::string(file.path)); }
 
-/// All with their constants: their own, else generic's.
-std::map<std::string, Engine> read_engines() {
-  std::map<std::string, EngineConstants> fitted;
-  for (const CatalogFile& file : engine_constants_catalog())
-    for (auto& [name, constants] : read_engine_constants(parsed(file)).engines) fitted.emplace(name, constants);
-  const ErrorRecord errors = known_errors().value_or(ErrorRecord{});
+}  // namespace
+
+std::map<std::string, Engine> read_engines(const std::vector<CatalogFile>& files) {
   std::map<std::string, Engine> engines;
-  for (const CatalogFile& file : engine_catalog()) {
+  for (const CatalogFile& file : files) {
     const YamlCursor top = parsed(file);
     if (top.at("name").text() != file.name) top.at("name").fail(fmt::format("must be the file's, {}", file.name));
     for (Engine& engine : read_engine(top))
       if (const std::string name = engine.name; !engines.emplace(name, std::move(engine)).second)
         throw InputError(fmt::format("{}: there is another engine {}", file.path, name));
   }
+  return engines;
+}
+
+namespace {
+
+/// All with their constants: their own, else generic's.
+std::map<std::string, Engine> engines_of_the_program() {
+  std::map<std::string, EngineConstants> fitted;
+  for (const CatalogFile& file : engine_constants_catalog())
+    for (auto& [name, constants] : read_engine_constants(parsed(file)).engines) fitted.emplace(name, constants);
+  const ErrorRecord errors = known_errors().value_or(ErrorRecord{});
+  std::map<std::string, Engine> engines = read_engines(engine_catalog());
   for (auto& [name, engine] : engines) {
     const bool own = fitted.contains(engine.fitted_as());
     engine.constants = engine.is_neutral ? EngineConstants{} : fitted.at(own ? engine.fitted_as() : "generic");
@@ -189,7 +198,7 @@ std::map<std::string, Engine> read_engines() {
 }
 
 const std::map<std::string, Engine>& engines() {
-  static const std::map<std::string, Engine> all = read_engines();
+  static const std::map<std::string, Engine> all = engines_of_the_program();
   return all;
 }
 

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "hardware/catalog.h"
 #include "hardware/machine.h"
 #include "planner/engine/constants.h"
 #include "planner/engine/prediction_errors.h"
@@ -88,6 +90,10 @@ struct Engine {
   bool counts_rows_on_host(Dispatcher dispatcher) const;
   bool operator==(const Engine&) const = default;
 };
+
+/// Engines and flavours of all `files`, without their constants. Throws InputError where two have one name, or a file
+/// has another than its engine.
+std::map<std::string, Engine> read_engines(const std::vector<CatalogFile>& files);
 
 /// An engine of the program, by name. Throws InputError: "--engine: unknown engine 'megatron' (did you mean
 /// 'megatron-core'?)", where `what` is "--engine".

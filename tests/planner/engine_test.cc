@@ -50,6 +50,16 @@ LayoutPins pins(const char* text) { return parse_layout(text, "--layout"); }
 
 }  // namespace
 
+TEST_CASE("two engines of one name are refused, and a name that is not the file's") {
+  const std::string other = std::string(kSmall).replace(0, 11, "name: other");
+  const CatalogFile small{"small", "small.yaml", kSmall}, again{"small", "again.yaml", kSmall};
+  CHECK(read_engines({small, {"other", "other.yaml", other}}).size() == 2);
+  CHECK(message_of([&] { read_engines({small, again}); }) == "again.yaml: there is another engine small");
+  CHECK(message_of([&] {
+          read_engines({{"large", "large.yaml", kSmall}});
+        }) == "large.yaml:1:7: 'name' must be the file's, large\nname: small\n      ^");
+}
+
 TEST_CASE("generic is what an engine is that nobody described") {
   Engine generic = find_engine("generic", "--engine");
   generic.description.clear();

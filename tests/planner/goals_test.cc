@@ -92,6 +92,22 @@ TEST_CASE("a budget keeps the price of the run below it") {
   CHECK(std::none_of(found.tried.begin(), found.tried.end(), [](const TriedGpus& t) { return t.reaches; }));
 }
 
+TEST_CASE("the most GPUs are tried, too, where a node's number of GPUs is no power of two") {
+  PlanRequest request = small_question();
+  request.machine.gpus_per_node = 12;
+  request.pins = parse_layout("tp=1,pp=1,cp=1,zero=1,micro_batch=1,recompute=full", "--pin");
+  RunGoal goal;
+  goal.run.tokens = 1e9;
+  goal.days = 1e-3;  // out of reach, but not by the peak rate alone
+  request.workload.global_batch = std::int64_t{kMostGpusTried / 12} * 12;
+  const double on_all = cost_on(request, goal.run, kMostGpusTried / 12 * 12).time.value;
+  goal.days = on_all * 1.0001 / 86400;
+  const FewestGpus found = fewest_gpus(request, goal);
+  REQUIRE(found.answer.has_value());
+  CHECK(found.answer->gpus <= kMostGpusTried / 12 * 12);
+  CHECK(found.tried.back().gpus == kMostGpusTried / 12 * 12);
+}
+
 TEST_CASE("a deadline that no number of GPUs reaches has no answer") {
   RunGoal goal;
   goal.run.tokens = 1e15;

@@ -641,6 +641,36 @@ TEST_CASE("an interleaved estimate searches the chunks") {
   CHECK(estimate(r).plans[0].layout.virtual_pipeline > 1);
 }
 
+TEST_CASE("where the balanced split does not fit, the first that does has fewer layers in a chunk") {
+  // 8 layers and a head as long as several on 2 stages: the balanced split gives the last one fewer. The first stage,
+  // with more layers and more micro-batches in flight, is the fullest.
+  PlanRequest r = request_for(shallow("llama-3.1-8b", 8), "h100-sxm-80gb", 2, 4096, 16);
+  r.pins = parse_layout("tp=1,pp=2,zero=0,recompute=none,micro_batch=1,schedule=1f1b,rank_order=tp-cp-dp-pp", "--pin");
+  const PricedLayout balanced = estimate(r).plans.at(0);
+  REQUIRE(balanced.fits);
+  const std::vector<int> fastest = balanced.layout.layers_per_chunk;
+  const int most = *std::max_element(fastest.begin(), fastest.end());
+  REQUIRE(most > 4);
+  REQUIRE(fastest.front() == most);
+  REQUIRE(balanced.prediction->worst_stage == 0);
+  r.machine.memory = r.machine.memory - r.machine.usable_memory() + Bytes{memory(balanced) - 1};
+  const PricedLayout other = estimate(r).plans.at(0);
+  CHECK(other.fits);
+  CHECK(*std::max_element(other.layout.layers_per_chunk.begin(), other.layout.layers_per_chunk.end()) < most);
+  CHECK(step(other) > step(balanced));
+  PlanRequest pinned = r;
+  pinned.pins.layers_per_stage = other.layout.layers_per_chunk;
+  check_same({estimate(pinned).plans.at(0)}, {other});
+  check_same({plan(r).plans.at(0)}, {other});
+  pinned.pins.layers_per_stage = fastest;
+  CHECK_FALSE(estimate(pinned).plans.at(0).fits);
+  // Where no split fits, the balanced one is told.
+  r.machine.memory = r.machine.memory - r.machine.usable_memory() + 4_GiB;
+  const PricedLayout none = estimate(r).plans.at(0);
+  CHECK_FALSE(none.fits);
+  CHECK(none.layout.layers_per_chunk == fastest);
+}
+
 TEST_CASE("an estimate that does not fit is the smallest, with the reason") {
   PlanRequest r = request_for(find_model("llama-3.1-70b"), "h100-sxm-80gb", 8, 8192, 8);
   r.pins = parse_layout("tp=8", "--layout");

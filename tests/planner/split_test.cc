@@ -25,18 +25,19 @@ double slowest(const std::vector<double>& seconds, double first, double last, co
 }
 
 /// The best of every split whose middle chunks have a layer; infinite when there is none.
-double best(const std::vector<double>& seconds, double first, double last, int chunks) {
+double best(const std::vector<double>& seconds, double first, double last, int chunks, int most) {
   double found = std::numeric_limits<double>::infinity();
   std::vector<int> split;
   const auto extend = [&](const auto& self, int left) -> void {
     const int c = static_cast<int>(split.size());
     if (c + 1 == chunks) {
+      if (left > most) return;
       split.push_back(left);
       found = std::min(found, slowest(seconds, first, last, split));
       split.pop_back();
       return;
     }
-    for (int n = c == 0 ? 0 : 1; n <= left; ++n) {
+    for (int n = c == 0 ? 0 : 1; n <= std::min(left, most); ++n) {
       split.push_back(n);
       self(self, left - n);
       split.pop_back();
@@ -46,12 +47,13 @@ double best(const std::vector<double>& seconds, double first, double last, int c
   return found;
 }
 
-void check(const std::vector<double>& seconds, double first, double last, int chunks, const std::vector<int>& split) {
+void check(const std::vector<double>& seconds, double first, double last, int chunks, const std::vector<int>& split,
+           int most = 1000) {
   CAPTURE(seconds.size());
   CAPTURE(first);
   CAPTURE(last);
   CAPTURE(chunks);
-  const double optimum = best(seconds, first, last, chunks);
+  const double optimum = best(seconds, first, last, chunks, most);
   if (optimum == std::numeric_limits<double>::infinity()) {
     CHECK(split.empty());
     return;
@@ -59,6 +61,7 @@ void check(const std::vector<double>& seconds, double first, double last, int ch
   REQUIRE(split.size() == static_cast<std::size_t>(chunks));
   CHECK(std::accumulate(split.begin(), split.end(), 0) == static_cast<int>(seconds.size()));
   CHECK(*std::min_element(split.begin(), split.end()) >= 0);
+  CHECK(*std::max_element(split.begin(), split.end()) <= most);
   for (int c = 1; c + 1 < chunks; ++c) CHECK(split[static_cast<std::size_t>(c)] >= 1);
   CHECK(slowest(seconds, first, last, split) <= optimum * (1 + 1e-9));
 }
@@ -105,7 +108,19 @@ TEST_CASE("no split of layers of two kinds has a faster slowest chunk") {
     const int chunks = 1 + static_cast<int>(random() % 8);
     const double first = random() % 2 ? time(random) : 0, last = random() % 2 ? 2 * time(random) : 0;
     check(seconds, first, last, chunks, balanced_split(seconds, first, last, chunks));
+    const int most = 1 + static_cast<int>(random() % 4);
+    check(seconds, first, last, chunks, balanced_split(seconds, first, last, chunks, most), most);
+    const std::vector<double> alike(seconds.size(), seconds[0]);
+    check(alike, first, last, chunks, balanced_split(alike, first, last, chunks, most), most);
   }
+}
+
+TEST_CASE("a chunk may be told to have no more than so many layers") {
+  // A head of three layers: 4, 4 and 1 beside it; with at most 3 each all have as many.
+  CHECK(balanced_split(9, 1, 0, 3, 3) == std::vector{4, 4, 1});
+  CHECK(balanced_split(9, 1, 0, 3, 3, 4) == std::vector{4, 4, 1});
+  CHECK(balanced_split(9, 1, 0, 3, 3, 3) == std::vector{3, 3, 3});
+  CHECK(balanced_split(9, 1, 0, 3, 3, 2).empty());
 }
 
 TEST_CASE("both forms agree on uniform layers") {

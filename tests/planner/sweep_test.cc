@@ -17,6 +17,16 @@ std::string complaint(const std::string& text) {
 
 const std::string kRest = "sequence_lengths: [1024]\nglobal_batches: [8]\n";
 
+TEST_CASE("a grid has an end") {
+  std::string numbers = "[1";
+  for (int i = 2; i <= 101; ++i) numbers += ", " + std::to_string(i);
+  numbers += "]";
+  const std::string axes = "gpus: " + numbers + "\nsequence_lengths: " + numbers + "\nglobal_batches: ";
+  CHECK(grid_of("models: [llama-3.1-8b]\nmachines: [h100-sxm-80gb]\n" + axes + "[1]\n").points() == 10201);
+  CHECK(complaint("models: [llama-3.1-8b]\nmachines: [h100-sxm-80gb]\n" + axes + numbers + "\n") ==
+        "grid.yaml:1:1: the file has more than 1000000 points\nmodels: [llama-3.1-8b]\n^");
+}
+
 TEST_CASE("a grid is every combination, the last key changing first") {
   const Grid grid = grid_of(
       "models: [llama-3.1-8b, llama-3.1-70b]\nmachines: [h100-sxm-80gb]\ngpus: [8, 16]\n"
