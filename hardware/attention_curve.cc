@@ -34,16 +34,6 @@ bool stores_narrow(const AttentionSpec& spec) {
   return bytes_per_element(spec.kv_type.value_or(stored(spec.type))) < activation_bytes(spec.type);
 }
 
-/// Forward: queries, keys and values in, output out. Backward: those and the output's gradient in, three gradients out.
-double bytes_moved(const AttentionSpec& spec) {
-  const double queries = as_double(spec.batch) * as_double(spec.heads) * as_double(spec.query_length);
-  const double keys = as_double(spec.batch) * as_double(spec.kv_heads) * keys_moved(spec);
-  const double query_bytes = activation_bytes(spec.type) * as_double(spec.head_dim + spec.value_dim);
-  const double key_bytes = bytes_per_element(spec.kv_type.value_or(stored(spec.type))) *
-                           as_double(spec.head_dim + (spec.values_in_keys ? 0 : spec.value_dim));
-  return (queries * query_bytes + keys * key_bytes) * (spec.backward ? 2 : 1);
-}
-
 double joined(double a, double b, double join) {
   const auto [shorter, longer] = std::minmax(a, b);
   return longer * std::pow(1 + std::pow(shorter / longer, join), 1 / join);
@@ -113,6 +103,15 @@ double store_seconds(const AttentionCurve& curve, const AttentionSpec& spec, con
 }
 
 }  // namespace
+
+double bytes_moved(const AttentionSpec& spec) {
+  const double queries = as_double(spec.batch) * as_double(spec.heads) * as_double(spec.query_length);
+  const double keys = as_double(spec.batch) * as_double(spec.kv_heads) * keys_moved(spec);
+  const double query_bytes = activation_bytes(spec.type) * as_double(spec.head_dim + spec.value_dim);
+  const double key_bytes = bytes_per_element(spec.kv_type.value_or(stored(spec.type))) *
+                           as_double(spec.head_dim + (spec.values_in_keys ? 0 : spec.value_dim));
+  return (queries * query_bytes + keys * key_bytes) * (spec.backward ? 2 : 1);
+}
 
 template <>
 const std::vector<Coefficient<AttentionCurve>>& coefficients<AttentionCurve>() {

@@ -61,6 +61,9 @@ bool is_empty(const AttentionSpec& spec);
 /// Long sequences, as in training, and long contexts; the rest is mostly launches.
 bool is_large(const AttentionSpec& spec);
 
+/// Forward: queries, keys and values in, output out. Backward: those and the output's gradient in, three gradients out.
+double bytes_moved(const AttentionSpec& spec);
+
 /// Of attention that is not empty.
 double seconds(const AttentionCurve& curve, const AttentionSpec& spec, const Machine& machine);
 

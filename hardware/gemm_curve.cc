@@ -52,10 +52,6 @@ double joined(double longer, double shorter, double join) {
   return longer * std::pow(1 + std::pow(shorter / longer, join), 1 / join);
 }
 
-double traffic(const Products& p) {
-  return p.count * (p.a_bytes * p.m * p.k + p.b_bytes * p.k * p.n + p.c_bytes * p.m * p.n);
-}
-
 /// Activations come in 16 bits and are written narrow before they are multiplied.
 double cast_seconds(const GemmCurve& curve, const Products& p, const Machine& machine) {
   if (p.a_bytes >= 2 || !p.cast) return 0;
@@ -68,6 +64,10 @@ double bytes_of(const std::optional<StoredType>& given, StoredType otherwise) {
 }
 
 }  // namespace
+
+double bytes_moved(const Products& p) {
+  return p.count * (p.a_bytes * p.m * p.k + p.b_bytes * p.k * p.n + p.c_bytes * p.m * p.n);
+}
 
 std::string_view name_of(GemmTiles tiles) { return tiles == GemmTiles::any ? "any" : "by_rows"; }
 
@@ -106,7 +106,7 @@ Products products_of(const GemmSpec& s) {
 double seconds(const GemmCurve& curve, const Products& p, const Machine& machine) {
   assert(!p.empty() && "products of nothing have no curve");
   const double memory_rate = machine.memory_bandwidth.value * curve.memory_fraction;
-  const double memory = traffic(p) / memory_rate;
+  const double memory = bytes_moved(p) / memory_rate;
   const double processors = machine.multiprocessors;
   const double rows = p.m / 8, odd = rounded_up(rows) == rows ? 1 : 1 + curve.odd_rows;
   const double unit = 2 * odd / multiprocessor_rate(curve, p.type, machine);
@@ -132,7 +132,7 @@ double seconds(const GemmCurve& curve, const Products& p, const Machine& machine
 double steady_seconds(const GemmCurve& curve, const Products& p, const Machine& machine) {
   if (p.empty()) return 0;
   const double memory_rate = machine.memory_bandwidth.value * curve.memory_fraction;
-  const double memory = traffic(p) / memory_rate;
+  const double memory = bytes_moved(p) / memory_rate;
   double rate = 0;
   const TileRange range = curve.tiles == GemmTiles::any ? TileRange{} : TileRange{4, kTiles.size()};
   for (std::size_t t = range.begin; t < range.end; ++t) rate = std::max(rate, tile_rate(curve, kTiles[t].intensity()));

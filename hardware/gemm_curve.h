@@ -57,6 +57,9 @@ struct Products {
 };
 Products products_of(const GemmSpec& spec);
 
+/// Every operand once, and the result.
+double bytes_moved(const Products& products);
+
 /// Of products that are not empty. Without host_seconds: calls are sent ahead of the device.
 double seconds(const GemmCurve& curve, const Products& products, const Machine& machine);
 

@@ -136,7 +136,10 @@ std::string machine_yaml(const CpuFacts& f, const std::string& date, const std::
   text += fmt::format(
       "    efficiency: 1\n\n"
       "efficiency:\n"
-      "  curves: cpu   # for what the tables do not have\n"
+      "  # For what the tables do not have: no curves of a core are fitted, a GPU's stand in, at this machine's "
+      "rates.\n"
+      "  curves: a100-sxm\n"
+      "  curves_error: 1   # an estimate: off by a factor of two\n"
       "  attention_backward_rate: {:.3g}   # 512 tokens, 4 heads of 64\n"
       "  memory_fraction: 1   # the rate above is a measured one\n"
       "  kernel_latency_seconds: {:.3g}   # a pass over 64 bytes\n"

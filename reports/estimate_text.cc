@@ -11,7 +11,7 @@
 namespace shardwright {
 namespace {
 
-constexpr std::size_t kMostStages = 8, kMostTensors = 12;
+constexpr std::size_t kMostStages = 8, kMostTensors = 12, kMostKernels = 8;
 
 std::string rates_text(const Prediction& p) {
   std::string text;
@@ -93,6 +93,47 @@ std::string tensors_text(const std::vector<MemoryItem>& tensors, int stage, cons
   return text;
 }
 
+/// The kernels and collectives that take longest, hidden ones, too, and where their times come from. What a line is too
+/// short for stands below it.
+std::string kernels_text(const std::vector<KernelUse>& kernels, const TableStyle& style) {
+  const std::size_t shown = std::min(kernels.size(), kMostKernels);
+  Seconds all;
+  for (const KernelUse& k : kernels) all += k.seconds();
+  TextTable table({{"time"}, {"share"}, {"error"}, {"source", TextTable::Align::left}});
+  for (std::size_t i = 0; i < shown; ++i) {
+    const KernelUse& k = kernels[i];
+    table.add_row({with_unit(k.seconds()), percent(k.seconds() / all), percent(k.cost.relative_error, 0),
+                   std::string(name_of(k.cost.source))});
+  }
+  const std::vector<std::string> lines = table.lines(2);
+  const auto width = static_cast<std::size_t>(style.width), begin = static_cast<std::size_t>(table.width(2)) + 2;
+  std::string text = bold("Longest kernels, of a GPU in a step", style) + "\n" + lines[0] + "\n";
+  for (std::size_t i = 0; i < shown; ++i) {
+    const std::string& line = lines[i + 1];
+    const std::string kernel = to_string(kernels[i].spec);
+    if (begin + kernel.size() <= width) {
+      text += line + std::string(begin - line.size(), ' ') + kernel + "\n";
+    } else {
+      text += line + "\n" + wrapped(kernel, style.width, 8);
+    }
+  }
+  if (kernels.size() > shown) text += fmt::format("and {} more\n", kernels.size() - shown);
+  return text;
+}
+
+/// "Links: tp 8 node; dp 64 node (4 of them), rail": outer links after inner ones.
+std::string links_text(const std::vector<AxisLinks>& axes, const TableStyle& style) {
+  std::vector<std::string> parts;
+  for (const AxisLinks& axis : axes) {
+    std::vector<std::string> levels;
+    for (const AxisLinks::Level& level : axis.levels)
+      levels.push_back(level.ranks == axis.ranks ? level.name
+                                                 : fmt::format("{} ({} of them)", level.name, level.ranks));
+    parts.push_back(fmt::format("{} {} {}", axis.axis, axis.ranks, fmt::join(levels, ", ")));
+  }
+  return wrapped(fmt::format("Links: {}.", fmt::join(parts, "; ")), style.width);
+}
+
 /// What an uneven load does to the ranks of ep, and what redundant experts would do to the load.
 std::string load_text(const PlanRequest& request, const Layout& layout, const TableStyle& style) {
   const Workload& work = request.workload;
@@ -119,7 +160,7 @@ std::string verdict_text(const PricedLayout& plan, const TableStyle& style) {
 
 }  // namespace
 
-std::string estimate_text(const PlanRequest& request, const PlanResult& result, const std::vector<MemoryItem>& tensors,
+std::string estimate_text(const PlanRequest& request, const PlanResult& result, const std::optional<PlanDetail>& detail,
                           const TableStyle& style) {
   const PricedLayout& plan = result.plans.at(0);
   std::string text = question_text(request, result, style) + layout_paragraph(plan.layout, style);
@@ -134,7 +175,10 @@ std::string estimate_text(const PlanRequest& request, const PlanResult& result, 
   text += "\n" + worst_stage_text(p, request.machine, style);
   if (p.stages.size() > 1) text += "\n" + stages_text(p, style);
   text += load_text(request, plan.layout, style);
-  if (!tensors.empty()) text += "\n" + tensors_text(tensors, p.worst_stage, style);
+  if (!detail) return text + "\n" + source_text(p, style);
+  text += "\n" + tensors_text(detail->tensors.at(static_cast<std::size_t>(p.worst_stage)), p.worst_stage, style);
+  text += "\n" + kernels_text(detail->kernels, style);
+  if (!detail->axes.empty()) text += "\n" + links_text(detail->axes, style);
   return text + "\n" + source_text(p, style);
 }
 

@@ -1,8 +1,13 @@
 #include "reports/json.h"
 
+#include <algorithm>
 #include <cmath>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "models/transformer.h"
 #include "planner/memory.h"
@@ -426,11 +431,8 @@ Json machine_json(const Machine& machine) {
   return json;
 }
 
-}  // namespace
-
-std::string_view version() { return SHARDWRIGHT_VERSION; }
-
-std::string plan_result_json(const PlanResult& result) {
+/// Of `plan` and `estimate`.
+Json plan_json(const PlanResult& result) {
   Json json = top("plan_result");
   json["model"] = result.model;
   json["machine"] = result.machine;
@@ -448,7 +450,145 @@ std::string plan_result_json(const PlanResult& result) {
   if (!result.tried.empty()) json["gpus_tried"] = tried_json(result.tried);
   if (!result.unreachable.empty()) json["unreachable"] = result.unreachable;
   if (result.sequence_unit) json["longest_sequence_multiple_of"] = *result.sequence_unit;
-  return text_of(json);
+  return json;
+}
+
+// ---- detail ----
+
+constexpr std::size_t kMostSpans = 20'000;
+
+/// To the nanosecond: a clock has no more, and so many digits fill a file.
+double to_nanoseconds(Seconds time) { return std::round(time.value * 1e9) / 1e9; }
+
+/// Spans of one stream of one device, as columns: there are thousands.
+struct Lane {
+  Json kinds = Json::array(), names = Json::array(), starts = Json::array(), ends = Json::array();
+};
+
+/// Of a longer step the first and the last tasks: what lies between them repeats itself.
+std::vector<TraceSpan> within_most(const std::vector<TraceSpan>& spans, Json& json) {
+  if (spans.size() <= kMostSpans) return spans;
+  std::vector<Seconds> starts;
+  for (const TraceSpan& s : spans) starts.push_back(s.start);
+  std::sort(starts.begin(), starts.end());
+  const Seconds from = starts[kMostSpans / 2], to = starts[starts.size() - kMostSpans / 2];
+  std::vector<TraceSpan> kept;
+  for (const TraceSpan& s : spans)
+    if (s.start < from || !(s.start < to)) kept.push_back(s);
+  Json& omitted = json["timeline_omitted"];
+  omitted["tasks"] = spans.size() - kept.size();
+  omitted["from_seconds"] = to_nanoseconds(from);
+  omitted["to_seconds"] = to_nanoseconds(to);
+  return kept;
+}
+
+void put_timeline(Json& json, const std::vector<TraceSpan>& spans) {
+  std::vector<std::pair<std::string, std::string>> order;
+  std::map<std::pair<std::string, std::string>, Lane> lanes;
+  for (const TraceSpan& s : within_most(spans, json)) {
+    const std::pair key(s.device, s.stream);
+    if (!lanes.contains(key)) order.push_back(key);
+    Lane& lane = lanes[key];
+    lane.kinds.push_back(s.kind);
+    lane.names.push_back(s.name);
+    lane.starts.push_back(to_nanoseconds(s.start));
+    lane.ends.push_back(to_nanoseconds(s.end));
+  }
+  json["timeline"] = Json::array();
+  for (const auto& key : order) {
+    Lane& lane = lanes[key];
+    json["timeline"].push_back({{"device", key.first},
+                                {"stream", key.second},
+                                {"kind", std::move(lane.kinds)},
+                                {"name", std::move(lane.names)},
+                                {"start_seconds", std::move(lane.starts)},
+                                {"end_seconds", std::move(lane.ends)}});
+  }
+}
+
+Json kernels_json(const std::vector<KernelUse>& kernels) {
+  Json list = Json::array();
+  for (const KernelUse& k : kernels) {
+    Json json;
+    json["kernel"] = to_string(k.spec);
+    json["family"] = name_of(family_of(k.spec));
+    put(json, "calls", k.calls);
+    put(json, "seconds_per_call", k.cost.time.value);
+    put(json, "seconds", k.seconds().value);
+    json["source"] = name_of(k.cost.source);
+    put(json, "relative_error", k.cost.relative_error);
+    if (k.work) {
+      put(json, "flops_per_call", k.work->flops.value);
+      json["bytes_per_call"] = k.work->moved.value;
+    }
+    list.push_back(json);
+  }
+  return list;
+}
+
+Json axes_json(const std::vector<AxisLinks>& axes) {
+  Json list = Json::array();
+  for (const AxisLinks& axis : axes) {
+    Json json;
+    json["axis"] = axis.axis;
+    json["ranks"] = axis.ranks;
+    json["links"] = Json::array();
+    for (const AxisLinks::Level& level : axis.levels)
+      json["links"].push_back({{"name", level.name}, {"ranks_inside", level.ranks}});
+    list.push_back(json);
+  }
+  return list;
+}
+
+Json detail_json(const PlanDetail& detail, const std::string& estimate_command) {
+  Json json;
+  json["estimate_command"] = estimate_command;
+  json["model"] = model_json(detail.model);
+  json["machine"] = machine_json(detail.machine);
+  json["machine"]["measured"] = detail.machine.measured != nullptr;
+  json["slowest_stage"] = detail.slowest_stage;
+  json["step_seconds_by_part"] = parts_json(detail.parts);
+  json["axes"] = axes_json(detail.axes);
+  json["tensors"] = Json::array();
+  for (std::size_t stage = 0; stage < detail.tensors.size(); ++stage) {
+    for (Json& tensor : tensors_json(detail.tensors[stage])) {
+      Json row = {{"stage", stage}};
+      row.update(tensor);
+      json["tensors"].push_back(row);
+    }
+  }
+  json["kernels"] = kernels_json(detail.kernels);
+  put_timeline(json, detail.spans);
+  return json;
+}
+
+/// An object whose long lists have a line for each of their members, which are many and small.
+std::string lines_of(const Json& object) {
+  const auto flat = [](const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); };
+  std::string text = "{";
+  for (const auto& [key, value] : object.items()) {
+    text += (text == "{" ? "\n    " : ",\n    ") + flat(key) + ": ";
+    if (!value.is_array() || value.empty()) {
+      text += flat(value);
+      continue;
+    }
+    std::string list;
+    for (const Json& member : value) list += (list.empty() ? "\n      " : ",\n      ") + flat(member);
+    text += "[" + list + "\n    ]";
+  }
+  return text + "\n  }";
+}
+
+}  // namespace
+
+std::string_view version() { return SHARDWRIGHT_VERSION; }
+
+std::string plan_result_json(const PlanResult& result) { return text_of(plan_json(result)); }
+
+std::string plan_result_json(const PlanResult& result, const PlanDetail& detail, const std::string& estimate_command) {
+  std::string text = text_of(plan_json(result));
+  text.resize(text.size() - 3);  // "\n}\n"
+  return text + ",\n  \"detail\": " + lines_of(detail_json(detail, estimate_command)) + "\n}\n";
 }
 
 std::string explanation_json(const PlanRequest& request, const Explanation& e) {

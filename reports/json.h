@@ -10,6 +10,7 @@
 #include "models/model.h"
 #include "planner/explain.h"
 #include "planner/plan.h"
+#include "planner/plan_detail.h"
 #include "planner/validate.h"
 #include "profiler/doctor.h"
 #include "profiler/journal.h"
@@ -24,6 +25,8 @@ std::string_view version();
 // fixed order, a newline at the end. What is not known has no key.
 
 std::string plan_result_json(const PlanResult& result);  ///< of `plan` and `estimate`
+/// The same with what stands behind the first plan, under "detail"; `estimate_command`: a shell's line that prices it.
+std::string plan_result_json(const PlanResult& result, const PlanDetail& detail, const std::string& estimate_command);
 std::string explanation_json(const PlanRequest& request, const Explanation& explanation);
 std::string models_json(const std::vector<Model>& models);
 std::string machines_json(const std::vector<Machine>& machines);

@@ -2,6 +2,7 @@
 
 #include "hardware/input_error.h"
 #include "planner/cli/commands.h"
+#include "planner/cli/html_option.h"
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
 #include "planner/cli/plan_file.h"
@@ -13,6 +14,7 @@ namespace shardwright {
 namespace {
 
 int run(const Arguments& given) {
+  check_html(given);
   const bool from_file = given.positionals.size() == 1;
   const std::string& first = given.positionals[0];
   if (from_file && !first.ends_with(".json"))
@@ -32,8 +34,10 @@ int run(const Arguments& given) {
   }
   const Explanation explanation = explain(request, against, arguments.has("--sensitivity"));
   const AskedAs asked{arguments.positionals[0], arguments.positionals[1]};
+  const std::string json = explanation_json(request, explanation);
+  write_html(arguments, {{asked.model + " on " + asked.machine, json}});
   write_answer(arguments, explain_text(request, explanation, asked, arguments.has("--operators"), stdout_style()),
-               explanation_json(request, explanation));
+               json);
   return explanation.layout.priced.fits ? kDone : kNothingFits;
 }
 
@@ -55,6 +59,7 @@ Command explain_command() {
   command.options.push_back({"--against", "KEY=VALUE,...", "a layout to compare with, instead of the best"});
   command.options.push_back({"--operators", "", "every operator and every tensor, too"});
   command.options.push_back({"--sensitivity", "", "with a faster network, more memory, a larger batch"});
+  command.options.push_back(html_option());
   command.options.push_back(json_option());
   command.options.push_back(threads_option());
   return command;

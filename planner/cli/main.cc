@@ -11,9 +11,9 @@
 namespace shardwright {
 
 std::vector<Command> all_commands() {
-  return {plan_command(),   estimate_command(), explain_command(),  sweep_command(),     run_command(),
-          models_command(), machines_command(), validate_command(), import_command(),    score_command(),
-          fit_command(),    profile_command(),  doctor_command(),   completion_command()};
+  return {plan_command(),   estimate_command(), explain_command(),  sweep_command(),  run_command(),
+          models_command(), machines_command(), validate_command(), report_command(), import_command(),
+          score_command(),  fit_command(),      profile_command(),  doctor_command(), completion_command()};
 }
 
 namespace {

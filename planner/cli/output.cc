@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -129,12 +130,23 @@ void write_answer(const Arguments& arguments, const std::string& text, const std
   if (failure) throw *failure;
 }
 
+namespace {
+
+/// As wide as the reports are written for: on wide terminals 120 columns, else 80.
+int stdout_width() {
+  constexpr int kNarrow = 80, kWide = 120;
+  struct winsize size = {};
+  return ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col >= kWide ? kWide : kNarrow;
+}
+
+}  // namespace
+
 TableStyle stdout_style() {
   const char* no_color = std::getenv("NO_COLOR");
   const char* terminal = std::getenv("TERM");
   const bool wanted = no_color == nullptr || *no_color == '\0';
   const bool able = terminal != nullptr && std::string_view(terminal) != "dumb" && ::isatty(STDOUT_FILENO) == 1;
-  return {80, wanted && able};
+  return {stdout_width(), wanted && able};
 }
 
 void progress(const std::string& line) {

@@ -35,7 +35,7 @@ void write_stdout(const std::string& text);
 /// stdout.
 void write_answer(const Arguments& arguments, const std::string& text, const std::string& json);
 
-/// 80 columns; colour where stdout is a terminal that has it and NO_COLOR is not set.
+/// 80 columns, 120 on a terminal that has them; colour where stdout is a terminal that has it and NO_COLOR is not set.
 TableStyle stdout_style();
 
 /// How far long work has come: takes the place of what it said before. To stderr, and only where that is a terminal:

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <string_view>
 
 #include "hardware/input_error.h"
 #include "hardware/input_file.h"
@@ -55,15 +56,16 @@ class InterruptsNoted {
 
 // ---- What is asked ----
 
-/// Where the kernels come from: exactly one of these, or the general grid.
-constexpr std::array<const char*, 3> kSources = {"--model", "--for", "--unmeasured"};
+/// Where the kernels come from: one of these, or the general grid. A plan's model is of the catalog, or --model's.
+constexpr std::array<const char*, 3> kSources = {"--for", "--model", "--unmeasured"};
 
 struct ProfileOptions {
   int ranks = 1;
   std::string out;
   std::string source;  // one of kSources, or ""
   std::string given;   // its value
-  bool shared = false;
+  bool shared = false, hot = false;
+  Seconds most = StoppingRule().longest;  // on one kernel
 };
 
 ProfileOptions read_options(const Arguments& arguments) {
@@ -76,8 +78,11 @@ ProfileOptions read_options(const Arguments& arguments) {
   if (!out) throw InputError("--out: is missing: the folder to write, e.g. --out measured-here");
   options.out = *out;
   options.shared = arguments.has("--shared");
+  options.hot = arguments.has("--hot");
+  if (const auto most = arguments.find("--seconds")) options.most = {positive_number("--seconds", *most, 3600)};
   for (const char* source : kSources) {
     if (!arguments.has(source)) continue;
+    if (options.source == "--for" && source == std::string_view("--model")) continue;
     if (!options.source.empty()) throw InputError(fmt::format("{}: cannot stand beside {}", source, options.source));
     options.source = source;
     options.given = *arguments.find(source);
@@ -94,7 +99,10 @@ PlanRequest question(const Arguments& arguments, const ProfileOptions& options, 
   for (const Option& option : question_options())
     if (const auto value = arguments.find(option.name)) asked.options[option.name] = *value;
   asked.positionals = {options.given, ""};
-  if (options.source == "--for") asked = arguments_of_plan(std::move(asked), options.given);
+  if (options.source == "--for") {
+    asked = arguments_of_plan(std::move(asked), options.given);
+    if (const auto model = arguments.find("--model")) asked.positionals[0] = *model;
+  }
   asked.positionals[1] = with_tables ? options.out : machine_file_in(options.out);
   asked.options.try_emplace("--gpus", std::to_string(options.ranks));
   asked.options.try_emplace("--precision", "fp32");
@@ -192,7 +200,7 @@ class Profile {
         options_(options),
         ranks_(ranks),
         facts_(system_facts(options.ranks)),
-        backend_(make_cpu_backend(ranks)),
+        backend_(make_cpu_backend(ranks, options.hot ? Bytes{} : twice_the_cache())),
         measurer_(*backend_, ranks, steady_clock(), rule(options), cpu_reference_kernel()) {
     if (ranks.rank() == 0) folder_ = std::make_unique<Folder>(options.out);
   }
@@ -217,6 +225,7 @@ class Profile {
   static StoppingRule rule(const ProfileOptions& options) {
     StoppingRule rule;
     rule.void_rounds = !options.shared;
+    rule.longest = options.most;
     return rule;
   }
 
@@ -359,6 +368,8 @@ Command profile_command() {
        {"--unmeasured", "LIST", "these kernels (plan --unmeasured)", Completes::files},
        {"--ranks", "N", "cores at once, each a process (default 1)"},
        {"--out", "DIR", "the measured machine: facts and tables", Completes::files},
+       {"--seconds", "S", "at most on one kernel (default 3)"},
+       {"--hot", "", "runs find their numbers in the caches"},
        {"--shared", "", "measure though others use the machine"}},
       run};
   for (const Option& option : question_options())

@@ -4,7 +4,9 @@
 #include <map>
 
 #include "hardware/input_error.h"
+#include "hardware/input_file.h"
 #include "planner/cli/commands.h"
+#include "planner/cli/html_option.h"
 #include "planner/cli/line_file.h"
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
@@ -13,6 +15,8 @@
 
 namespace shardwright {
 namespace {
+
+constexpr std::size_t kLargestSweep = std::size_t{1} << 30;
 
 SweepFormat format_of(const std::string& path) {
   if (path.ends_with(".csv")) return SweepFormat::csv;
@@ -120,11 +124,15 @@ int run(const Arguments& arguments) {
   const auto out = arguments.find("--out");
   if (!out) throw InputError("--out: is missing: the file to write, e.g. --out sweep.csv");
   const SweepFormat format = format_of(*out);
+  if (arguments.has("--html") && format != SweepFormat::json)
+    throw InputError(fmt::format("--html: shows JSON: --out must end with .json, got '{}'", shown(*out)));
+  check_html(arguments);
   const int threads = read_threads(arguments);
   const Grid grid = read_grid(YamlCursor::open(arguments.positionals[0]));
   LineFile file(*out);
   const Done done = done_of(file, grid, format, *out);
   const std::size_t fitting = Sweep(grid, format, threads).run(file, done);
+  if (arguments.has("--html")) write_html(arguments, {{*out, read_file(*out, kLargestSweep)}});
   write_stdout(fmt::format("{}: {} points, {} with a plan\n", *out, grouped(static_cast<std::int64_t>(grid.points())),
                            grouped(static_cast<std::int64_t>(fitting))));
   return fitting > 0 ? kDone : kNothingFits;
@@ -145,7 +153,7 @@ Command sweep_command() {
            "    precisions: [bf16]      # if not given\n"
            "    engines: [generic]      # if not given"},
           {{"GRID.yaml", "lists of what to combine", true, false, Completes::files}},
-          {{"--out", "FILE", "one line a point: .csv or .json", Completes::files}, threads_option()},
+          {{"--out", "FILE", "one line a point: .csv or .json", Completes::files}, html_option(), threads_option()},
           run};
 }
 

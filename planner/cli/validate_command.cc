@@ -1,4 +1,5 @@
 #include "planner/cli/commands.h"
+#include "planner/cli/html_option.h"
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
 #include "planner/validate.h"
@@ -10,11 +11,13 @@ namespace shardwright {
 namespace {
 
 int run(const Arguments& arguments) {
+  check_html(arguments);
   const Validation validation =
       validate(arguments.positionals, read_threads(arguments), read_measured_machine(arguments));
   if (const auto figures = arguments.find("--figures")) write_file(*figures, figures_yaml(validation));
-  write_answer(arguments, validation_table(validation, arguments.has("--verbose"), stdout_style()),
-               validation_json(validation));
+  const std::string json = validation_json(validation);
+  write_html(arguments, {{"validation", json}});
+  write_answer(arguments, validation_table(validation, arguments.has("--verbose"), stdout_style()), json);
   return kDone;
 }
 
@@ -28,6 +31,7 @@ Command validate_command() {
           {{"--verbose", "", "name each row that was skipped"},
            {"--figures", "FILE", "write the errors there, to be kept and compared", Completes::files},
            measurements_option(),
+           html_option(),
            json_option(),
            threads_option()},
           run};

@@ -17,10 +17,20 @@ PlanResult round_estimate() {
   return result;
 }
 
+/// Of a layout with these tensors, two kernels, and ranks of tp inside a node.
+PlanDetail detail_with(const std::vector<MemoryItem>& tensors) {
+  PlanDetail detail;
+  detail.tensors = {tensors};
+  detail.kernels = {{CollectiveSpec{CollectiveKind::all_reduce, 1_GiB, {}}, {{0.5}, CostSource::datasheet, 0.2}, 3, {}},
+                    {GemmSpec{10, 20, 30}, {{0.25}, CostSource::measured, 0.01}, 2, {}}};
+  detail.axes = {{"tp", 8, {{"node", 8}}}, {"dp", 16, {{"node", 4}, {"spine", 16}}}};
+  return detail;
+}
+
 TEST_CASE("an estimate shows the layout, what was filled in, time and memory") {
   const std::vector<MemoryItem> tensors = {{"activations", "up_proj.output", 30_GiB, 64},
                                            {"weights", "embed_tokens", 1_GiB, 1}};
-  CHECK(estimate_text(round_request(), round_estimate(), tensors) ==
+  CHECK(estimate_text(round_request(), round_estimate(), detail_with(tensors)) ==
         R"(llama-3.1-8b (8.03 B parameters) on 64 x round-gpu
 training, 32 sequences of 1,024 tokens = 32,768 tokens a step, bf16
 engine: generic
@@ -62,6 +72,14 @@ Largest tensors of stage 0
 30.00      64  activations  up_proj.output
  1.00       1  weights      embed_tokens
 
+Longest kernels, of a GPU in a step
+  time   share  error  source
+1.50 s  75.0 %   20 %  datasheet
+        collective op=all_reduce bytes=1073741824 group=1
+500 ms  25.0 %    1 %  measured   gemm m=10 n=20 k=30 type=bf16
+
+Links: tp 8 node; dp 16 node (4 of them), spine.
+
 Source: all times from the datasheet and efficiency curves; no kernel of this
 machine was measured. In 80 % of cases the step is less than 10 % off.
 )");
@@ -82,7 +100,8 @@ TEST_CASE("stages with equal memory share a row, and only the fullest are listed
 TEST_CASE("tensors beyond the largest twelve are summed up") {
   std::vector<MemoryItem> tensors;
   for (int i = 0; i < 14; ++i) tensors.push_back({"weights", "w" + std::to_string(i), 2_GiB, 1});
-  CHECK(contains(estimate_text(round_request(), round_estimate(), tensors), "\nand 2 more with 4.00 GiB together\n"));
+  CHECK(contains(estimate_text(round_request(), round_estimate(), detail_with(tensors)),
+                 "\nand 2 more with 4.00 GiB together\n"));
 }
 
 TEST_CASE("a layout that does not fit is priced all the same") {

@@ -128,6 +128,67 @@ TEST_CASE("a number that does not exist has no key, and bytes that are no text a
   CHECK_FALSE(json["plans"][1]["predicted"].contains("step_seconds"));
 }
 
+/// Two stages of two tasks each, a gemm and a collective.
+PlanDetail round_detail() {
+  PlanDetail detail;
+  detail.model = round_request().model;
+  detail.machine = round_machine();
+  detail.slowest_stage = 1;
+  detail.parts = {{"gemm", {8}}, {"bubble", {2}}};
+  detail.tensors = {{{"weights", "layer.q", 1_GiB, 2}}, {{"buffers", "all", 2_GiB, 1}}};
+  detail.kernels = {{GemmSpec{10, 20, 30}, {{0.5}, CostSource::measured, 0.1}, 4, work_of(GemmSpec{10, 20, 30})},
+                    {CollectiveSpec{}, {{0.25}, CostSource::datasheet, 0.2}, 2, std::nullopt}};
+  detail.axes = {{"tp", 8, {{"node", 8}}}};
+  detail.spans = {{"stage 0", "pipeline", "forward 0", "forward", {0}, {1.00000000049}},
+                  {"stage 1", "pipeline", "forward 0", "forward", {1}, {2}},
+                  {"stage 0", "pipeline", "backward 0", "backward", {2}, {4}}};
+  return detail;
+}
+
+TEST_CASE("what stands behind the first plan comes last, with units in the keys") {
+  const std::string text = plan_result_json(round_result(), round_detail(), "shardwright estimate");
+  CHECK(text.ends_with("\n  }\n}\n"));
+  const Json json = Json::parse(text);
+  CHECK(keys_of(json).back() == "detail");
+  Json plain = json;
+  plain.erase("detail");
+  CHECK(plain == Json::parse(plan_result_json(round_result())));
+  const Json& detail = json["detail"];
+  CHECK(keys_of(detail) == std::vector<std::string>{"estimate_command", "model", "machine", "slowest_stage",
+                                                    "step_seconds_by_part", "axes", "tensors", "kernels", "timeline"});
+  CHECK(detail["estimate_command"] == "shardwright estimate");
+  CHECK(detail["machine"]["name"] == "round-gpu");
+  CHECK(detail["step_seconds_by_part"] == Json::parse(R"({"gemm":8.0,"bubble":2.0})"));
+  CHECK(detail["axes"] == Json::parse(R"([{"axis":"tp","ranks":8,"links":[{"name":"node","ranks_inside":8}]}])"));
+  CHECK(detail["tensors"][1] ==
+        Json::parse(R"({"stage":1,"part":"buffers","tensor":"all","bytes":2147483648,"copies":1})"));
+  CHECK(detail["kernels"][0] ==
+        Json::parse(R"({"kernel":"gemm m=10 n=20 k=30 type=bf16","family":"gemm","calls":4.0,"seconds_per_call":0.5,
+                        "seconds":2.0,"source":"measured","relative_error":0.1,"flops_per_call":12000.0,
+                        "bytes_per_call":2200})"));
+  CHECK_FALSE(detail["kernels"][1].contains("flops_per_call"));
+}
+
+TEST_CASE("a timeline is a list of streams, each in columns, to the nanosecond") {
+  const Json json = Json::parse(plan_result_json(round_result(), round_detail(), ""))["detail"]["timeline"];
+  REQUIRE(json.size() == 2);
+  CHECK(json[0] == Json::parse(R"({"device":"stage 0","stream":"pipeline","kind":["forward","backward"],
+                                   "name":["forward 0","backward 0"],"start_seconds":[0.0,2.0],"end_seconds":[1.0,4.0]})"));
+  CHECK(json[1]["device"] == "stage 1");
+}
+
+TEST_CASE("of more tasks than 20,000 the first and the last are carried, and what is left out is said") {
+  PlanDetail detail = round_detail();
+  detail.spans.clear();
+  for (int i = 0; i < 30000; ++i)
+    detail.spans.push_back({"stage 0", "pipeline", "forward", "forward", {i * 1.0}, {i + 1.0}});
+  const Json json = Json::parse(plan_result_json(round_result(), detail, ""))["detail"];
+  CHECK(json["timeline"][0]["name"].size() == 20000);
+  CHECK(json["timeline_omitted"] == Json::parse(R"({"tasks":10000,"from_seconds":10000.0,"to_seconds":20000.0})"));
+  CHECK(json["timeline"][0]["start_seconds"][9999] == 9999.0);
+  CHECK(json["timeline"][0]["start_seconds"][10000] == 20000.0);
+}
+
 TEST_CASE("models carry exact counts") {
   const Json json = Json::parse(models_json({find_model("llama-3.1-8b")}));
   CHECK(json["schema"] == "shardwright.models/1");

@@ -1,0 +1,23 @@
+# npm_packages(folder into failure) installs what package-lock.json of `folder` names into `into`/node_modules, where that is
+# not there yet, and sets `failure` to one line if it cannot. Scripts of packages are not run.
+function(npm_packages folder into failure)
+  file(SHA256 ${folder}/package-lock.json wanted)
+  set(have "")
+  if(EXISTS ${into}/packages.stamp)
+    file(READ ${into}/packages.stamp have)
+  endif()
+  set(${failure} "" PARENT_SCOPE)
+  if(have STREQUAL wanted)
+    return()
+  endif()
+  file(MAKE_DIRECTORY ${into})
+  file(COPY ${folder}/package.json ${folder}/package-lock.json DESTINATION ${into})
+  execute_process(COMMAND ${NPM} ci --ignore-scripts --no-audit --no-fund --fetch-timeout=60000 --fetch-retries=1
+    WORKING_DIRECTORY ${into} RESULT_VARIABLE status OUTPUT_VARIABLE said ERROR_VARIABLE complained TIMEOUT 300)
+  if(status EQUAL 0)
+    file(WRITE ${into}/packages.stamp ${wanted})
+  else()
+    file(WRITE ${into}/npm.log "${said}${complained}")
+    set(${failure} "npm could not fetch its packages, see ${into}/npm.log" PARENT_SCOPE)
+  endif()
+endfunction()

@@ -1,0 +1,181 @@
+// The ranked layouts, and behind a switch what the search turned down.
+import { chart, axis } from '../chart.js';
+import { checkbox, definitions, el } from '../dom.js';
+import { degreesText, layoutColumns, moreResultColumns, resultColumns } from '../layout.js';
+import { section } from '../section.js';
+import { table } from '../table.js';
+import { colour } from '../theme.js';
+import * as units from '../units.js';
+
+/// What planner/search.h and planner/pricer.h mean by each reason.
+const kReasons = {
+  heads: 'attention heads, or KV heads, cannot be cut so many ways',
+  ffn: 'tp, or etp, does not divide the width of the feed-forward part',
+  experts: 'ep does not divide the experts, or experts under tp lack sequence parallelism',
+  sequence: 'cp, or cp × tp, does not divide the sequence',
+  mesh: 'the dense and the expert axes do not divide each other',
+  layers: 'more chunks than layers',
+  batch: 'dp × micro_batch does not divide the global batch',
+  schedule: 'the schedule needs other stages, chunks or micro-batches',
+  interleaving: 'the micro-batches are no multiple of pp',
+  shard_group: 'fsdp_group does not divide dp × cp',
+  precision: 'the GPU does not compute in the format',
+  memory: 'it was seen not to fit',
+};
+
+const rank = { title: '#', value: ({ plan }) => plan.rank, always: true };
+const tie = {
+  title: 'ties',
+  value: ({ plan }) => (plan.rank === 1 ? 'best' : plan.ties_with_best ? 'yes' : 'no'),
+  help: 'whether it may be as fast as the best',
+};
+
+function ranked(plans) {
+  return table({
+    name: 'layouts',
+    columns: [rank, ...resultColumns, ...layoutColumns, tie, ...moreResultColumns],
+    rows: plans.map((plan) => ({ plan })),
+    same: false,
+    highlight: ({ plan }) => plan.rank === 1,
+  });
+}
+
+function rejectedTable(search) {
+  const rows = Object.entries(search.rejected).map(([reason, layouts]) => ({ reason, layouts }));
+  return table({
+    name: 'reasons',
+    sort: ['layouts', true],
+    rows,
+    filter: false,
+    columns: [
+      { title: 'reason', value: (row) => row.reason, left: true },
+      { title: 'layouts', value: (row) => row.layouts, text: (row) => units.count(row.layouts) },
+      { title: 'meaning', value: (row) => kReasons[row.reason], wide: true },
+    ],
+  });
+}
+
+function turnedDown(data) {
+  const parts = [];
+  if (data.nearest?.length > 0) {
+    parts.push(
+      el('h4', {}, 'Nothing fits: those that miss by least'),
+      table({
+        name: 'layouts that do not fit',
+        rows: data.nearest.map((plan) => ({ plan })),
+        columns: [
+          ...resultColumns,
+          ...layoutColumns,
+          { title: 'why', value: ({ plan }) => plan.rejection?.detail, wide: true },
+        ],
+      }),
+    );
+  }
+  if (data.search && Object.keys(data.search.rejected).length > 0)
+    parts.push(el('h4', {}, 'Rejected, by reason'), rejectedTable(data.search));
+  return parts;
+}
+
+function searchFigures(search) {
+  const rejected = Object.values(search.rejected).reduce((sum, n) => sum + n, 0);
+  return definitions([
+    ['Layouts considered', units.count(search.considered)],
+    ['Priced in full', units.count(search.priced)],
+    ['Pruned by bounds', units.count(search.pruned)],
+    ['Rejected', units.count(rejected)],
+    ['Best is proven', search.proven_best ? 'yes' : 'no'],
+  ]);
+}
+
+export function rankingSection(data) {
+  if (!data.search) return null;
+  const extra = el('div', { hidden: data.plans.length > 0 }, turnedDown(data));
+  const toggle =
+    data.plans.length > 0 &&
+    extra.children.length > 0 &&
+    checkbox('Show what was rejected, and why', false, (on) => {
+      extra.hidden = !on;
+    });
+  return section(
+    'ranking',
+    'Ranked layouts',
+    'Fastest first. Every layout of the space was priced, rejected for a stated reason, or pruned by a bound that it cannot beat. Columns that say the same in every row are left out until asked for.',
+    data.plans.length > 0 && ranked(data.plans),
+    data.page_left_out && el('p', { class: 'quiet' }, `Left out of this page: ${data.page_left_out}.`),
+    searchFigures(data.search),
+    toggle && el('p', {}, toggle),
+    extra,
+  );
+}
+
+/// Every layout that this file knows with a prediction: ranked ones, then those of the front that are not among them.
+function pricedLayouts(data) {
+  const rows = data.plans.filter((plan) => plan.predicted).map((plan) => ({ plan, front: false }));
+  const known = new Map(rows.map((row) => [row.plan.layout_text + row.plan.precision, row]));
+  for (const plan of data.pareto ?? []) {
+    const key = plan.layout_text + plan.precision;
+    if (known.has(key)) known.get(key).front = true;
+    else rows.push({ plan, front: true });
+  }
+  return rows;
+}
+
+export function paretoSection(data) {
+  const rows = pricedLayouts(data);
+  if (rows.length < 2) return null;
+  const usable = data.detail?.machine.usable_memory_bytes;
+  const point = ({ plan }) => [plan.predicted.memory_reserved_bytes / 2 ** 30, plan.predicted.step_seconds];
+  const front = rows.filter((row) => row.front).sort((a, b) => point(a)[0] - point(b)[0]);
+  const others = rows.filter((row) => !row.front);
+  const dots = (list) => list.map((row) => ({ value: point(row), row }));
+  const figure = chart({
+    title: 'Time against memory',
+    height: 380,
+    summary: `${rows.length} layouts; ${front.length} of them have less memory than every faster one.`,
+    option: () => ({
+      grid: { left: 64, right: 24, top: 40, bottom: 52 },
+      tooltip: {
+        formatter: ({ data: { row } }) =>
+          `${row.plan.rank ? `#${row.plan.rank}: ` : ''}${degreesText(row.plan.layout)}\n${units.seconds(row.plan.predicted.step_seconds)}, ${units.gib(row.plan.predicted.memory_reserved_bytes)}`,
+      },
+      xAxis: axis({ type: 'value', name: 'memory of the fullest GPU, GiB', scale: true }),
+      yAxis: axis({ type: 'value', name: 'step, s', nameGap: 44, scale: true }),
+      series: [
+        { name: 'priced', type: 'scatter', symbolSize: 7, itemStyle: { color: colour('grey') }, data: dots(others) },
+        {
+          name: 'front',
+          type: 'line',
+          step: 'end',
+          symbol: 'diamond',
+          symbolSize: 10,
+          color: colour('blue'),
+          data: dots(front),
+          markLine: usable && {
+            silent: true,
+            symbol: 'none',
+            label: { formatter: 'usable', color: colour('ink') },
+            lineStyle: { color: colour('red') },
+            data: [{ xAxis: usable / 2 ** 30 }],
+          },
+        },
+      ],
+    }),
+    data: {
+      name: 'priced layouts',
+      rows,
+      columns: [
+        { title: 'front', value: (row) => (row.front ? 'yes' : 'no'), always: true },
+        ...resultColumns,
+        ...layoutColumns,
+        ...moreResultColumns,
+      ],
+      sort: ['step s', false],
+    },
+  });
+  return section(
+    'memory-for-time',
+    'Memory for time',
+    'Each point is a layout that was priced. Those on the line need less memory than every faster one: go along it for room to spare, for a longer sequence or a smaller GPU.',
+    figure.element,
+  );
+}

@@ -1,0 +1,169 @@
+// Tables that sort and filter. Ten thousand rows stay data: only those that are looked at become elements.
+import { button, el, freshId, replaceChildren } from './dom.js';
+import { downloads } from './download.js';
+
+const kPage = 50;
+
+function compare(a, b) {
+  if (a === b) return 0;
+  if (a === undefined || a === null) return 1; // unknown ones last, whatever the order
+  if (b === undefined || b === null) return -1;
+  if (typeof a === 'number' && typeof b === 'number') return a - b;
+  return String(a).localeCompare(String(b), 'en', { numeric: true });
+}
+
+/// One table. `columns`: { title, value(row): to sort and to save, text?(row): shown, a string or an element,
+/// help?: what it means, left?: aligned so, wide?: long text, always?: shown
+/// even where every row says the same }. `name` says what the rows are: "layouts". Options: filter (a box for it), same
+/// (whether columns that say the same everywhere are shown at first), sort: [title, descending], onRow(row),
+/// highlight(row).
+export function table({
+  name,
+  columns,
+  rows,
+  filter = rows.length > 12,
+  same = true,
+  sort = null,
+  highlight,
+  page = kPage,
+}) {
+  let order = rows.slice();
+  let shown = page;
+  let sorted = sort;
+  let all = same;
+  let words = [];
+  const body = el('tbody');
+  const head = el('tr');
+  const status = el('span', { role: 'status', class: 'quiet' });
+  const more = button('', () => {
+    shown += 10 * page;
+    draw();
+  });
+  const searched = new Map(); // what the filter looks at, by row, once it does
+  const textOf = (column, row) => (column.text ? column.text(row) : column.value(row));
+  const alignment = (column) => (column.wide ? 'wide' : column.left ? 'left' : null);
+  const differs = (column) =>
+    rows.length < 2 || column.always || rows.some((row) => column.value(row) !== column.value(rows[0]));
+  const visible = () => (all ? columns : columns.filter(differs));
+
+  function arrange() {
+    order = rows.filter((row) => {
+      if (words.length === 0) return true;
+      if (!searched.has(row))
+        searched.set(
+          row,
+          columns
+            .map((column) => `${column.title} ${column.value(row) ?? ''}`)
+            .join(' ')
+            .toLowerCase(),
+        );
+      return words.every((word) => searched.get(row).includes(word));
+    });
+    if (sorted === null) return;
+    const column = columns.find((c) => c.title === sorted[0]);
+    const by = (row) => column.value(row);
+    const missing = (value) => value === undefined || value === null;
+    order.sort((a, b) => {
+      const factor = missing(by(a)) || missing(by(b)) ? 1 : sorted[1] ? -1 : 1;
+      return factor * compare(by(a), by(b));
+    });
+  }
+
+  function drawHead() {
+    replaceChildren(
+      head,
+      visible().map((column) => {
+        const active = sorted !== null && sorted[0] === column.title;
+        const state = active ? (sorted[1] ? 'descending' : 'ascending') : 'none';
+        const sortBy = () => {
+          sorted = [column.title, active ? !sorted[1] : false];
+          draw();
+          [...head.querySelectorAll('button')].find((b) => b.dataset.column === column.title)?.focus();
+        };
+        const mark = active ? (sorted[1] ? ' ▼' : ' ▲') : '';
+        return el(
+          'th',
+          { scope: 'col', 'aria-sort': state, class: alignment(column) },
+          button(column.title + mark, sortBy, { 'data-column': column.title, title: column.help }),
+        );
+      }),
+    );
+  }
+
+  function draw() {
+    arrange();
+    drawHead();
+    replaceChildren(
+      body,
+      order.slice(0, shown).map((row) =>
+        el(
+          'tr',
+          { class: highlight?.(row) ? 'highlight' : null },
+          visible().map((column, i) =>
+            el(
+              i === 0 ? 'th' : 'td',
+              { scope: i === 0 ? 'row' : null, class: alignment(column) },
+              textOf(column, row) ?? '',
+            ),
+          ),
+        ),
+      ),
+    );
+    const rest = order.length - Math.min(shown, order.length);
+    status.textContent =
+      order.length === rows.length
+        ? `${rows.length.toLocaleString('en')} ${name}`
+        : `${order.length.toLocaleString('en')} of ${rows.length.toLocaleString('en')} ${name}`;
+    more.textContent = `Show ${Math.min(rest, 10 * page).toLocaleString('en')} more`;
+    more.hidden = rest === 0;
+  }
+
+  const controls = el('div', { class: 'controls' });
+  if (filter) {
+    const id = freshId('filter');
+    const box = el('input', {
+      type: 'search',
+      id,
+      placeholder: 'words that a row has',
+      on: {
+        input: () => {
+          words = box.value
+            .toLowerCase()
+            .split(/\s+/)
+            .filter((word) => word !== '');
+          shown = page;
+          draw();
+        },
+      },
+    });
+    controls.append(el('span', { class: 'control' }, el('label', { for: id }, 'Filter'), ' ', box));
+  }
+  if (!same && columns.some((column) => !differs(column))) {
+    const toggle = button(
+      'All columns',
+      () => {
+        all = !all;
+        toggle.setAttribute('aria-pressed', all);
+        draw();
+      },
+      { 'aria-pressed': false },
+    );
+    controls.append(toggle);
+  }
+  controls.append(
+    status,
+    downloads(name, columns, () => order),
+  );
+  draw();
+  return el(
+    'div',
+    { class: 'table' },
+    controls,
+    el(
+      'div',
+      { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': `Table of ${name}` },
+      el('table', {}, el('caption', { class: 'hidden' }, name), el('thead', {}, head), body),
+    ),
+    more,
+  );
+}

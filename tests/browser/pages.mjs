@@ -1,0 +1,70 @@
+// The pages that the tests open: made by the program itself, from questions that it answers in a moment.
+import { execFileSync } from 'node:child_process';
+import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const here = dirname(fileURLToPath(import.meta.url));
+const golden = join(here, '..', 'golden', 'validate-kernels');
+
+/// What a name from a file must not do, in one name.
+export const kHostile =
+  '</script><script>window.harmed = 1</script><img src=x onerror="window.harmed = 1">\u2028\'"&amp; ${harm} {a|b}';
+
+/// { name: path } of every page; `program` is shardwright, `folder` is empty.
+export function makePages(program, folder) {
+  /// One command line, from inside the folder; `more`: words that may hold spaces.
+  const run = (line, ...more) => {
+    try {
+      execFileSync(program, [...line.split(' '), ...more], { stdio: ['ignore', 'ignore', 'pipe'], cwd: folder });
+    } catch (error) {
+      if (error.status !== 1) throw error; // 1: nothing fits, and the answer is written all the same
+    }
+  };
+  const read = (name) => JSON.parse(readFileSync(join(folder, name), 'utf8'));
+  const write = (name, text) => writeFileSync(join(folder, name), text);
+  const trial = join(here, 'trial.json');
+
+  const question = 'llama-3.1-8b h100-sxm-80gb --gpus 64 --sequence-length 4096 --global-batch 256';
+  const money = '--tokens 1T --gpu-hour-price 2 --mtbf-hours 50676 --checkpoint-seconds 60';
+  run(`plan ${question} --top 20 ${money} --unmeasured todo.txt --json plan.json --html plan.html`);
+  run(`plan ${question} --top 10000 --html many.html`);
+  run(`estimate ${question} --layout tp=2,pp=4,vpp=2,micro_batch=1 --json estimate.json --html estimate.html`);
+  run(`explain ${question} --layout tp=8,pp=2 --sensitivity --html explain.html`);
+
+  const large = 'llama-3.1-405b h100-sxm-80gb --gpus 8 --sequence-length 4096';
+  run(`plan ${large} --global-batch 8 --html nothing.html`);
+  run(`estimate ${large} --global-batch 8 --layout tp=8 --html large.html`);
+  run(`estimate ${large} --global-batch 3 --layout tp=1 --html impossible.html`);
+
+  const rows = [join(golden, 'kernels.yaml'), join(golden, 'collectives.yaml')];
+  run('validate --json validation.json --html validate.html', ...rows);
+  const machines = '[h100-sxm-80gb, a100-sxm-80gb]';
+  const lengths = 'sequence_lengths: [4096]\nglobal_batches: [64]';
+  write('grid.yaml', `models: [llama-3.1-8b]\nmachines: ${machines}\ngpus: [1, 8, 16]\n${lengths}\n`);
+  run('sweep grid.yaml --out sweep.json --html sweep.html');
+  run('models --json models.json');
+  run('report models.json --out models.html');
+  run('report --out trial.html', trial);
+  run('report plan.json estimate.json validation.json sweep.json --out several.html', trial);
+
+  const plan = read('plan.json');
+  const { detail, ...bare } = plan;
+  write('bare.json', JSON.stringify(bare));
+  run('report bare.json --out bare.html');
+  write('other.json', '{"schema":"shardwright.validation/1","notes":["of another version"]}');
+  run('report other.json --out other.html');
+
+  const hostile = structuredClone(plan);
+  hostile.model = kHostile;
+  hostile.plans[0].layout.schedule = kHostile;
+  hostile.detail.estimate_command = kHostile;
+  hostile.detail.timeline[0].device = kHostile;
+  hostile.detail.kernels[0].kernel = kHostile;
+  hostile.detail.tensors[0].tensor = kHostile;
+  write('hostile.json', JSON.stringify(hostile));
+  run('report hostile.json --out hostile.html');
+
+  const pages = readdirSync(folder).filter((name) => name.endsWith('.html'));
+  return Object.fromEntries(pages.map((name) => [name.replace('.html', ''), join(folder, name)]));
+}

@@ -1,0 +1,376 @@
+// report_test.mjs SHARDWRIGHT CHROMIUM: every kind of page, opened from disk as a reader would.
+import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { check, same, summary, test } from './check.mjs';
+import { kHostile, makePages } from './pages.mjs';
+
+// Packages lie in the build's folder, not beside this file.
+const require = createRequire(join(resolve(process.env.NODE_PATH), 'any.js'));
+const { chromium } = require('playwright-core');
+const axe = readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8');
+
+const [program, browserPath] = process.argv.slice(2);
+const folder = mkdtempSync(join(tmpdir(), 'shardwright-browser-'));
+const pages = makePages(resolve(program), folder);
+const browser = await chromium.launch({
+  executablePath: browserPath,
+  args: [
+    '--headless',
+    '--no-sandbox',
+    '--disable-gpu',
+    '--no-first-run',
+    '--disable-background-networking',
+    '--disable-component-update',
+    '--disable-sync',
+  ],
+});
+
+/// Opens a page; everything that it says or asks for is kept. axe needs a page without its policy, which would refuse it.
+async function open(name, { width = 1280, height = 900, colorScheme = 'light', hash = '', bypassCSP = false } = {}) {
+  const context = await browser.newContext({
+    viewport: { width, height },
+    colorScheme,
+    bypassCSP,
+    acceptDownloads: true,
+  });
+  const page = await context.newPage();
+  const said = [];
+  const requests = [];
+  page.on('console', (message) => {
+    if (['error', 'warning'].includes(message.type())) said.push(message.text());
+  });
+  page.on('pageerror', (error) => said.push(error.message));
+  page.on('request', (request) => {
+    if (!request.url().startsWith('data:')) requests.push(request.url());
+  });
+  await page.goto(pathToFileURL(pages[name]).href + hash);
+  await page.waitForSelector('html[data-ready]', { timeout: 20000 });
+  return { page, said, requests, close: () => context.close() };
+}
+
+async function scrollThrough(page) {
+  await page.evaluate(async () => {
+    for (let y = 0; y < document.documentElement.scrollHeight; y += innerHeight / 2) {
+      scrollTo(0, y);
+      await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 5)));
+    }
+    scrollTo(0, 0);
+  });
+}
+
+/// Of each chart: its title, and what share of its pixels differs from the most frequent one, which is the paper.
+const inkOfCharts = (page) =>
+  page.evaluate(() =>
+    [...document.querySelectorAll('.chart')].map((box) => {
+      const canvas = box.querySelector('canvas');
+      const title = box.getAttribute('aria-label').slice(0, 40);
+      if (canvas === null) return { title, ink: 0 };
+      const pixels = new Uint32Array(
+        canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.buffer,
+      );
+      const counts = new Map();
+      for (const pixel of pixels) counts.set(pixel, (counts.get(pixel) ?? 0) + 1);
+      return { title, ink: 1 - Math.max(...counts.values()) / pixels.length };
+    }),
+  );
+
+/// The pixels of one chart, in a number.
+const pixelsOf = (page, chart) =>
+  chart.evaluate((box) => {
+    const canvas = box.querySelector('canvas');
+    return canvas
+      .getContext('2d')
+      .getImageData(0, 0, canvas.width, canvas.height)
+      .data.reduce((hash, value, i) => (hash * 31 + value * ((i % 251) + 1)) | 0, 7);
+  });
+
+async function axeFindings(page) {
+  await page.evaluate(axe);
+  const { violations } = await page.evaluate(() =>
+    window.axe.run(document, {
+      runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice'],
+      resultTypes: ['violations'],
+    }),
+  );
+  return violations
+    .filter(({ impact }) => ['serious', 'critical'].includes(impact))
+    .map(
+      ({ id, nodes }) =>
+        `${id}: ${nodes
+          .slice(0, 3)
+          .map((node) => node.target.join(' '))
+          .join(', ')}`,
+    );
+}
+
+const widthOf = (page) => page.evaluate(() => document.documentElement.scrollWidth);
+
+const charts = {
+  plan: 8,
+  nothing: 0,
+  estimate: 6,
+  large: 5,
+  impossible: 0,
+  explain: 1,
+  validate: 2,
+  sweep: 1,
+  trial: 2,
+  models: 0,
+  several: 20,
+  bare: 4,
+  other: 0,
+};
+for (const [name, least] of Object.entries(charts)) {
+  await test(`the page of ${name} opens from disk, asks for nothing and draws its charts`, async () => {
+    const { page, said, requests, close } = await open(name);
+    await scrollThrough(page);
+    same('nothing on the console', said, []);
+    same('one request', requests, [pathToFileURL(pages[name]).href]);
+    const inks = await inkOfCharts(page);
+    check(`at least ${least} charts`, inks.length >= least, inks.length);
+    same(
+      'no chart is blank',
+      inks.filter(({ ink }) => ink < 0.004),
+      [],
+    );
+    same('no sideways scrolling at 1280 pixels', await widthOf(page), 1280);
+    await close();
+  });
+}
+
+await test('a file that is not as expected is shown as it is, and the page says so', async () => {
+  const { page, close } = await open('other');
+  check(
+    'says so',
+    (await page.getByRole('alert').textContent()).startsWith('This file lacks something that a validation has ('),
+  );
+  check('shows it', await page.getByText('of another version').first().isVisible());
+  await close();
+});
+
+await test('axe finds nothing serious, in light and in dark', async () => {
+  const kinds = [
+    ['plan', 1280, 'light'],
+    ['estimate', 390, 'dark'],
+    ['explain', 390, 'light'],
+    ['validate', 1280, 'dark'],
+    ['sweep', 390, 'light'],
+    ['trial', 390, 'dark'],
+    ['models', 390, 'light'],
+    ['nothing', 390, 'dark'],
+  ];
+  for (const [name, width, colorScheme] of kinds) {
+    const { page, close } = await open(name, { width, colorScheme, height: 844, bypassCSP: true });
+    same(`${name} at ${width} pixels, ${colorScheme}`, await axeFindings(page), []);
+    await close();
+  }
+});
+
+await test('nothing scrolls sideways on a phone', async () => {
+  for (const name of ['several', 'explain', 'nothing', 'models', 'hostile']) {
+    const { page, close } = await open(name, { width: 390, height: 844 });
+    await scrollThrough(page);
+    same(`width of ${name}`, await widthOf(page), 390);
+    await close();
+  }
+});
+
+await test('layouts sort by a column and filter by words, with the keyboard', async () => {
+  const { page, close } = await open('plan');
+  const table = page.locator('section[id$="-ranking"] .table').first();
+  const column = async (title) => {
+    const titles = await table
+      .locator('thead th')
+      .evaluateAll((cells) => cells.map((cell) => cell.querySelector('button').dataset.column));
+    return table.locator(`tbody tr > :nth-child(${titles.indexOf(title) + 1})`).allTextContents();
+  };
+  const header = table.getByRole('button', { name: 'memory GiB' });
+  await header.focus();
+  await page.keyboard.press('Enter');
+  const rising = (await column('memory GiB')).map(Number);
+  same(
+    'rising',
+    rising,
+    rising.slice().sort((a, b) => a - b),
+  );
+  same('as aria-sort says', await table.locator('th[aria-sort="ascending"]').count(), 1);
+  await page.keyboard.press('Enter');
+  const falling = (await column('memory GiB')).map(Number);
+  same(
+    'falling',
+    falling,
+    falling.slice().sort((a, b) => b - a),
+  );
+  same('20 layouts', falling.length, 20);
+  const rank = (await column('#'))[0];
+  await table.getByLabel('Filter').fill('no-such-word');
+  same('no row', await table.locator('tbody tr').count(), 0);
+  same('which it says', await table.getByRole('status').textContent(), '0 of 20 layouts');
+  await table.getByLabel('Filter').fill('');
+  same('the order stays', (await column('#'))[0], rank);
+  await page.getByLabel('Show what was rejected, and why').check();
+  check('reasons are shown', await page.getByRole('columnheader', { name: 'meaning' }).isVisible());
+  await close();
+});
+
+await test('the pipeline zooms by buttons and keys, and a stack of memory opens its tensors', async () => {
+  const { page, close } = await open('plan', { hash: '#part1-pipeline' });
+  const gantt = page.locator('section[id$="-pipeline"] .chart').first();
+  await gantt.scrollIntoViewIfNeeded();
+  await page.waitForFunction(() => document.querySelector('section[id$="-pipeline"] .chart').dataset.drawn);
+  const settle = () => page.waitForTimeout(150);
+  await settle();
+  const whole = await pixelsOf(page, gantt);
+  const controls = page.locator('section[id$="-pipeline"] figure').first();
+  await controls.getByRole('button', { name: 'Zoom in' }).click();
+  await settle();
+  const zoomed = await pixelsOf(page, gantt);
+  check('zooms in', zoomed !== whole);
+  await controls.getByRole('button', { name: 'Later' }).click();
+  await settle();
+  check('moves', (await pixelsOf(page, gantt)) !== zoomed);
+  await gantt.focus();
+  await page.keyboard.press('0');
+  await settle();
+  same('whole again', await pixelsOf(page, gantt), whole);
+  await page.keyboard.press('+');
+  await settle();
+  same('as the button does', await pixelsOf(page, gantt), zoomed);
+  await controls.locator('summary').click();
+  await controls.locator('tbody tr').first().waitFor();
+  check('tasks as a table', (await controls.locator('tbody tr').count()) > 10);
+
+  await close();
+  const other = await open('estimate', { hash: '#part1-memory' });
+  const memory = other.page.locator('section[id$="-memory"]');
+  const stage = memory.getByLabel('Tensors of stage', { exact: true });
+  const tensors = memory.locator('.table').last();
+  check('tensors of the fullest stage', (await tensors.locator('tbody tr').count()) > 3);
+  const box = await memory.locator('.chart').boundingBox();
+  const inner = box.width - 56 - 24; // within the chart's margins four stacks share the width
+  await other.page.waitForFunction(() => document.querySelector('section[id$="-memory"] .chart').dataset.drawn);
+  await other.page.mouse.click(box.x + 56 + (inner * 2.5) / 4, box.y + box.height - 48 - 15);
+  same('the third stack is stage 2', await stage.inputValue(), '2');
+  check('its tensors', (await tensors.getByRole('status').textContent()).endsWith(' tensors of stage 2'));
+  await stage.selectOption('3');
+  check('by the keyboard, too', (await tensors.getByRole('status').textContent()).endsWith(' tensors of stage 3'));
+  await other.close();
+});
+
+await test('what is downloaded is what was asked for', async () => {
+  const { page, close } = await open('plan');
+  const saved = async (click) => {
+    const [download] = await Promise.all([page.waitForEvent('download'), click()]);
+    return { name: download.suggestedFilename(), text: readFileSync(await download.path(), 'utf8') };
+  };
+  const whole = await saved(() => page.getByRole('button', { name: 'Download the data' }).click());
+  same('the file of --json', JSON.parse(whole.text), JSON.parse(readFileSync(join(folder, 'plan.json'), 'utf8')));
+  const csv = await saved(() => page.getByRole('button', { name: 'Download layouts as CSV' }).click());
+  same('its name', csv.name, 'layouts.csv');
+  const lines = csv.text.trimEnd().split('\r\n');
+  same('a line for each layout and one of titles', lines.length, 21);
+  check('titles', lines[0].startsWith('#,step s,tokens/s/GPU,'), lines[0]);
+  const json = await saved(() => page.getByRole('button', { name: 'Download layouts as JSON' }).click());
+  const plan = JSON.parse(whole.text);
+  same('unrounded', JSON.parse(json.text)[0]['step s'], plan.plans[0].predicted.step_seconds);
+  await close();
+});
+
+await test("dark is the system's until the reader chooses, for page and charts", async () => {
+  const paper = (page) => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  const { page, close } = await open('plan', { colorScheme: 'dark' });
+  same('dark by the system', await paper(page), 'rgb(20, 23, 27)');
+  const box = page.locator('.chart').first();
+  await box.scrollIntoViewIfNeeded();
+  await page.waitForFunction(() => document.querySelector('.chart').dataset.drawn);
+  const dark = await pixelsOf(page, box);
+  await page.getByLabel('Theme').selectOption('light');
+  same('light by choice', await paper(page), 'rgb(255, 255, 255)');
+  await page.waitForTimeout(100);
+  check('charts follow', (await pixelsOf(page, box)) !== dark);
+  await close();
+});
+
+await test('names that would be markup stay text', async () => {
+  const { page, said, requests, close } = await open('hostile');
+  await scrollThrough(page);
+  same('nothing ran', await page.evaluate(() => window.harmed), undefined);
+  same('no image', await page.locator('img').count(), 0);
+  same('scripts: data and page', await page.locator('script').count(), 2);
+  check('the name is there to read', (await page.locator('h1').textContent()).includes(kHostile));
+  check('so is the command', (await page.locator('pre').first().textContent()) === kHostile);
+  same('nothing on the console', said, []);
+  same('one request', requests.length, 1);
+  await page.evaluate(() => {
+    const script = document.createElement('script');
+    script.textContent = 'window.harmed = 2';
+    document.body.append(script);
+  });
+  same('the policy refuses a script that is added', await page.evaluate(() => window.harmed), undefined);
+  await close();
+});
+
+await test('a link to a section leads there, and nothing jumps after it is shown', async () => {
+  const { page, close } = await open('plan', { hash: '#part1-kernels' });
+  const top = await page.evaluate(() => document.getElementById('part1-kernels').getBoundingClientRect().top);
+  check('the section is in view', top > -5 && top < 450, top);
+  await close();
+  const other = await open('several');
+  const moved = await other.page.evaluate(
+    () =>
+      new Promise((done) => {
+        let sum = 0;
+        new PerformanceObserver((list) =>
+          list.getEntries().forEach((entry) => {
+            if (!entry.hadRecentInput) sum += entry.value;
+          }),
+        ).observe({ type: 'layout-shift', buffered: true });
+        setTimeout(() => done(sum), 300);
+      }),
+  );
+  check('layout shift below 0.1', moved < 0.1, moved);
+  await other.close();
+});
+
+await test('on paper every chart is drawn, light, without buttons', async () => {
+  const { page, said, close } = await open('plan', { colorScheme: 'dark' });
+  const pdf = await page.pdf({ format: 'A4' });
+  check('a document of some pages', pdf.length > 50000, pdf.length);
+  const state = await page.evaluate(
+    () => [...document.querySelectorAll('.chart')].filter((box) => !box.dataset.drawn).length,
+  );
+  same('no chart is left out', state, 0);
+  await page.emulateMedia({ media: 'print' });
+  check('no navigation', !(await page.getByRole('navigation').isVisible()));
+  same('nothing on the console', said, []);
+  await close();
+});
+
+await test('10,000 layouts make a page below 5 MB that is soon of use', async () => {
+  const bytes = statSync(pages.many).size;
+  check('below 5 MB', bytes < 5e6, bytes);
+  const start = performance.now();
+  const { page, said, close } = await open('many');
+  const opened = performance.now() - start;
+  const table = page.locator('section[id$="-ranking"] .table').first();
+  const typed = performance.now();
+  await table.getByLabel('Filter').fill('full');
+  await page.waitForFunction(() =>
+    document.querySelector('section[id$="-ranking"] [role="status"]').textContent.endsWith(' of 10,000 layouts'),
+  );
+  const filtered = performance.now() - typed;
+  await scrollThrough(page);
+  same('nothing on the console', said, []);
+  console.log(
+    `10,000 layouts: ${(bytes / 1e6).toFixed(2)} MB, shown after ${(opened / 1000).toFixed(2)} s, filtered in ${(filtered / 1000).toFixed(2)} s`,
+  );
+  check('shown within half a minute, on however busy a machine', opened < 30000, opened);
+  await close();
+});
+
+await browser.close();
+rmSync(folder, { recursive: true });
+process.exit(summary());
