@@ -46,8 +46,7 @@ std::string profile_text(const std::map<std::string, JournalRow>& rows, const st
     text += "\n";
   }
   if (!reasons.empty()) text += "not measured\n";
-  for (const auto& [reason, count] : reasons)
-    text += labelled(fmt::format("{:>6}", grouped(count)), reason, 8);
+  for (const auto& [reason, count] : reasons) text += labelled(fmt::format("{:>6}", grouped(count)), reason, 8);
   return text;
 }
 

@@ -358,7 +358,7 @@ Command profile_command() {
   Command command{
       "profile",
       "measure this machine's kernels, for plans to go by",
-      {"profile --out measured-here    # a general grid; goes on if interrupted",
+      {"profile --out measured-here   # a general grid; goes on if stopped",
        "profile --model MODEL.yaml --ranks 2 --sequence-length 256 \\\n    --global-batch 8 --out measured-here",
        "profile --for plan.json --ranks 2 --out measured-here", "profile --unmeasured todo.txt --out measured-here"},
       {},
