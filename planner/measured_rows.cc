@@ -229,6 +229,45 @@ MeasuredKernelWorkload read_kernel_workload(const YamlCursor& map) {
   return workload;
 }
 
+MeasuredPool read_pool(const YamlCursor& map) {
+  MeasuredPool pool;
+  pool.workers = degree_of(map, "workers").value_or(1);
+  pool.tp = degree_of(map, "tp").value_or(1);
+  pool.pp = degree_of(map, "pp").value_or(1);
+  pool.attention_dp = degree_of(map, "attention_dp").value_or(1);
+  pool.ep = degree_of(map, "ep");
+  pool.etp = degree_of(map, "etp");
+  pool.batch = degree_of(map, "batch");
+  return pool;
+}
+
+MeasuredServing read_serving(const YamlCursor& row) {
+  MeasuredServing serving;
+  if (const auto layout = row.find("layout")) {
+    serving.has_layout = true;
+    serving.tp = degree_of(*layout, "tp");
+    serving.pp = degree_of(*layout, "pp");
+    serving.attention_dp = degree_of(*layout, "attention_dp");
+    serving.ep = degree_of(*layout, "ep");
+    serving.etp = degree_of(*layout, "etp");
+    serving.dp = degree_of(*layout, "dp");
+    if (const auto prefill = layout->find("prefill")) serving.prefill = read_pool(*prefill);
+    if (const auto decode = layout->find("decode")) serving.decode = read_pool(*decode);
+  }
+  const YamlCursor workload = row.at("workload");
+  serving.phase = text_of(workload, "phase");
+  serving.quant = text_of(workload, "quant");
+  serving.moe_quant = text_of(workload, "moe_quant");
+  serving.kv_dtype = text_of(workload, "kv_dtype");
+  serving.isl = count_of(workload, "isl");
+  serving.osl = count_of(workload, "osl");
+  serving.concurrency = count_of(workload, "concurrency");
+  serving.batch = count_of(workload, "batch");
+  serving.batch_per_gpu = count_of(workload, "batch_per_gpu");
+  serving.kv_tokens_mean = count_of(workload, "kv_tokens_mean");
+  return serving;
+}
+
 MeasuredSoftware read_software(const YamlCursor& map) {
   MeasuredSoftware software;
   software.framework = text_of(map, "framework");
@@ -340,7 +379,10 @@ MeasuredRow read_row(const YamlCursor& row, const SourceNames& sources, const Mo
   read.model = model_of(row, models);
   if (const auto software = row.find("software")) read.software = read_software(*software);
   read.measured = read_results(row.at("measured"));
-  if (read.kind == MeasuredKind::inference) return read;
+  if (read.kind == MeasuredKind::inference) {
+    read.serving = read_serving(row);
+    return read;
+  }
   if (const auto layout = row.find("layout")) read.layout = read_layout(*layout);
   if (read.kind != MeasuredKind::training) {
     read.kernel = read_kernel_workload(row.at("workload"));

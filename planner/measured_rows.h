@@ -71,6 +71,21 @@ struct MeasuredKernelWorkload {
   std::optional<bool> causal;
 };
 
+/// A pool of a disaggregated serving row: so many workers, each with these degrees.
+struct MeasuredPool {
+  int workers = 1, tp = 1, pp = 1, attention_dp = 1;
+  std::optional<int> ep, etp, batch;
+};
+
+/// An inference row's layout and workload, under the schema's keys.
+struct MeasuredServing {
+  bool has_layout = false;
+  std::optional<int> tp, pp, attention_dp, ep, etp, dp;
+  std::optional<MeasuredPool> prefill, decode;  // of a disaggregated row
+  std::string phase, quant, moe_quant, kv_dtype;
+  std::optional<std::int64_t> isl, osl, concurrency, batch, batch_per_gpu, kv_tokens_mean;
+};
+
 struct MeasuredSoftware {
   std::string framework, version, kernel, variant, submitter, measured_on;
   std::optional<bool> compile;
@@ -100,6 +115,7 @@ struct MeasuredRow {
   MeasuredLayout layout;          // of training rows; of kernel rows its ep and etp
   MeasuredWorkload workload;      // of training rows
   MeasuredKernelWorkload kernel;  // of kernel and collective rows
+  MeasuredServing serving;        // of inference rows
 };
 
 struct MeasuredFile {

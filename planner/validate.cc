@@ -16,6 +16,7 @@
 #include "planner/parallel.h"
 #include "planner/plan.h"
 #include "planner/pricer.h"
+#include "planner/serve/validate_serving.h"
 #include "planner/validate_kernels.h"
 #include "planner/validation_summary.h"
 
@@ -307,7 +308,14 @@ Outcome predict_kernel(const MeasuredRow& row, const Machines& machines) {
   return {std::move(std::get<std::vector<ValidationRow>>(answer)), std::nullopt};
 }
 
+Outcome predict_serving(const MeasuredRow& row, const Machines& machines) {
+  auto answer = predict_serving_row(row, machines.find(row.hardware.gpu));
+  if (auto* why = std::get_if<std::string>(&answer)) return {{}, SkippedRow{row.id, std::move(*why)}};
+  return {std::move(std::get<std::vector<ValidationRow>>(answer)), std::nullopt};
+}
+
 Outcome predict(const MeasuredRow& row, const Machines& machines) {
+  if (row.kind == MeasuredKind::inference) return predict_serving(row, machines);
   if (row.kind == MeasuredKind::kernel || row.kind == MeasuredKind::collective) return predict_kernel(row, machines);
   Outcome outcome;
   const auto skipped = [&](std::string reason) {

@@ -1,0 +1,102 @@
+#pragma once
+
+#include <array>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "hardware/kernel_spec.h"
+#include "hardware/quantities.h"
+#include "hardware/yaml_cursor.h"
+#include "planner/engine/engine.h"
+
+namespace shardwright {
+
+/// What an inference engine takes beyond what its kernels and collectives were measured to take. Fitted to published
+/// serving rows (fit_serving.h); never per row, source or model.
+enum class ServeConstant {
+  step_seconds,
+  sequence_seconds,
+  kernel_seconds,
+  decode_factor,
+  prefill_factor,
+  communication_factor,
+};
+inline constexpr int kServeConstants = 6;
+
+/// `neutral` changes nothing; `low` and `high` are the range of what is physical.
+struct ServeConstantFacts {
+  ServeConstant constant;
+  std::string_view name, unit, meaning;
+  double neutral, low, high;
+};
+inline constexpr std::array<ServeConstantFacts, kServeConstants> kServeConstantFacts = {
+    {{ServeConstant::step_seconds, "step_seconds", "s", "of the host in every step, while the GPUs wait", 0, 0, 0.02},
+     {ServeConstant::sequence_seconds, "sequence_seconds", "s", "the same for each sequence that gains a token", 0, 0,
+      2e-4},
+     {ServeConstant::kernel_seconds, "kernel_seconds", "s",
+      "between two kernels; below 0 where one starts before the other has ended", 0, -3e-6, 10e-6},
+     {ServeConstant::decode_factor, "decode_factor", "",
+      "time of a decode step's kernels over that of their benchmarks", 1, 0.8, 1.6},
+     {ServeConstant::prefill_factor, "prefill_factor", "",
+      "the same of what a prompt adds: clocks fall under long products", 1, 0.7, 2},
+     {ServeConstant::communication_factor, "communication_factor", "",
+      "time of a collective over that of its benchmark", 1, 0.4, 3}}};
+
+class ServeConstants {
+ public:
+  constexpr ServeConstants() {
+    for (const ServeConstantFacts& facts : kServeConstantFacts) (*this)[facts.constant] = facts.neutral;
+  }
+  constexpr double& operator[](ServeConstant c) { return values_[static_cast<std::size_t>(c)]; }
+  constexpr double operator[](ServeConstant c) const { return values_[static_cast<std::size_t>(c)]; }
+  bool operator==(const ServeConstants&) const = default;
+
+ private:
+  std::array<double, kServeConstants> values_ = {};
+};
+
+/// Half widths, in logs, of intervals that hold four in five of the published rows.
+struct ServeErrors {
+  double tpot = 0.25, ttft = 0.7, throughput = 0.25;
+  bool operator==(const ServeErrors&) const = default;
+};
+
+/// What an inference engine does, and what it takes beyond its kernels.
+struct ServeEngine {
+  std::string name, description;
+  std::vector<EngineFramework> frameworks;
+  CollectiveAlgorithm all_reduce = CollectiveAlgorithm::nccl;  ///< inside a unit of links; NCCL where that is faster
+  Dispatcher dispatcher = Dispatcher::all_gather;              ///< of rows, where experts' ranks hold different tokens
+  std::int64_t block_tokens = 16;                              ///< of a page of keys and values
+  bool fraction_of_free = false;  ///< `memory_fraction` is of what weights and activations leave, else of all memory
+  double memory_fraction = 0.9;
+  Bytes cuda_graphs, workspace;
+  std::int64_t max_sequences = 256, max_tokens = 8192;  ///< of a rank's step, by default
+  bool chunked_prefill = true;    ///< a prompt may be cut where the step has max_tokens; else it goes whole
+  bool narrow_kv = false;         ///< keys and values are fp8 where weights are below 16 bits and nobody says otherwise
+  bool reserves_answers = false;  ///< a request is let in when its whole answer has room; else when its prompt has
+  ServeConstants constants;
+  ServeErrors errors;
+  bool operator==(const ServeEngine&) const = default;
+};
+
+/// An engine of the program. Throws InputError: "--engine: unknown serving engine 'vlm' (did you mean 'vllm'?)".
+ServeEngine find_serve_engine(const std::string& name, const std::string& what);
+std::vector<std::string> serve_engine_names();  ///< sorted
+/// The engine that a published row's software is; nothing where none matches.
+const ServeEngine* serve_engine_of(const RowSoftware& software);
+/// Facts alone; constants are neutral. Throws InputError.
+ServeEngine read_serve_engine(const YamlCursor& top);
+
+/// Constants and errors by engine, as the fit writes them. Throws InputError.
+struct FittedServing {
+  std::string name;
+  int rows = 0;
+  double median_error = 0;
+  ServeConstants constants;
+  ServeErrors errors;
+};
+std::vector<FittedServing> read_serve_constants(const YamlCursor& top);
+
+}  // namespace shardwright

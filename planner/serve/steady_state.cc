@@ -1,0 +1,268 @@
+#include "planner/serve/steady_state.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "planner/cost/collective_cost.h"
+
+namespace shardwright {
+namespace {
+
+using enum ServeConstant;
+
+double as_double(std::int64_t n) { return static_cast<double>(n); }
+
+std::int64_t divided_up(std::int64_t n, std::int64_t parts) { return (n + parts - 1) / parts; }
+
+}  // namespace
+
+StepTimes::StepTimes(const Model& model, const Machine& machine, const ServeFormats& formats, const ServeEngine& engine,
+                     const ServeLayout& layout)
+    : engine_(engine), layout_(layout), pricer_(model, machine, formats, engine, layout) {}
+
+const StepTimes::Known& StepTimes::known(const Step& step) {
+  const auto at = known_.find(step);
+  if (at != known_.end()) return at->second;
+  return known_.emplace(step, Known{pricer_.stages(step), pricer_.handover(step)}).first->second;
+}
+
+Seconds StepTimes::device(const StepCost& cost, ServeConstant factor) const {
+  const ServeConstants& c = engine_.constants;
+  const Seconds kernels = c[factor] * cost.computing() + c[communication_factor] * cost.communicating();
+  const Seconds between{c[kernel_seconds] * cost.kernels};
+  return std::max(0.25 * kernels, kernels + between);
+}
+
+StepTimes::Decode StepTimes::decode(std::int64_t batch, std::int64_t context, const Speculation& speculation) {
+  const ServeConstants& c = engine_.constants;
+  const std::int64_t parts = std::clamp<std::int64_t>(batch, 1, layout_.pipeline);
+  const std::int64_t each = std::max<std::int64_t>(1, divided_up(batch, parts));
+  const Known& step = known({{each, 1 + speculation.tokens, context}});
+  Decode d;
+  Seconds slowest;
+  for (const StepCost& stage : step.stages) {
+    const Seconds time = device(stage, decode_factor);
+    slowest = std::max(slowest, time);
+    d.time += time;
+    d.cost.add(1, stage);
+  }
+  d.time += as_double(layout_.pipeline - 1) * c[communication_factor] * step.handover;
+  if (speculation.tokens > 0) {
+    const auto [known, is_new] = proposals_.try_emplace({each, context});
+    if (is_new) known->second = pricer_.proposal(each, context);
+    d.cost.add(speculation.tokens, known->second);
+    d.time += speculation.tokens * device(known->second, decode_factor);
+  }
+  d.time = std::max(d.time, as_double(parts) * slowest);
+  d.host = Seconds{c[step_seconds] + c[sequence_seconds] * as_double(batch)};
+  d.time += d.host;
+  return d;
+}
+
+StepTimes::Prefill StepTimes::prefill(std::int64_t prompts, std::int64_t isl, std::int64_t batch,
+                                      std::int64_t context) {
+  const ServeConstants& c = engine_.constants;
+  // Chunks: as many tokens of a step as decoding leaves. The middle one stands for all.
+  const std::int64_t room =
+      std::max<std::int64_t>(std::min<std::int64_t>(64, engine_.max_tokens), engine_.max_tokens - batch);
+  const std::int64_t chunks = engine_.chunked_prefill ? std::max<std::int64_t>(1, divided_up(prompts * isl, room)) : 1;
+  SequenceGroup group{prompts, isl, 0};
+  if (chunks > 1 && prompts == 1)
+    group = {1, divided_up(isl, chunks), (isl - divided_up(isl, chunks)) / 2};
+  else if (chunks > 1)
+    group = {std::max<std::int64_t>(1, prompts / chunks), isl, 0};
+  const double times = as_double(prompts * isl) / as_double(group.sequences * group.tokens);
+  Step mixed = {group};
+  if (batch > 0) mixed.push_back({batch, 1, context});
+  const Known& with = known(mixed);
+  const Known* without = batch > 0 ? &known({{batch, 1, context}}) : nullptr;
+  Prefill p;
+  Seconds slowest;
+  for (std::size_t s = 0; s < with.stages.size(); ++s) {
+    StepCost more = with.stages[s];
+    Seconds beside;
+    if (without) {
+      more.add(-1, without->stages[s]);
+      beside = device(without->stages[s], decode_factor);
+    }
+    const Seconds added = std::max(Seconds{}, device(more, prefill_factor));
+    slowest = std::max(slowest, added);
+    p.latency += added + beside;
+    p.cost.add(times, more);
+  }
+  const Seconds host = {c[step_seconds] + c[sequence_seconds] * as_double(batch)};
+  p.latency = p.latency + (times - 1) * slowest + host +
+              as_double(layout_.pipeline - 1) * c[communication_factor] * with.handover;
+  p.added = times * slowest;
+  if (!without) p.added += times * host;
+  return p;
+}
+
+namespace {
+
+/// A number of sequences between two whole ones.
+struct DecodeLine {
+  double few = 1, many = 1;
+  Seconds at_few, at_many;
+  Seconds at(double batch) const {
+    if (many <= few) return at_many;
+    const double share = std::clamp((batch - few) / (many - few), 0.0, 1.0);
+    return at_few + share * (at_many - at_few);
+  }
+};
+
+Seconds low_of(Seconds s, double width) { return std::exp(-width) * s; }
+Seconds high_of(Seconds s, double width) { return std::exp(width) * s; }
+
+void finish(ServePrediction& p, const Machine& machine, const ServeEngine& engine, const ServeWorkload& workload,
+            std::int64_t gpus, double answers_per_second) {
+  const ServeErrors& errors = engine.errors;
+  p.ttft_low = low_of(p.ttft, errors.ttft);
+  p.ttft_high = high_of(p.ttft, errors.ttft);
+  p.tpot_low = low_of(p.tpot, errors.tpot);
+  p.tpot_high = high_of(p.tpot, errors.tpot);
+  p.output_tokens_per_second = answers_per_second * as_double(workload.osl);
+  p.output_low = p.output_tokens_per_second * std::exp(-errors.throughput);
+  p.output_high = p.output_tokens_per_second * std::exp(errors.throughput);
+  p.output_tokens_per_second_per_gpu = p.output_tokens_per_second / as_double(gpus);
+  p.total_tokens_per_second = answers_per_second * as_double(workload.isl + workload.osl);
+  p.tokens_per_second_per_user = p.tpot.value > 0 ? 1 / p.tpot.value : 0;
+  if (machine.price_per_gpu_hour && p.output_tokens_per_second > 0)
+    p.cost_per_million_output_tokens =
+        *machine.price_per_gpu_hour * as_double(gpus) / 3600 / p.output_tokens_per_second * 1e6;
+}
+
+std::int64_t kv_per_token(StepTimes& times) {
+  // Without the page's rounding: of a whole number of pages.
+  const std::int64_t block = times.engine().block_tokens, stages = times.layout().pipeline;
+  std::int64_t bytes = 0;
+  for (std::int64_t s = 0; s < stages; ++s)
+    bytes += times.pricer().kv(static_cast<std::size_t>(s), block * times.layout().context).value;
+  return bytes / block;
+}
+
+/// Prompts that come together: as many as end at once in the mean, at least one.
+std::int64_t together(const ServeEngine& engine, const ServeWorkload& w, double batch) {
+  const double ended = batch * w.speculation.gained() / as_double(w.osl);
+  const std::int64_t most = std::max<std::int64_t>(1, engine.max_tokens / std::max<std::int64_t>(1, w.isl));
+  return std::clamp<std::int64_t>(static_cast<std::int64_t>(std::round(ended)), 1, most);
+}
+
+}  // namespace
+
+ServePrediction aggregated(StepTimes& times, const Machine& machine, const ServeWorkload& w) {
+  const ServeLayout& layout = times.layout();
+  const ServeEngine& engine = times.engine();
+  const std::int64_t ranks = std::int64_t{layout.replicas} * layout.attention_data;
+  ServePrediction p;
+  p.memory = serve_memory(times.pricer(), machine, engine, w);
+  p.kv_bytes_per_token = kv_per_token(times);
+  const std::int64_t most = std::max<std::int64_t>(1, p.memory.largest_batch);  // what does not fit is priced, too
+  const double asked = w.concurrency ? as_double(*w.concurrency) / as_double(ranks) : as_double(most);
+  const double running = std::clamp(asked, 1.0, as_double(most));
+  p.batch = static_cast<std::int64_t>(std::ceil(running));
+  p.concurrency = w.concurrency.value_or(most * ranks);
+
+  const std::int64_t context = w.isl + w.osl / 2;
+  const StepTimes::Decode full = times.decode(p.batch, context, w.speculation);
+  const std::int64_t few = std::max<std::int64_t>(1, p.batch / 2);
+  const DecodeLine line{as_double(few), as_double(p.batch), times.decode(few, context, w.speculation).time, full.time};
+  const std::int64_t prompts = together(engine, w, running);
+  const StepTimes::Prefill prefill = times.prefill(prompts, w.isl, p.batch, context);
+  const Seconds added = (1.0 / as_double(prompts)) * prefill.added;
+  const double gained = w.speculation.gained(), further = as_double(std::max<std::int64_t>(0, w.osl - 1)) / gained;
+
+  // From few requests decoding to the balance; monotone, so a fixed number of rounds is enough.
+  double decoding = running;
+  Seconds step = line.at(decoding), slot = step;
+  for (int round = 0; round < 60; ++round) {
+    step = line.at(decoding);
+    // All but its own prompt come between a request's tokens.
+    const Seconds life = prefill.latency + further * slot;
+    const double others = (running - 1) / life.value;
+    const double busy = std::min(0.98, others * added.value);
+    const Seconds next = Seconds{step.value / (1 - busy)};
+    slot = 0.5 * (slot + next);
+    decoding = running * (further * slot.value) / (prefill.latency.value + further * slot.value);
+    decoding = std::max(1.0, decoding);
+  }
+  const Seconds life = prefill.latency + further * slot;
+  const double busy = std::min(0.98, (running - 1) / life.value * added.value);
+  const Seconds wait = 0.5 * step + Seconds{0.5 * busy / (1 - busy) * prefill.added.value};
+  const double per_rank = running / (life + wait).value;
+  p.tpot = (1 / gained) * slot;
+  p.ttft = prefill.latency + wait;
+  if (asked > running) p.ttft += Seconds{(asked - running) / per_rank};
+  p.decode_step = full.time;
+  p.prefill_added = added;
+  p.host = full.host;
+  p.decode_cost = full.cost;
+  p.sources.add(further, full.cost.sources);
+  p.sources.add(1.0 / as_double(prompts), prefill.cost.sources);
+  finish(p, machine, engine, w, layout.gpus(), per_rank * as_double(ranks));
+  return p;
+}
+
+PoolPrediction disaggregated(StepTimes& prefill, StepTimes& decode, const Machine& machine, const ServeWorkload& w) {
+  const ServeLayout &there = prefill.layout(), &here = decode.layout();
+  const ServeEngine& engine = decode.engine();
+  const std::int64_t context = w.isl + w.osl / 2, ranks = std::int64_t{here.replicas} * here.attention_data;
+  PoolPrediction pool;
+  ServePrediction& p = pool.all;
+  p.memory = serve_memory(decode.pricer(), machine, engine, w);
+  ServeWorkload prompts = w;
+  prompts.osl = 1;
+  pool.prefill_memory = serve_memory(prefill.pricer(), machine, prefill.engine(), prompts);
+  p.kv_bytes_per_token = kv_per_token(decode);
+  const std::int64_t most = std::max<std::int64_t>(1, p.memory.largest_batch);
+
+  // A worker's ranks prefill side by side, each one prompt.
+  const StepTimes::Prefill one = prefill.prefill(1, w.isl, 0, 0);
+  const double servers = as_double(std::int64_t{there.replicas} * there.attention_data);
+  const double can_prefill = servers / one.added.value;
+  RankGroup pair;
+  pair.add(2, there.gpus());
+  const Bytes sent{p.kv_bytes_per_token * w.isl};
+  pool.transfer = collective_cost({CollectiveKind::send_recv, sent, pair}, machine).time;
+  const double gained = w.speculation.gained(), further = as_double(std::max<std::int64_t>(0, w.osl - 1)) / gained;
+  const double asked = w.concurrency ? as_double(*w.concurrency) : as_double(most * ranks);
+
+  // The rate at which prompts come, by bisection: requests in flight grow with it.
+  const auto in_flight = [&](double rate, double& batch) {
+    batch = 1;
+    for (int round = 0; round < 12; ++round) {
+      const auto whole = std::clamp<std::int64_t>(static_cast<std::int64_t>(std::ceil(batch)), 1, most);
+      batch = rate * further * decode.decode(whole, context, w.speculation).time.value / as_double(ranks);
+      if (batch > as_double(most)) return double{INFINITY};
+    }
+    const double busy = rate / can_prefill;
+    const double wait = 0.5 * busy / (1 - busy) * one.added.value / servers;
+    return rate * (one.latency.value + wait + pool.transfer.value) + batch * as_double(ranks);
+  };
+  double low = 0, high = 0.98 * can_prefill, batch = 1;
+  for (int round = 0; round < 50; ++round) {
+    const double middle = 0.5 * (low + high);
+    (in_flight(middle, batch) > asked ? high : low) = middle;
+  }
+  const double rate = low;
+  in_flight(rate, batch);
+  p.batch = std::clamp<std::int64_t>(static_cast<std::int64_t>(std::ceil(batch)), 1, most);
+  const StepTimes::Decode step = decode.decode(p.batch, context, w.speculation);
+  pool.prefill_busy = rate / can_prefill;
+  p.concurrency = static_cast<std::int64_t>(asked);
+  p.tpot = (1 / gained) * step.time;
+  const double busy = pool.prefill_busy;
+  p.ttft = one.latency + pool.transfer + Seconds{0.5 * busy / (1 - busy) * one.added.value / servers};
+  const double held = rate * p.ttft.value + batch * as_double(ranks);
+  if (asked > held && rate > 0) p.ttft += Seconds{(asked - held) / rate};
+  p.decode_step = step.time;
+  p.prefill_added = one.added;
+  p.host = step.host;
+  p.decode_cost = step.cost;
+  p.sources.add(further, step.cost.sources);
+  p.sources.add(1, one.cost.sources);
+  finish(p, machine, engine, w, there.gpus() + here.gpus(), rate);
+  return pool;
+}
+
+}  // namespace shardwright

@@ -1,0 +1,97 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "planner/serve/serve_memory.h"
+#include "planner/serve/step_cost.h"
+
+namespace shardwright {
+
+/// Steps of one layout, each priced once, and what an engine makes of them.
+class StepTimes {
+ public:
+  StepTimes(const Model& model, const Machine& machine, const ServeFormats& formats, const ServeEngine& engine,
+            const ServeLayout& layout);
+
+  /// A decode step of `batch` sequences of a rank that have `context` tokens; in pipelines the rank's sequences go
+  /// through in as many parts as there are stages.
+  struct Decode {
+    Seconds time;   ///< until each sequence has its next tokens
+    StepCost cost;  ///< of all stages, one part
+    Seconds host;   ///< of `time`, what the GPUs wait for the host
+  };
+  Decode decode(std::int64_t batch, std::int64_t context, const Speculation& speculation);
+
+  /// What `prompts` new prompts of `isl` tokens add to a rank's decode steps (0 sequences: nothing runs beside), cut
+  /// into chunks where the engine does that.
+  struct Prefill {
+    Seconds added;    ///< to the steps of others, all prompts together
+    Seconds latency;  ///< of the prompts, through all stages, the decode steps they share among them
+    StepCost cost;    ///< of all stages
+  };
+  Prefill prefill(std::int64_t prompts, std::int64_t isl, std::int64_t batch, std::int64_t context);
+
+  StepPricer& pricer() { return pricer_; }
+  const ServeEngine& engine() const { return engine_; }
+  const ServeLayout& layout() const { return layout_; }
+  /// Other constants, the same kernels.
+  void use(const ServeConstants& constants) { engine_.constants = constants; }
+
+ private:
+  struct Known {
+    std::vector<StepCost> stages;
+    Seconds handover;
+  };
+  const Known& known(const Step& step);
+  Seconds device(const StepCost& cost, ServeConstant factor) const;
+
+  ServeEngine engine_;
+  ServeLayout layout_;
+  StepPricer pricer_;
+  std::map<Step, Known> known_;
+  std::map<std::pair<std::int64_t, std::int64_t>, StepCost> proposals_;
+};
+
+/// What a layout does with a workload, in the mean of a long run.
+struct ServePrediction {
+  Seconds ttft, ttft_low, ttft_high;  ///< first token, waiting and prefill
+  Seconds tpot, tpot_low, tpot_high;  ///< each further token of a request, prefills of others in between counted
+  double output_tokens_per_second = 0, output_low = 0, output_high = 0;  ///< of all GPUs
+  double output_tokens_per_second_per_gpu = 0, total_tokens_per_second = 0;
+  double tokens_per_second_per_user = 0;  ///< 1 / tpot
+  std::int64_t concurrency = 0;           ///< requests in flight, waiting ones too
+  std::int64_t batch = 0;                 ///< of them running on a rank at once
+  Seconds decode_step, prefill_added, host;
+  StepCost decode_cost;
+  SourceTimes sources;  ///< of a request's decode steps and its prefill
+  ServeMemory memory;
+  std::int64_t kv_bytes_per_token = 0;  ///< of all stages, of one rank
+  std::optional<double> cost_per_million_output_tokens;
+};
+
+/// Prefill and decode on the same GPUs, new prompts between the tokens of others (continuous batching). With
+/// `concurrency` clients, each of whom asks again when its answer is complete; without, as many as fit.
+///
+/// In the mean: a rank has b requests, of which each takes ttft + (osl - 1) tpot. Steps take decode(b); each prompt
+/// adds prefill.added to the steps of the others, so
+///   tpot = decode / (gained (1 - rate of others' prompts x added))
+///   ttft = latency of the prefill + half a step + the wait for prompts before it
+/// Clients beyond the largest batch wait for their turn.
+ServePrediction aggregated(StepTimes& times, const Machine& machine, const ServeWorkload& workload);
+
+/// Prefill and decode apart: `prefill` and `decode` have the layouts of a worker each, with replicas as workers. Keys
+/// and values go over the network to the decoding worker.
+struct PoolPrediction {
+  ServePrediction all;
+  ServeMemory prefill_memory;
+  double prefill_busy = 0;  ///< share of time
+  Seconds transfer;
+};
+PoolPrediction disaggregated(StepTimes& prefill, StepTimes& decode, const Machine& machine,
+                             const ServeWorkload& workload);
+
+}  // namespace shardwright
