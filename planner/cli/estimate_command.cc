@@ -6,15 +6,18 @@
 #include "planner/cli/plan_answer.h"
 #include "planner/cli/plan_to_run.h"
 #include "planner/cli/run_options.h"
+#include "planner/cli/serve_options.h"
 #include "reports/estimate_text.h"
 
 namespace shardwright {
 namespace {
 
 int run(const Arguments& arguments) {
+  check_serve_mix(arguments);
   check_html(arguments);
   const std::optional<std::string> layout = arguments.find("--layout");
   if (!layout) throw InputError("--layout: is missing: the layout to price, e.g. --layout tp=8,pp=16");
+  if (arguments.has("--serve")) return run_estimate_serve(arguments);
   const LayoutPins pins = parse_layout(*layout, "--layout");
   PlanRequest request = read_question(arguments);
   request.pins = pins;
@@ -37,11 +40,14 @@ Command estimate_command() {
       "estimate",
       "price one layout, whether it fits or not",
       {"estimate llama-3.1-405b h100-sxm-80gb --gpus 1024 \\\n    --sequence-length 8192 --global-batch 512 "
-       "--layout tp=8,pp=16,zero=1"},
+       "--layout tp=8,pp=16,zero=1",
+       "estimate llama-3.1-70b h100-sxm-80gb --serve --precision fp8 \\\n    --isl 1024 --osl 256 --concurrency 64 "
+       "--layout tp=4"},
       question_positionals(),
       question_options(),
       run};
   command.options.push_back({"--layout", "KEY=VALUE,...", "what is given of the layout; the rest is chosen"});
+  for (const Option& option : serve_options()) command.options.push_back(option);
   for (const Option& option : run_options()) command.options.push_back(option);
   command.options.push_back(plan_option());
   command.options.push_back(trace_option());

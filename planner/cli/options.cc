@@ -134,7 +134,7 @@ std::vector<Positional> question_positionals() {
 std::vector<Option> question_options() {
   return {{"--gpus", "N", "how many GPUs (default: one node)"},
           {"--train", "", "plan a training step (the default)"},
-          {"--serve", "", "plan serving: not supported in this version"},
+          {"--serve", "", "serving: --isl, --osl and what follows them"},
           {"--sequence-length", "TOKENS", "tokens in a sequence"},
           {"--global-batch", "SEQUENCES", "sequences in an optimizer step"},
           {"--precision",
@@ -150,7 +150,7 @@ std::vector<Option> question_options() {
 }
 
 PlanRequest read_question(const Arguments& arguments) {
-  if (arguments.has("--serve")) throw InputError("--serve: serving is not supported in this version");
+  if (arguments.has("--serve")) throw InputError("--serve: this command is about training");
   PlanRequest request;
   // The cheap faults first: a wrong flag is told before a file is read.
   const std::optional<std::string> gpus = arguments.find("--gpus");

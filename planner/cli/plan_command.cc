@@ -9,6 +9,7 @@
 #include "planner/cli/plan_answer.h"
 #include "planner/cli/plan_to_run.h"
 #include "planner/cli/run_options.h"
+#include "planner/cli/serve_options.h"
 #include "reports/plan_table.h"
 
 namespace shardwright {
@@ -42,6 +43,8 @@ PlanResult plan_longest(PlanRequest& request) {
 }
 
 int run(const Arguments& arguments) {
+  check_serve_mix(arguments);
+  if (arguments.has("--serve")) return run_plan_serve(arguments);
   check_html(arguments);
   PlanRequest request = read_question(arguments);
   request.pins = parse_layout(arguments.find("--pin").value_or(""), "--pin");
@@ -69,7 +72,7 @@ int run(const Arguments& arguments) {
 Command plan_command() {
   Command command{
       "plan",
-      "rank the layouts of a training run, fastest first",
+      "rank the layouts of a training run or of serving, fastest first",
       {"plan llama-3.1-405b h100-sxm-80gb --gpus 1024 \\\n    --sequence-length 8192 --global-batch 512",
        "plan llama-3.1-8b a100-sxm-80gb --sequence-length 4096 \\\n    --global-batch 64 --pin tp=2,zero=1 "
        "--top 20 --json plan.json",
@@ -77,13 +80,15 @@ Command plan_command() {
        "plan deepseek-v3 h800-sxm-80gb --gpus 2048 --precision fp8 \\\n    --sequence-length 4096 --global-batch 15360 "
        "--tokens 14.8T \\\n    --gpu-hour-price 2 --mtbf-hours 50676 --checkpoint-seconds 60",
        "plan llama-3.1-8b h100-sxm-80gb --sequence-length 8192 \\\n    --global-batch 512 --tokens 1T --deadline-days "
-       "14"},
+       "14",
+       "plan deepseek-v3 h200-sxm-141gb --serve --gpus 16 --precision fp8_block \\\n    --isl 4096 --osl 1024 "
+       "--max-tpot 0.05 --max-ttft 2"},
       question_positionals(),
       question_options(),
       run};
   command.options.push_back({"--pin", "KEY=VALUE,...", "layout keys that are given: tp=8,recompute=none"});
   command.options.push_back({"--top", "K", "how many layouts to list (default 10)"});
-  for (const auto& more : {run_options(), goal_options()})
+  for (const auto& more : {serve_options(), {load_option()}, run_options(), goal_options()})
     command.options.insert(command.options.end(), more.begin(), more.end());
   command.options.push_back(plan_option());
   command.options.push_back(trace_option());

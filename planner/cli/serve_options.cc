@@ -1,0 +1,167 @@
+#include "planner/cli/serve_options.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+
+#include "hardware/input_error.h"
+#include "planner/cli/commands.h"
+#include "planner/cli/options.h"
+#include "planner/cli/output.h"
+#include "reports/serve_json.h"
+#include "reports/serve_text.h"
+
+namespace shardwright {
+namespace {
+
+constexpr std::int64_t kMostClients = std::int64_t{1} << 24, kMostServeGpus = 4096;
+
+/// What only one of the two kinds of question has.
+constexpr std::array<const char*, 9> kOfServing = {
+    "--isl",      "--osl",     "--concurrency", "--moe-precision", "--kv-precision", "--mtp-tokens", "--mtp-acceptance",
+    "--max-ttft", "--max-tpot"};
+constexpr std::array<const char*, 18> kOfTraining = {"--train",
+                                                     "--sequence-length",
+                                                     "--global-batch",
+                                                     "--cuda-graphs",
+                                                     "--expert-load",
+                                                     "--capacity-factor",
+                                                     "--tokens",
+                                                     "--experiments",
+                                                     "--mtbf-hours",
+                                                     "--checkpoint-seconds",
+                                                     "--storage-gbps",
+                                                     "--restart-seconds",
+                                                     "--deadline-days",
+                                                     "--budget",
+                                                     "--longest-sequence",
+                                                     "--trace",
+                                                     "--unmeasured",
+                                                     "--run"};
+
+template <typename Format, std::size_t n, typename Named>
+Format read_format(const Arguments& arguments, const char* flag, const std::array<Format, n>& all, Format otherwise,
+                   const Named& named) {
+  const auto text = arguments.find(flag);
+  if (!text) return otherwise;
+  if (const auto format = named(*text)) return *format;
+  std::vector<std::string_view> words;
+  for (const Format f : all) words.push_back(name_of(f));
+  throw InputError(fmt::format("{}: must be one of {}, got '{}'{}", flag, fmt::join(words, ", "), shown(*text),
+                               did_you_mean(*text, words)));
+}
+
+void check_formats(const ServeRequest& request) {
+  const ServeFormats& formats = request.workload.formats;
+  for (const auto& [flag, format] : {std::pair{"--precision", formats.weights}, {"--moe-precision", formats.experts}})
+    if (!supports(request.machine, format))
+      throw InputError(fmt::format("{}: {} does not compute in {}", flag, request.machine.name,
+                                   name_of(product_format(format).compute)));
+}
+
+std::optional<double> seconds_of(const Arguments& arguments, const char* flag) {
+  const auto text = arguments.find(flag);
+  return text ? std::optional(positive_number(flag, *text, 1e6)) : std::nullopt;
+}
+
+std::int64_t needed(const Arguments& arguments, const char* flag, const char* meaning, int example) {
+  const auto text = arguments.find(flag);
+  if (!text) throw InputError(fmt::format("{0}: is missing: {1}, e.g. {0} {2}", flag, meaning, example));
+  return whole_number(flag, *text, 1, kMostTokens);
+}
+
+}  // namespace
+
+std::vector<Option> serve_options() {
+  std::vector<std::string> kv;
+  for (const KvFormat f : kKvFormats) kv.emplace_back(name_of(f));
+  std::vector<std::string> weights;
+  for (const WeightFormat f : kWeightFormats) weights.emplace_back(name_of(f));
+  return {{"--isl", "TOKENS", "tokens of a prompt"},
+          {"--osl", "TOKENS", "tokens of its answer"},
+          {"--concurrency", "C", "clients that each wait for their answer"},
+          {"--moe-precision", "TYPE", "of the experts (default: --precision)", Completes::words, weights},
+          {"--kv-precision", "TYPE", "of keys and values: bf16 fp8 int8 int6 nvfp4 int4", Completes::words, kv},
+          {"--mtp-tokens", "K", "tokens proposed and checked in each step"},
+          {"--mtp-acceptance", "A", "how often one of them is right: 0.85"},
+          {"--max-ttft", "S", "seconds until the first token, at most"},
+          {"--max-tpot", "S", "seconds for each further token, at most"}};
+}
+
+Option load_option() { return {"--requests-per-second", "R", "find the fewest GPUs that bear so many"}; }
+
+void check_serve_mix(const Arguments& arguments) {
+  if (arguments.has("--serve")) {
+    for (const char* flag : kOfTraining)
+      if (arguments.has(flag)) throw InputError(fmt::format("{}: belongs to training, not to --serve", flag));
+    return;
+  }
+  for (const char* flag : kOfServing)
+    if (arguments.has(flag)) throw InputError(fmt::format("{}: needs --serve", flag));
+  if (arguments.has("--requests-per-second")) throw InputError("--requests-per-second: needs --serve");
+}
+
+ServeRequest read_serve_question(const Arguments& arguments, const std::string& pins, const std::string& what) {
+  ServeRequest request;
+  ServeWorkload& w = request.workload;
+  if (const auto gpus = arguments.find("--gpus")) request.gpus = whole_number("--gpus", *gpus, 1, kMostServeGpus);
+  w.isl = needed(arguments, "--isl", "tokens of a prompt", 1024);
+  w.osl = needed(arguments, "--osl", "tokens of its answer", 256);
+  if (const auto c = arguments.find("--concurrency"))
+    w.concurrency = whole_number("--concurrency", *c, 1, kMostClients);
+  w.formats.weights = read_format(arguments, "--precision", kWeightFormats, WeightFormat::bf16, weight_format_named);
+  w.formats.experts = read_format(arguments, "--moe-precision", kWeightFormats, w.formats.weights, weight_format_named);
+  w.formats.kv = read_format(arguments, "--kv-precision", kKvFormats, KvFormat::bf16, kv_format_named);
+  if (const auto k = arguments.find("--mtp-tokens"))
+    w.speculation.tokens = static_cast<int>(whole_number("--mtp-tokens", *k, 1, 8));
+  if (const auto a = arguments.find("--mtp-acceptance")) {
+    if (w.speculation.tokens == 0) throw InputError("--mtp-acceptance: needs --mtp-tokens");
+    w.speculation.acceptance = positive_number("--mtp-acceptance", *a, 1);
+  } else if (w.speculation.tokens > 0) {
+    throw InputError("--mtp-tokens: needs --mtp-acceptance, how often a proposed token is right");
+  }
+  request.goals = {seconds_of(arguments, "--max-ttft"), seconds_of(arguments, "--max-tpot")};
+  if (const auto r = arguments.find("--requests-per-second")) {
+    if (request.gpus) throw InputError("--gpus: contradicts --requests-per-second, which finds their number");
+    if (w.concurrency) throw InputError("--concurrency: contradicts --requests-per-second, which finds it");
+    request.requests_per_second = positive_number("--requests-per-second", *r, 1e9);
+  }
+  request.pins = parse_serve_layout(pins, what);
+  if (request.requests_per_second && request.pins.disaggregated.value_or(false))
+    throw InputError("--requests-per-second: of aggregated serving only");
+  if (w.concurrency && request.pins.disaggregated.value_or(false))
+    throw InputError("--concurrency: pools take as much as they bear; leave it out with serving=disaggregated");
+  if (const auto top = arguments.find("--top")) request.top = static_cast<int>(whole_number("--top", *top, 1, 1000));
+  request.threads = read_threads(arguments);
+  request.engine = find_serve_engine(arguments.find("--engine").value_or("vllm"), "--engine");
+  request.model = find_model(arguments.positionals[0]);
+  request.machine = find_machine(arguments.positionals[1]);
+  if (const std::string lacking = unsupported(request.model); !lacking.empty())
+    throw InputError(fmt::format("{}: not supported in this version: {}", shown(arguments.positionals[0]), lacking));
+  check_formats(request);
+  if (const auto price = arguments.find("--gpu-hour-price"))
+    request.machine.price_per_gpu_hour = positive_number("--gpu-hour-price", *price, 1e6);
+  request.machine.measured = read_all_measurements(arguments, request.machine);
+  return request;
+}
+
+int run_plan_serve(const Arguments& arguments) {
+  const ServeRequest request = read_serve_question(arguments, arguments.find("--pin").value_or(""), "--pin");
+  const auto start = std::chrono::steady_clock::now();
+  ServeResult result = plan_serving(request);
+  result.search.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  write_answer(arguments, serve_text(request, result, stdout_style()), serve_result_json(result));
+  return result.plans.empty() ? kNothingFits : kDone;
+}
+
+int run_estimate_serve(const Arguments& arguments) {
+  const ServeRequest request = read_serve_question(arguments, arguments.find("--layout").value_or(""), "--layout");
+  const ServeResult result = estimate_serving(request);
+  write_answer(arguments, serve_text(request, result, stdout_style()), serve_result_json(result));
+  return result.plans.front().keeps_goals ? kDone : kNothingFits;
+}
+
+}  // namespace shardwright

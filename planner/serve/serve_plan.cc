@@ -1,0 +1,69 @@
+#include "planner/serve/serve_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace shardwright {
+namespace {
+
+std::vector<std::string> assumed_keys(const ServePins& pins, const Model& model) {
+  std::vector<std::string> keys;
+  const auto note = [&](const char* key, bool given) {
+    if (!given) keys.push_back(key);
+  };
+  note("tp", pins.tp.has_value());
+  note("pp", pins.pp.has_value());
+  note("attention_dp", pins.attention_dp.has_value());
+  note("cp", pins.cp.has_value());
+  if (model.n_routed_experts > 0) {
+    note("ep", pins.ep.has_value());
+    note("etp", pins.etp.has_value());
+  }
+  note("dp", pins.dp.has_value());
+  return keys;
+}
+
+}  // namespace
+
+std::optional<Rejection> broken_goal(const ServeGoals& goals, const ServePrediction& p) {
+  if (goals.max_ttft_seconds && p.ttft.value > *goals.max_ttft_seconds)
+    return Rejection{
+        "ttft", fmt::format("first tokens take {:.4g} s, more than {:.4g} s", p.ttft.value, *goals.max_ttft_seconds)};
+  if (goals.max_tpot_seconds && p.tpot.value > *goals.max_tpot_seconds)
+    return Rejection{"tpot", fmt::format("each further token takes {:.4g} s, more than {:.4g} s", p.tpot.value,
+                                         *goals.max_tpot_seconds)};
+  return std::nullopt;
+}
+
+ServeResult estimate_serving(const ServeRequest& request) {
+  if (request.pins.disaggregated.value_or(false))
+    throw InputError("an estimate has one layout: serving=disaggregated is the plan command's");
+  ServeResult result;
+  result.model = request.model.name;
+  result.machine = request.machine.name;
+  result.engine = request.engine.name;
+  result.workload = request.workload;
+  result.goals = request.goals;
+  result.is_estimate = true;
+  ServedLayout plan;
+  plan.layout = layout_of(request.pins, request.model, request.gpus);
+  plan.assumed = assumed_keys(request.pins, request.model);
+  result.gpus = plan.layout.gpus();
+  if (auto why = impossible(request.model, request.machine, request.workload.formats, plan.layout)) {
+    plan.rejection = std::move(why);
+  } else {
+    const Machine machine = evenly_filled(request.machine, plan.layout.ranks() * plan.layout.pipeline);
+    StepTimes times(request.model, machine, request.workload.formats, request.engine, plan.layout);
+    plan.prediction = aggregated(times, machine, request.workload);
+    const ServePrediction& p = *plan.prediction;
+    plan.fits = p.memory.largest_batch > 0;
+    if (!plan.fits) plan.rejection = Rejection{"memory", p.memory.reason.substr(p.memory.reason.find(' ') + 1)};
+    if (plan.fits) plan.rejection = broken_goal(request.goals, p);
+    plan.keeps_goals = plan.fits && !plan.rejection;
+  }
+  result.plans.push_back(std::move(plan));
+  return result;
+}
+
+}  // namespace shardwright

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "planner/plan.h"
+#include "planner/serve/steady_state.h"
+
+namespace shardwright {
+
+/// The question.
+struct ServeRequest {
+  Model model;
+  Machine machine;
+  ServeEngine engine;
+  ServeWorkload workload;
+  ServeGoals goals;
+  std::optional<std::int64_t> gpus;           ///< absent: of an estimate what its layout has, of a plan one node
+  std::optional<double> requests_per_second;  ///< of a plan: the fewest GPUs that bear it
+  ServePins pins;
+  int top = 10;
+  int threads = 0;  ///< 0 = as many as there are cores
+};
+
+/// One layout with what it does, aggregated or in pools.
+struct ServedLayout {
+  ServeLayout layout;               ///< of pools: the decoding workers'
+  std::optional<PoolLayout> pools;  ///< present exactly when prefill and decode are apart
+  bool fits = false;                ///< in memory
+  bool keeps_goals = false;
+  std::optional<Rejection> rejection;         ///< memory, goals, or what makes it impossible
+  std::optional<ServePrediction> prediction;  ///< absent when it cannot be computed
+  std::vector<std::string> assumed;           ///< keys that the planner filled in
+  std::int64_t gpus() const { return pools ? pools->gpus() : layout.gpus(); }
+};
+
+struct ServeResult {
+  std::string model, machine, engine;
+  std::int64_t gpus = 0;
+  ServeWorkload workload;
+  ServeGoals goals;
+  std::optional<double> requests_per_second;
+  bool is_estimate = false;
+  SearchSummary search;             ///< of a plan only
+  std::vector<ServedLayout> plans;  ///< best first; an estimate has exactly one
+  /// Most tokens a second and GPU for each speed of one user, fastest user first.
+  std::vector<ServedLayout> pareto;
+  std::vector<ServedLayout> nearest;  ///< when nothing keeps the goals: what comes nearest, or what misses least memory
+};
+
+/// One layout, whether it fits or not. Throws InputError where pins contradict each other.
+ServeResult estimate_serving(const ServeRequest& request);
+
+/// Every layout of the space on `gpus` GPUs, and, where no concurrency is given, every batch of batches_tried():
+/// exhaustive, so the first plan is the best of them. tp, pp, ep and etp: all that divide; attention_dp only of
+/// mixtures of experts (of other models it is dp by another name); cp as pinned, else 1. Pools: every pair of workers'
+/// layouts and every number of each that fill the GPUs. Fast ones first: most output tokens a second, then by layout.
+ServeResult plan_serving(const ServeRequest& request);
+
+/// Batches of a rank up to `most`: 1, 2, 3, 4, 6, 8, 12, ..., most.
+std::vector<std::int64_t> batches_tried(std::int64_t most);
+
+/// Layouts of a copy (replicas 1) on so many GPUs that pins allow, in their order; possible ones only. Reasons against
+/// the others are counted in `rejected`, if any.
+std::vector<ServeLayout> copies_on(const ServeRequest& request, std::int64_t gpus,
+                                   std::map<std::string, std::int64_t>* rejected = nullptr);
+
+/// Whether a prediction keeps goals, and, if not, which it breaks.
+std::optional<Rejection> broken_goal(const ServeGoals& goals, const ServePrediction& prediction);
+
+}  // namespace shardwright

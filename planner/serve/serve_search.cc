@@ -1,0 +1,381 @@
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "planner/parallel.h"
+#include "planner/serve/serve_plan.h"
+
+namespace shardwright {
+namespace {
+
+/// A fewest-GPUs search looks at copies of up to so many GPUs.
+constexpr std::int64_t kLargestCopy = 64;
+
+bool allows(const std::optional<int>& pin, std::int64_t value) { return !pin || *pin == value; }
+
+std::vector<std::int64_t> divisors(std::int64_t n) {
+  std::vector<std::int64_t> all;
+  for (std::int64_t d = 1; d <= n; ++d)
+    if (n % d == 0) all.push_back(d);
+  return all;
+}
+
+/// What a copy does at one load.
+struct Point {
+  ServeLayout layout;  // replicas 1
+  ServePrediction prediction;
+};
+
+/// Every load of one copy: the concurrency that is asked, or each batch that fits.
+struct Copy {
+  std::vector<Point> points;
+  std::optional<ServedLayout> misses;  // what does not fit
+};
+
+Copy loads_of(const ServeRequest& request, const ServeLayout& layout, std::optional<std::int64_t> concurrency) {
+  const Machine machine = evenly_filled(request.machine, layout.ranks() * layout.pipeline);
+  StepTimes times(request.model, machine, request.workload.formats, request.engine, layout);
+  const ServeMemory memory = serve_memory(times.pricer(), machine, request.engine, request.workload);
+  Copy copy;
+  if (memory.largest_batch == 0) {
+    ServedLayout misses;
+    misses.layout = layout;
+    misses.rejection = Rejection{"memory", memory.reason.substr(memory.reason.find(' ') + 1)};
+    misses.prediction.emplace();
+    misses.prediction->memory = memory;
+    copy.misses = std::move(misses);
+    return copy;
+  }
+  const auto at = [&](std::int64_t requests) {
+    ServeWorkload workload = request.workload;
+    workload.concurrency = requests;
+    copy.points.push_back({layout, aggregated(times, machine, workload)});
+  };
+  if (concurrency) {
+    at(*concurrency);
+  } else {
+    for (const std::int64_t batch : batches_tried(memory.largest_batch)) at(batch * layout.attention_data);
+  }
+  return copy;
+}
+
+/// `copies` of a copy, each with the load of `point`.
+ServedLayout served(const Point& point, std::int64_t copies) {
+  ServedLayout plan;
+  plan.layout = point.layout;
+  plan.layout.replicas = static_cast<int>(copies);
+  plan.prediction = point.prediction;
+  plan.fits = true;
+  ServePrediction& p = *plan.prediction;
+  const auto times = static_cast<double>(copies);
+  for (double* rate : {&p.output_tokens_per_second, &p.output_low, &p.output_high, &p.total_tokens_per_second})
+    *rate *= times;
+  p.concurrency *= copies;
+  return plan;
+}
+
+// ---- Pools ----
+
+struct Prefiller {
+  ServeLayout layout;
+  StepTimes::Prefill one;
+  double rate = 0;  // prompts a second of a worker
+};
+struct Decoder {
+  ServeLayout layout;
+  std::int64_t batch = 0;
+  StepTimes::Decode step;
+  double rate = 0;  // answers a second of a worker
+  ServePrediction prediction;
+};
+
+/// Of a size, those that no other beats in both respects; exact, since a pool's goals and rate want nothing else.
+template <typename Worker, typename Slow>
+void keep_front(std::vector<Worker>& workers, const Slow& slow) {
+  std::sort(workers.begin(), workers.end(), [&](const Worker& a, const Worker& b) {
+    return std::make_tuple(a.layout.gpus(), slow(a), -a.rate, a.layout) <
+           std::make_tuple(b.layout.gpus(), slow(b), -b.rate, b.layout);
+  });
+  std::vector<Worker> front;
+  for (Worker& w : workers)
+    if (front.empty() || front.back().layout.gpus() != w.layout.gpus() || w.rate > front.back().rate)
+      front.push_back(std::move(w));
+  workers = std::move(front);
+}
+
+constexpr double kBusiestPrefill = 0.9;  // more makes prompts wait without end
+
+/// `x` prefilling and `y` decoding workers, decoding with at most the decoder's batch.
+ServedLayout pooled(const ServeRequest& request, const Prefiller& prefill, const Decoder& decode, std::int64_t x,
+                    std::int64_t y) {
+  const ServeWorkload& w = request.workload;
+  const double can_prefill = static_cast<double>(x) * prefill.rate;
+  const double rate = std::min(static_cast<double>(y) * decode.rate, kBusiestPrefill * can_prefill);
+  ServedLayout plan;
+  plan.pools = PoolLayout{prefill.layout, decode.layout};
+  plan.pools->prefill.replicas = static_cast<int>(x);
+  plan.pools->decode.replicas = static_cast<int>(y);
+  plan.layout = plan.pools->decode;
+  plan.fits = true;
+  plan.prediction = decode.prediction;
+  ServePrediction& p = *plan.prediction;
+  const double busy = rate / can_prefill, servers = static_cast<double>(x * prefill.layout.attention_data);
+  RankGroup pair;
+  pair.add(2, prefill.layout.gpus());
+  const Bytes sent{p.kv_bytes_per_token * w.isl};
+  const Seconds transfer = sent / request.machine.links.back().bandwidth;
+  p.ttft = prefill.one.latency + transfer + Seconds{0.5 * busy / (1 - busy) * prefill.one.added.value / servers};
+  const double share = rate * static_cast<double>(w.osl) / p.output_tokens_per_second;
+  for (double* each : {&p.output_tokens_per_second, &p.output_low, &p.output_high, &p.total_tokens_per_second})
+    *each *= share;
+  p.output_tokens_per_second_per_gpu = p.output_tokens_per_second / static_cast<double>(plan.pools->gpus());
+  const ServeErrors& errors = request.engine.errors;
+  p.ttft_low = std::exp(-errors.ttft) * p.ttft;
+  p.ttft_high = std::exp(errors.ttft) * p.ttft;
+  p.prefill_added = prefill.one.added;
+  p.concurrency =
+      static_cast<std::int64_t>(std::llround(rate * (p.ttft.value + static_cast<double>(w.osl - 1) * p.tpot.value)));
+  return plan;
+}
+
+std::vector<ServedLayout> all_pools(const ServeRequest& request, std::int64_t gpus) {
+  std::vector<Prefiller> prefillers;
+  std::vector<Decoder> decoders;
+  std::vector<ServeLayout> workers;
+  for (std::int64_t size = 1; size < gpus; ++size)
+    for (const ServeLayout& l : copies_on(request, size)) workers.push_back(l);
+  std::vector<std::optional<Prefiller>> found(workers.size());
+  std::vector<std::vector<Decoder>> found_decoders(workers.size());
+  ServeWorkload prompts = request.workload;
+  prompts.osl = 1;
+  run_in_parallel(workers.size(), request.threads, [&](std::size_t i) {
+    const ServeLayout& layout = workers[i];
+    const Machine machine = evenly_filled(request.machine, layout.gpus());
+    StepTimes times(request.model, machine, request.workload.formats, request.engine, layout);
+    if (serve_memory(times.pricer(), machine, request.engine, prompts).largest_batch > 0) {
+      const StepTimes::Prefill one = times.prefill(1, request.workload.isl, 0, 0);
+      found[i] = Prefiller{layout, one, static_cast<double>(layout.attention_data) / one.added.value};
+    }
+    for (Point& point : loads_of(request, layout, std::nullopt).points) {
+      Decoder d;
+      d.layout = layout;
+      d.batch = point.prediction.batch;
+      d.step = times.decode(d.batch, request.workload.isl + request.workload.osl / 2, request.workload.speculation);
+      d.prediction = std::move(point.prediction);
+      ServePrediction& p = d.prediction;
+      const double gained = request.workload.speculation.gained();
+      p.tpot = (1 / gained) * d.step.time;
+      p.tpot_low = std::exp(-request.engine.errors.tpot) * p.tpot;
+      p.tpot_high = std::exp(request.engine.errors.tpot) * p.tpot;
+      p.tokens_per_second_per_user = 1 / p.tpot.value;
+      d.rate = static_cast<double>(d.batch * layout.attention_data) /
+               (static_cast<double>(std::max<std::int64_t>(1, request.workload.osl - 1)) * p.tpot.value);
+      found_decoders[i].push_back(std::move(d));
+    }
+  });
+  for (std::size_t i = 0; i < workers.size(); ++i) {
+    if (found[i]) prefillers.push_back(std::move(*found[i]));
+    std::move(found_decoders[i].begin(), found_decoders[i].end(), std::back_inserter(decoders));
+  }
+  keep_front(prefillers, [](const Prefiller& p) { return p.one.latency; });
+  keep_front(decoders, [](const Decoder& d) { return d.prediction.tpot; });
+  std::vector<ServedLayout> plans;
+  for (const Prefiller& prefill : prefillers)
+    for (const Decoder& decode : decoders)
+      for (std::int64_t x = 1; x * prefill.layout.gpus() < gpus; ++x) {
+        const std::int64_t rest = gpus - x * prefill.layout.gpus();
+        if (rest % decode.layout.gpus() != 0) continue;
+        plans.push_back(pooled(request, prefill, decode, x, rest / decode.layout.gpus()));
+      }
+  return plans;
+}
+
+bool better(const ServedLayout& a, const ServedLayout& b) {
+  const double fast_a = a.prediction->output_tokens_per_second, fast_b = b.prediction->output_tokens_per_second;
+  if (fast_a != fast_b) return fast_a > fast_b;
+  if (a.pools.has_value() != b.pools.has_value()) return !a.pools;
+  return a.pools ? *a.pools < *b.pools : a.layout < b.layout;
+}
+
+/// The best load of each layout.
+std::vector<ServedLayout> best_loads(std::vector<ServedLayout> plans) {
+  std::sort(plans.begin(), plans.end(), better);
+  std::vector<ServedLayout> best;
+  for (ServedLayout& p : plans) {
+    const bool known = std::any_of(best.begin(), best.end(), [&](const ServedLayout& q) {
+      return p.pools ? q.pools == p.pools : !q.pools && q.layout == p.layout;
+    });
+    if (!known) best.push_back(std::move(p));
+  }
+  return best;
+}
+
+std::vector<ServedLayout> front_of(std::vector<ServedLayout> plans) {
+  std::sort(plans.begin(), plans.end(), [](const ServedLayout& a, const ServedLayout& b) {
+    const double user_a = a.prediction->tokens_per_second_per_user, user_b = b.prediction->tokens_per_second_per_user;
+    return user_a != user_b ? user_a > user_b : better(a, b);
+  });
+  std::vector<ServedLayout> front;
+  for (ServedLayout& p : plans)
+    if (front.empty() || p.prediction->output_tokens_per_second > front.back().prediction->output_tokens_per_second)
+      front.push_back(std::move(p));
+  return front;
+}
+
+/// How far a plan is from its goals, as a factor.
+double distance(const ServeGoals& goals, const ServePrediction& p) {
+  double worst = 0;
+  if (goals.max_ttft_seconds) worst = std::max(worst, p.ttft.value / *goals.max_ttft_seconds);
+  if (goals.max_tpot_seconds) worst = std::max(worst, p.tpot.value / *goals.max_tpot_seconds);
+  return worst;
+}
+
+/// Sorts what was tried into plans, front and nearest.
+void answer(const ServeRequest& request, std::vector<ServedLayout> tried, std::vector<ServedLayout> misses,
+            ServeResult& result) {
+  std::vector<ServedLayout> kept, broken;
+  const Machine& machine = request.machine;
+  for (ServedLayout& p : tried) {
+    ServePrediction& of = *p.prediction;
+    if (machine.price_per_gpu_hour)
+      of.cost_per_million_output_tokens =
+          *machine.price_per_gpu_hour * static_cast<double>(p.gpus()) / 3600 / of.output_tokens_per_second * 1e6;
+    p.rejection = broken_goal(request.goals, of);
+    p.keeps_goals = !p.rejection;
+    if (p.rejection) ++result.search.rejected[p.rejection->reason];
+    (p.keeps_goals ? kept : broken).push_back(std::move(p));
+  }
+  result.pareto = front_of(kept);
+  result.plans = best_loads(std::move(kept));
+  if (result.plans.size() > static_cast<std::size_t>(request.top))
+    result.plans.resize(static_cast<std::size_t>(request.top));
+  result.search.proven_best = !result.plans.empty();
+  if (!result.plans.empty()) return;
+  std::sort(broken.begin(), broken.end(), [&](const ServedLayout& a, const ServedLayout& b) {
+    const double far_a = distance(request.goals, *a.prediction), far_b = distance(request.goals, *b.prediction);
+    return far_a != far_b ? far_a < far_b : better(a, b);
+  });
+  if (broken.empty()) {
+    std::sort(misses.begin(), misses.end(), [](const ServedLayout& a, const ServedLayout& b) {
+      const Bytes need_a = a.prediction->memory.needed_without_kv(), need_b = b.prediction->memory.needed_without_kv();
+      return need_a != need_b ? need_a < need_b : a.layout < b.layout;
+    });
+    broken = std::move(misses);
+  }
+  for (std::size_t i = 0; i < broken.size() && i < 3; ++i) result.nearest.push_back(std::move(broken[i]));
+}
+
+/// Loads of every copy of each of the sizes.
+std::vector<Copy> copies_of(const ServeRequest& request, const std::vector<std::int64_t>& sizes,
+                            std::optional<std::int64_t> gpus, SearchSummary& search) {
+  std::vector<ServeLayout> layouts;
+  for (const std::int64_t size : sizes)
+    for (const ServeLayout& l : copies_on(request, size, &search.rejected)) layouts.push_back(l);
+  std::vector<Copy> copies(layouts.size());
+  run_in_parallel(layouts.size(), request.threads, [&](std::size_t i) {
+    std::optional<std::int64_t> each;
+    if (request.workload.concurrency && gpus) {
+      const std::int64_t n = *gpus / layouts[i].gpus();
+      each = std::max<std::int64_t>(1, (*request.workload.concurrency + n - 1) / n);
+    }
+    copies[i] = loads_of(request, layouts[i], each);
+  });
+  return copies;
+}
+
+}  // namespace
+
+std::vector<std::int64_t> batches_tried(std::int64_t most) {
+  std::vector<std::int64_t> all;
+  for (std::int64_t n = 1; n < most; n *= 2) {
+    all.push_back(n);
+    if (n > 1 && n + n / 2 < most) all.push_back(n + n / 2);
+  }
+  all.push_back(most);
+  return all;
+}
+
+std::vector<ServeLayout> copies_on(const ServeRequest& request, std::int64_t gpus,
+                                   std::map<std::string, std::int64_t>* rejected) {
+  const ServePins& pins = request.pins;
+  const bool experts = request.model.n_routed_experts > 0;
+  const std::int64_t cp = pins.cp.value_or(1);
+  std::vector<ServeLayout> all;
+  for (const std::int64_t tp : divisors(gpus)) {
+    for (const std::int64_t pp : divisors(gpus / tp)) {
+      if (!allows(pins.tp, tp) || !allows(pins.pp, pp) || gpus / tp / pp % cp != 0) continue;
+      const std::int64_t dp = gpus / tp / pp / cp, ranks = tp * cp * dp;
+      if (!allows(pins.attention_dp, dp) || (dp > 1 && !experts && !pins.attention_dp)) continue;
+      for (const std::int64_t ep : experts ? divisors(ranks) : std::vector<std::int64_t>{1}) {
+        const std::int64_t etp = experts ? ranks / ep : 1;
+        if (!allows(pins.ep, ep) || !allows(pins.etp, etp)) continue;
+        ServeLayout l;
+        l.tensor = static_cast<int>(tp);
+        l.pipeline = static_cast<int>(pp);
+        l.attention_data = static_cast<int>(dp);
+        l.context = static_cast<int>(cp);
+        l.expert = static_cast<int>(ep);
+        l.expert_tensor = static_cast<int>(etp);
+        const auto why = impossible(request.model, request.machine, request.workload.formats, l);
+        if (why && rejected) ++(*rejected)[why->reason];
+        if (!why) all.push_back(l);
+      }
+    }
+  }
+  std::sort(all.begin(), all.end());
+  return all;
+}
+
+ServeResult plan_serving(const ServeRequest& request) {
+  ServeResult result;
+  result.model = request.model.name;
+  result.machine = request.machine.name;
+  result.engine = request.engine.name;
+  result.workload = request.workload;
+  result.goals = request.goals;
+  result.requests_per_second = request.requests_per_second;
+  const std::int64_t gpus = request.gpus.value_or(request.machine.gpus_per_node);
+  const bool fewest = request.requests_per_second.has_value() && !request.gpus;
+  std::vector<std::int64_t> sizes;
+  if (fewest) {
+    for (std::int64_t n = 1; n <= kLargestCopy; n *= 2) sizes.push_back(n);
+  } else {
+    for (const std::int64_t n : divisors(gpus))
+      if (allows(request.pins.dp, gpus / n)) sizes.push_back(n);
+  }
+  std::vector<ServedLayout> tried, misses;
+  const bool together = !request.pins.disaggregated.value_or(false);
+  if (together) {
+    for (Copy& copy : copies_of(request, sizes, fewest ? std::nullopt : std::optional(gpus), result.search)) {
+      for (const Point& point : copy.points) {
+        const double answers = point.prediction.output_tokens_per_second / static_cast<double>(request.workload.osl);
+        const std::int64_t n = fewest ? static_cast<std::int64_t>(std::ceil(*request.requests_per_second / answers))
+                                      : gpus / point.layout.gpus();
+        tried.push_back(served(point, n));
+      }
+      if (!copy.misses) continue;
+      ++result.search.rejected["memory"];
+      misses.push_back(std::move(*copy.misses));
+    }
+  }
+  if (!fewest && request.pins.disaggregated.value_or(!request.workload.concurrency && gpus > 1))
+    for (ServedLayout& p : all_pools(request, gpus)) tried.push_back(std::move(p));
+  result.search.considered = static_cast<std::int64_t>(tried.size() + misses.size());
+  for (const auto& [reason, n] : result.search.rejected) result.search.considered += reason == "memory" ? 0 : n;
+  result.search.priced = static_cast<std::int64_t>(tried.size());
+  if (fewest) {
+    // Goals first, then GPUs, then speed.
+    std::erase_if(tried, [&](const ServedLayout& p) { return broken_goal(request.goals, *p.prediction).has_value(); });
+    const auto least = std::min_element(
+        tried.begin(), tried.end(), [](const ServedLayout& a, const ServedLayout& b) { return a.gpus() < b.gpus(); });
+    const std::int64_t needed = least == tried.end() ? 0 : least->gpus();
+    std::erase_if(tried, [&](const ServedLayout& p) { return p.gpus() != needed; });
+    result.gpus = needed;
+  } else {
+    result.gpus = gpus;
+  }
+  answer(request, std::move(tried), std::move(misses), result);
+  return result;
+}
+
+}  // namespace shardwright

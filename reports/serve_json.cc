@@ -1,0 +1,173 @@
+#include "reports/serve_json.h"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "reports/json.h"
+
+namespace shardwright {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+void put(Json& json, const char* key, double value) {
+  if (std::isfinite(value)) json[key] = value;
+}
+
+Json degrees_json(const ServeLayout& l) {
+  Json json;
+  json["tp"] = l.tensor;
+  json["pp"] = l.pipeline;
+  json["attention_dp"] = l.attention_data;
+  json["cp"] = l.context;
+  json["ep"] = l.expert;
+  json["etp"] = l.expert_tensor;
+  return json;
+}
+
+Json layout_json(const ServedLayout& plan) {
+  if (!plan.pools) {
+    Json json = degrees_json(plan.layout);
+    json["serving"] = "aggregated";
+    json["dp"] = plan.layout.replicas;
+    json["replicas"] = plan.layout.replicas;
+    return json;
+  }
+  Json json;
+  json["serving"] = "disaggregated";
+  for (const auto& [name, pool] : {std::pair{"prefill", &plan.pools->prefill}, {"decode", &plan.pools->decode}}) {
+    Json& of = json[name];
+    of["workers"] = pool->replicas;
+    of.update(degrees_json(*pool));
+  }
+  return json;
+}
+
+Json memory_json(const ServeMemory& m) {
+  Json json;
+  json["stage"] = m.stage;
+  json["weights_bytes"] = m.weights.value;
+  json["activations_bytes"] = m.activations.value;
+  json["cuda_graphs_bytes"] = m.cuda_graphs.value;
+  json["workspace_bytes"] = m.workspace.value;
+  json["kv_pool_bytes"] = m.pool.value;
+  json["kv_bytes_per_sequence"] = m.kv_per_sequence.value;
+  json["usable_bytes"] = m.usable.value;
+  json["max_batch"] = m.largest_batch;
+  json["max_batch_reason"] = m.reason;
+  return json;
+}
+
+Json prediction_json(const ServePrediction& p) {
+  Json json;
+  if (p.tpot.value > 0) {
+    put(json, "ttft_seconds", p.ttft.value);
+    put(json, "ttft_seconds_low", p.ttft_low.value);
+    put(json, "ttft_seconds_high", p.ttft_high.value);
+    put(json, "tpot_seconds", p.tpot.value);
+    put(json, "tpot_seconds_low", p.tpot_low.value);
+    put(json, "tpot_seconds_high", p.tpot_high.value);
+    put(json, "output_tokens_per_second", p.output_tokens_per_second);
+    put(json, "output_tokens_per_second_low", p.output_low);
+    put(json, "output_tokens_per_second_high", p.output_high);
+    put(json, "output_tokens_per_second_per_gpu", p.output_tokens_per_second_per_gpu);
+    put(json, "output_tokens_per_second_per_user", p.tokens_per_second_per_user);
+    put(json, "total_tokens_per_second", p.total_tokens_per_second);
+    json["concurrency"] = p.concurrency;
+    json["batch_per_rank"] = p.batch;
+    put(json, "decode_step_seconds", p.decode_step.value);
+    put(json, "prefill_added_seconds", p.prefill_added.value);
+    json["kv_bytes_per_token"] = p.kv_bytes_per_token;
+    if (p.cost_per_million_output_tokens)
+      put(json, "cost_per_million_output_tokens", *p.cost_per_million_output_tokens);
+  }
+  json["max_batch"] = p.memory.largest_batch;
+  json["memory"] = memory_json(p.memory);
+  return json;
+}
+
+Json sources_json(const ServePrediction& p) {
+  Json json = Json::object();
+  const double all = p.sources.total().value;
+  if (!(all > 0)) return json;
+  for (const CostSource source :
+       {CostSource::measured, CostSource::interpolated, CostSource::extrapolated, CostSource::datasheet})
+    put(json, std::string(name_of(source)).c_str(), p.sources.times[static_cast<std::size_t>(source)].value / all);
+  return json;
+}
+
+Json plan_json(const ServedLayout& plan, std::size_t rank) {
+  Json json;
+  json["rank"] = rank;
+  json["fits"] = plan.fits;
+  json["keeps_goals"] = plan.keeps_goals;
+  json["gpus"] = plan.gpus();
+  if (plan.rejection) {
+    json["rejection"]["reason"] = plan.rejection->reason;
+    json["rejection"]["detail"] = plan.rejection->detail;
+  }
+  json["layout"] = layout_json(plan);
+  json["layout_assumed"] = plan.assumed;
+  if (plan.prediction) {
+    json["predicted"] = prediction_json(*plan.prediction);
+    json["sources"] = sources_json(*plan.prediction);
+  }
+  return json;
+}
+
+Json list_json(const std::vector<ServedLayout>& plans) {
+  Json list = Json::array();
+  for (std::size_t i = 0; i < plans.size(); ++i) list.push_back(plan_json(plans[i], i + 1));
+  return list;
+}
+
+Json workload_json(const ServeResult& result) {
+  const ServeWorkload& w = result.workload;
+  Json json;
+  json["kind"] = "serving";
+  json["isl"] = w.isl;
+  json["osl"] = w.osl;
+  if (w.concurrency) json["concurrency"] = *w.concurrency;
+  if (result.requests_per_second) json["requests_per_second"] = *result.requests_per_second;
+  json["precision"] = name_of(w.formats.weights);
+  json["moe_precision"] = name_of(w.formats.experts);
+  json["kv_precision"] = name_of(w.formats.kv);
+  if (w.speculation.tokens > 0) {
+    json["mtp_tokens"] = w.speculation.tokens;
+    json["mtp_acceptance"] = w.speculation.acceptance;
+  }
+  if (result.goals.max_ttft_seconds) json["slo"]["max_ttft_seconds"] = *result.goals.max_ttft_seconds;
+  if (result.goals.max_tpot_seconds) json["slo"]["max_tpot_seconds"] = *result.goals.max_tpot_seconds;
+  return json;
+}
+
+}  // namespace
+
+std::string serve_result_json(const ServeResult& result) {
+  Json json;
+  json["schema"] = "shardwright.plan_result/1";
+  json["shardwright_version"] = version();
+  json["model"] = result.model;
+  json["machine"] = result.machine;
+  json["engine"] = result.engine;
+  json["gpus"] = result.gpus;
+  json["workload"] = workload_json(result);
+  if (!result.is_estimate) {
+    Json& search = json["search"];
+    search["considered"] = result.search.considered;
+    search["priced"] = result.search.priced;
+    search["pruned"] = result.search.pruned;
+    search["rejected"] = Json::object();
+    for (const auto& [reason, count] : result.search.rejected) search["rejected"][reason] = count;
+    put(search, "seconds", result.search.seconds);
+    search["proven_best"] = result.search.proven_best;
+  }
+  json["plans"] = list_json(result.plans);
+  if (!result.is_estimate) {
+    json["pareto"] = list_json(result.pareto);
+    if (result.plans.empty()) json["nearest"] = list_json(result.nearest);
+  }
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace shardwright

@@ -1,0 +1,156 @@
+#include "reports/serve_text.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+namespace shardwright {
+namespace {
+
+std::string layout_text(const ServedLayout& plan) {
+  return plan.pools ? to_string(*plan.pools) : to_string(plan.layout);
+}
+
+std::string interval(Seconds value, Seconds low, Seconds high) {
+  return fmt::format("{} ({} to {})", with_unit(value), with_unit(low), with_unit(high));
+}
+
+std::string question_text(const ServeRequest& request, const ServeResult& result, const TableStyle& style) {
+  const ServeWorkload& w = result.workload;
+  std::string text = fmt::format("{} on {} GPUs of {}, {}: prompts of {} and answers of {} tokens", result.model,
+                                 grouped(result.gpus), result.machine, result.engine, grouped(w.isl), grouped(w.osl));
+  if (w.concurrency) text += fmt::format(", {} clients", grouped(*w.concurrency));
+  if (result.requests_per_second) text += fmt::format(", {:g} requests a second", *result.requests_per_second);
+  text += fmt::format("; weights {}", name_of(w.formats.weights));
+  if (request.model.n_routed_experts > 0) text += fmt::format(", experts {}", name_of(w.formats.experts));
+  text += fmt::format(", keys and values {}", name_of(w.formats.kv));
+  if (w.speculation.tokens > 0)
+    text += fmt::format("; {} tokens proposed, each right {} of the time", w.speculation.tokens,
+                        percent(w.speculation.acceptance, 0));
+  if (result.goals.max_ttft_seconds) text += fmt::format("; first token within {:g} s", *result.goals.max_ttft_seconds);
+  if (result.goals.max_tpot_seconds)
+    text += fmt::format("; further tokens within {:g} s each", *result.goals.max_tpot_seconds);
+  return wrapped(text + ".", style.width);
+}
+
+std::string line(std::string_view name, const std::string& value) { return fmt::format("  {:<31}{}\n", name, value); }
+
+std::string rates_text(const ServedLayout& plan) {
+  const ServePrediction& p = *plan.prediction;
+  std::string text = line("first token (ttft)", interval(p.ttft, p.ttft_low, p.ttft_high));
+  text += line("each further token (tpot)", interval(p.tpot, p.tpot_low, p.tpot_high));
+  text += line("output tokens per second",
+               fmt::format("{:.0f} ({:.0f} to {:.0f})", p.output_tokens_per_second, p.output_low, p.output_high));
+  text += line("of a GPU", fmt::format("{:.1f}", p.output_tokens_per_second_per_gpu));
+  text += line("of a user", fmt::format("{:.1f}", p.tokens_per_second_per_user));
+  text += line("requests in flight", fmt::format("{}, {} of a rank at once", grouped(p.concurrency), grouped(p.batch)));
+  if (p.cost_per_million_output_tokens)
+    text += line("cost of 10^6 output tokens", fmt::format("{:.3f}", *p.cost_per_million_output_tokens));
+  return text;
+}
+
+std::string step_text(const ServePrediction& p) {
+  const StepCost& c = p.decode_cost;
+  std::string text = line("decode step", with_unit(p.decode_step));
+  for (const auto& [name, time] : {std::pair{"  products", c.products},
+                                   {"  experts", c.experts},
+                                   {"  attention", c.attention},
+                                   {"  norms, activations, ...", c.memory},
+                                   {"  collectives", c.collectives},
+                                   {"  experts' exchange", c.exchange},
+                                   {"  host", p.host}})
+    if (time > Seconds{}) text += line(name, with_unit(time));
+  return text + line("a prompt adds to others' steps", with_unit(p.prefill_added));
+}
+
+std::string memory_text(const ServeMemory& m, const TableStyle& style) {
+  std::string text = bold(fmt::format("GiB of a GPU, stage {}", m.stage), style) + "\n";
+  text += line("weights", in_gib(m.weights, 2)) + line("activations of a step", in_gib(m.activations, 2)) +
+          line("CUDA graphs", in_gib(m.cuda_graphs, 2)) + line("workspaces", in_gib(m.workspace, 2)) +
+          line("left for keys and values", in_gib(m.pool, 2)) + line("usable", in_gib(m.usable, 2)) +
+          line("a whole request's keys, values", in_gib(m.kv_per_sequence, 4)) +
+          line("largest batch of a rank", grouped(m.largest_batch));
+  return text + wrapped(m.reason, style.width, 2);
+}
+
+std::string sources_text(const ServePrediction& p, const TableStyle& style) {
+  const double all = p.sources.total().value;
+  if (!(all > 0)) return "";
+  std::vector<std::string> parts;
+  for (const CostSource source :
+       {CostSource::measured, CostSource::interpolated, CostSource::extrapolated, CostSource::datasheet}) {
+    const double share = p.sources.times[static_cast<std::size_t>(source)].value / all;
+    if (share > 0.0005) parts.push_back(fmt::format("{} {}", name_of(source), percent(share)));
+  }
+  return wrapped(fmt::format("Where times come from: {}. Intervals hold four in five of the published rows.",
+                             fmt::join(parts, ", ")),
+                 style.width);
+}
+
+std::string verdict(const ServedLayout& plan, const TableStyle& style) {
+  if (!plan.rejection) return green("It fits and keeps what is promised.", style) + "\n";
+  const char* word = !plan.prediction ? "It cannot be run." : plan.fits ? "It breaks a promise." : "It does not fit.";
+  return red(word, style) + "\n" +
+         wrapped(fmt::format("{}: {}", plan.rejection->reason, plan.rejection->detail), style.width);
+}
+
+std::string table_of(const std::vector<ServedLayout>& plans, const TableStyle& style) {
+  TextTable table(
+      {{"tokens/s"}, {"/GPU"}, {"/user"}, {"ttft"}, {"tpot"}, {"in flight"}, {"layout", TextTable::Align::left}});
+  for (const ServedLayout& plan : plans) {
+    const ServePrediction& p = *plan.prediction;
+    table.add_row({fmt::format("{:.0f}", p.output_tokens_per_second),
+                   fmt::format("{:.1f}", p.output_tokens_per_second_per_gpu),
+                   fmt::format("{:.1f}", p.tokens_per_second_per_user), with_unit(p.ttft), with_unit(p.tpot),
+                   grouped(p.concurrency), layout_text(plan)});
+  }
+  std::string text;
+  for (const std::string& l : table.lines(2)) text += l + "\n";
+  (void)style;
+  return text;
+}
+
+std::string estimate_of(const ServeResult& result, const TableStyle& style) {
+  const ServedLayout& plan = result.plans.front();
+  std::string text = wrapped(fmt::format("Layout: {}", layout_text(plan)), style.width);
+  if (!plan.assumed.empty())
+    text += wrapped(fmt::format("filled in by the planner: {}", fmt::join(plan.assumed, ", ")), style.width);
+  text += "\n" + verdict(plan, style);
+  if (!plan.prediction) return text;
+  const ServePrediction& p = *plan.prediction;
+  text += "\n" + rates_text(plan) + "\n" + step_text(p) + "\n" + memory_text(p.memory, style);
+  return text + "\n" + sources_text(p, style);
+}
+
+std::string search_text(const SearchSummary& search, const TableStyle& style) {
+  std::string text = fmt::format("{} layouts and loads, {} priced", grouped(search.considered), grouped(search.priced));
+  for (const auto& [reason, n] : search.rejected) text += fmt::format(", {} rejected for {}", grouped(n), reason);
+  if (search.proven_best) text += "; all were looked at, so the first is the best of them";
+  return wrapped(text + ".", style.width);
+}
+
+}  // namespace
+
+std::string serve_text(const ServeRequest& request, const ServeResult& result, const TableStyle& style) {
+  std::string text = question_text(request, result, style);
+  if (result.is_estimate) return text + "\n" + estimate_of(result, style);
+  text += "\n";
+  if (result.plans.empty()) {
+    text += red("Nothing keeps what is promised.", style) + "\n";
+    for (const ServedLayout& near : result.nearest)
+      text +=
+          wrapped(fmt::format("nearest: {}: {}: {}", layout_text(near), near.rejection->reason, near.rejection->detail),
+                  style.width);
+    return text + "\n" + search_text(result.search, style);
+  }
+  text += table_of(result.plans, style);
+  text += "\n" + bold("Most tokens for each speed of a user", style) + "\n" + table_of(result.pareto, style);
+  const ServedLayout& best = result.plans.front();
+  text +=
+      "\n" + bold("The first", style) + "\n" + rates_text(best) + "\n" + memory_text(best.prediction->memory, style);
+  text += "\n" + sources_text(*best.prediction, style);
+  return text + search_text(result.search, style);
+}
+
+}  // namespace shardwright
