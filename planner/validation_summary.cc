@@ -17,7 +17,7 @@ struct SpeedMetric {
   std::string_view name;
   bool is_time;
 };
-constexpr std::array<SpeedMetric, 9> kSpeedMetrics = {{{"iteration_seconds", true},
+constexpr std::array<SpeedMetric, 13> kSpeedMetrics = {{{"iteration_seconds", true},
                                                        {"tokens_per_second_per_gpu", false},
                                                        {"tokens_per_second", false},
                                                        {"samples_per_second_per_gpu", false},
@@ -25,7 +25,11 @@ constexpr std::array<SpeedMetric, 9> kSpeedMetrics = {{{"iteration_seconds", tru
                                                        {"mfu", false},
                                                        {"hfu", false},
                                                        {"training_days", true},
-                                                       {"gpu_hours_per_trillion_tokens", true}}};
+                                                       {"gpu_hours_per_trillion_tokens", true},
+                                                       {"output_tokens_per_second", false},
+                                                       {"output_tokens_per_second_per_gpu", false},
+                                                       {"tpot_seconds", true},
+                                                       {"request_latency_seconds", true}}};
 
 bool has_layout(const ValidationRow& row) { return row.kind == "training" || row.kind == "inference"; }
 

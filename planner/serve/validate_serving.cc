@@ -41,6 +41,15 @@ std::optional<std::string> formats_of(const MeasuredServing& s, const ServeEngin
   return std::nullopt;
 }
 
+/// Nobody serves weights that leave no room: where 16 bits do not fit, a checkpoint's fp8, then int4.
+WeightFormat widest_that_fits(const ServingQuestion& q, const ServeLayout& layout) {
+  const double bytes = static_cast<double>(parameters(q.model)) / static_cast<double>(layout.gpus() / layout.replicas);
+  const auto usable = static_cast<double>(q.machine.usable_memory().value);
+  if (2 * bytes < 0.9 * usable) return WeightFormat::bf16;
+  if (bytes < 0.9 * usable && supports(q.machine, WeightFormat::fp8_block)) return WeightFormat::fp8_block;
+  return WeightFormat::int4;
+}
+
 ServeLayout layout_of_pool(const MeasuredPool& pool, const Model& model) {
   ServePins pins{pool.tp, pool.pp, pool.attention_dp, {}, pool.ep, pool.etp, pool.workers, {}};
   if (model.n_routed_experts == 0) pins.ep = pins.etp = std::nullopt;
@@ -101,6 +110,8 @@ std::variant<ServingQuestion, std::string> serving_question(const MeasuredRow& r
     q.layout = layout_of(pins, q.model, pins.dp ? std::nullopt : row.hardware.gpus);
     if (!s.dp && q.layout.replicas > 1) q.assumed.push_back("dp");
   } catch (const InputError& e) { return skip("layout", e.what()); }
+  if (s.quant.empty() && s.moe_quant.empty())
+    q.workload.formats.weights = q.workload.formats.experts = widest_that_fits(q, q.layout);
   if (const auto why = impossible_of(q.layout)) return skip("layout", why->detail);
   return q;
 }
