@@ -100,16 +100,59 @@ StepTimes::Prefill StepTimes::prefill(std::int64_t prompts, std::int64_t isl, st
 
 namespace {
 
-/// A number of sequences between two whole ones.
-struct DecodeLine {
-  double few = 1, many = 1;
-  Seconds at_few, at_many;
-  Seconds at(double batch) const {
-    if (many <= few) return at_many;
-    const double share = std::clamp((batch - few) / (many - few), 0.0, 1.0);
-    return at_few + share * (at_many - at_few);
+/// Decode steps of any number of sequences, on straight lines between some that are priced.
+class DecodeLine {
+ public:
+  DecodeLine(StepTimes& times, std::int64_t most, std::int64_t context, const Speculation& speculation) {
+    for (const std::int64_t n : {std::int64_t{1}, most / 4, most / 2, most})
+      if (n >= 1 && (points_.empty() || as_double(n) > points_.back().first))
+        points_.push_back({as_double(n), times.decode(n, context, speculation).time});
   }
+  Seconds at(double batch) const {
+    for (std::size_t i = 1; i < points_.size(); ++i) {
+      if (batch > points_[i].first && i + 1 < points_.size()) continue;
+      const auto& [few, short_time] = points_[i - 1];
+      const auto& [many, long_time] = points_[i];
+      const double share = std::clamp((batch - few) / (many - few), 0.0, 1.0);
+      return short_time + share * (long_time - short_time);
+    }
+    return points_.front().second;
+  }
+
+ private:
+  std::vector<std::pair<double, Seconds>> points_;
 };
+
+/// Where as many requests come as end: `rate` a second, `decoding` of those in flight have their first token.
+struct Balance {
+  double rate = 0, decoding = 0;
+  Seconds step, slot;  ///< without and with the prompts of others
+};
+
+/// Little's law of requests in flight: in_flight = rate (ttft + further slot). It rises with the rate, so by bisection.
+Balance balance_of(const DecodeLine& line, double in_flight, double further, Seconds added, Seconds latency) {
+  const double others = (in_flight - 1) / in_flight;
+  const auto at = [&](double rate) {
+    Balance b;
+    b.rate = rate;
+    const double busy = rate * added.value * others;
+    // Steps grow less than their sequences, so this comes from below and settles.
+    for (int round = 0; round < 40 && b.decoding <= in_flight; ++round) {
+      b.step = line.at(b.decoding);
+      b.slot = Seconds{b.step.value / (1 - busy)};
+      b.decoding = rate * further * b.slot.value;
+    }
+    return b;
+  };
+  double low = 0, high = std::min(in_flight / latency.value, others > 0 ? 0.9999 / (added.value * others) : INFINITY);
+  for (int round = 0; round < 60; ++round) {
+    const double middle = 0.5 * (low + high);
+    const Balance b = at(middle);
+    const double waiting = middle * (latency + 0.5 * b.step).value;
+    (b.decoding + waiting > in_flight ? high : low) = middle;
+  }
+  return at(low);
+}
 
 Seconds low_of(Seconds s, double width) { return std::exp(-width) * s; }
 Seconds high_of(Seconds s, double width) { return std::exp(width) * s; }
@@ -165,41 +208,22 @@ ServePrediction aggregated(StepTimes& times, const Machine& machine, const Serve
 
   const std::int64_t context = w.isl + w.osl / 2;
   const StepTimes::Decode full = times.decode(p.batch, context, w.speculation);
-  const std::int64_t few = std::max<std::int64_t>(1, p.batch / 2);
-  const DecodeLine line{as_double(few), as_double(p.batch), times.decode(few, context, w.speculation).time, full.time};
+  const DecodeLine line(times, p.batch, context, w.speculation);
   const std::int64_t prompts = together(engine, w, running);
   const StepTimes::Prefill prefill = times.prefill(prompts, w.isl, p.batch, context);
   const Seconds added = (1.0 / as_double(prompts)) * prefill.added;
   const double gained = w.speculation.gained(), further = as_double(std::max<std::int64_t>(0, w.osl - 1)) / gained;
-
-  // From few requests decoding to the balance; monotone, so a fixed number of rounds is enough.
-  double decoding = running;
-  Seconds step = line.at(decoding), slot = step;
-  for (int round = 0; round < 60; ++round) {
-    step = line.at(decoding);
-    // All but its own prompt come between a request's tokens.
-    const Seconds life = prefill.latency + further * slot;
-    const double others = (running - 1) / life.value;
-    const double busy = std::min(0.98, others * added.value);
-    const Seconds next = Seconds{step.value / (1 - busy)};
-    slot = 0.5 * (slot + next);
-    decoding = running * (further * slot.value) / (prefill.latency.value + further * slot.value);
-    decoding = std::max(1.0, decoding);
-  }
-  const Seconds life = prefill.latency + further * slot;
-  const double busy = std::min(0.98, (running - 1) / life.value * added.value);
-  const Seconds wait = 0.5 * step + Seconds{0.5 * busy / (1 - busy) * prefill.added.value};
-  const double per_rank = running / (life + wait).value;
-  p.tpot = (1 / gained) * slot;
-  p.ttft = prefill.latency + wait;
-  if (asked > running) p.ttft += Seconds{(asked - running) / per_rank};
+  const Balance balance = balance_of(line, running, further, added, prefill.latency);
+  p.tpot = (1 / gained) * balance.slot;
+  p.ttft = prefill.latency + 0.5 * balance.step;
+  if (asked > running) p.ttft += Seconds{(asked - running) / balance.rate};
   p.decode_step = full.time;
   p.prefill_added = added;
   p.host = full.host;
   p.decode_cost = full.cost;
   p.sources.add(further, full.cost.sources);
   p.sources.add(1.0 / as_double(prompts), prefill.cost.sources);
-  finish(p, machine, engine, w, layout.gpus(), per_rank * as_double(ranks));
+  finish(p, machine, engine, w, layout.gpus(), balance.rate * as_double(ranks));
   return p;
 }
 

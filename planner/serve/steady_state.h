@@ -76,10 +76,10 @@ struct ServePrediction {
 /// Prefill and decode on the same GPUs, new prompts between the tokens of others (continuous batching). With
 /// `concurrency` clients, each of whom asks again when its answer is complete; without, as many as fit.
 ///
-/// In the mean: a rank has b requests, of which each takes ttft + (osl - 1) tpot. Steps take decode(b); each prompt
-/// adds prefill.added to the steps of the others, so
-///   tpot = decode / (gained (1 - rate of others' prompts x added))
-///   ttft = latency of the prefill + half a step + the wait for prompts before it
+/// In the mean: a rank has b requests in flight, of which `rate` end, and come, a second. Each takes the prefill and
+/// half a step until its first token, then a step for each further one; prompts of others come between its steps:
+///   slot = decode(d) / (1 - rate added (b - 1) / b),   d = rate further slot,   b = d + rate (latency + decode(d) / 2)
+///   tpot = slot / gained,   further = (osl - 1) / gained
 /// Clients beyond the largest batch wait for their turn.
 ServePrediction aggregated(StepTimes& times, const Machine& machine, const ServeWorkload& workload);
 
