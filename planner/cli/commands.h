@@ -36,6 +36,7 @@ Command completion_command();
 int run_fit_kernels(const Arguments& arguments);
 int run_fit_collectives(const Arguments& arguments);
 int run_fit_engines(const Arguments& arguments);
+int run_fit_serving(const Arguments& arguments);
 std::string place_of_fit(const Arguments& arguments, const std::string& example);
 int write_fit(const Arguments& arguments, const std::string& place, const std::string& text);
 

@@ -23,8 +23,10 @@ int run(const Arguments& arguments) {
   if (what == "kernels") return run_fit_kernels(arguments);
   if (what == "collectives") return run_fit_collectives(arguments);
   if (what == "engines") return run_fit_engines(arguments);
-  const std::string hint = did_you_mean(what, {"kernels", "collectives", "engines"});
-  throw InputError(fmt::format("WHAT: must be kernels, collectives or engines, got '{}'{}", shown(what), hint));
+  if (what == "serving") return run_fit_serving(arguments);
+  const std::string hint = did_you_mean(what, {"kernels", "collectives", "engines", "serving"});
+  throw InputError(
+      fmt::format("WHAT: must be kernels, collectives, engines or serving, got '{}'{}", shown(what), hint));
 }
 
 }  // namespace
@@ -51,19 +53,19 @@ Command fit_command() {
           {"fit kernels measured-h100 --out h100.yaml --source 'own runs'",
            "fit kernels measured-h100 --out h100.yaml --check",
            "fit collectives measured-h100 rows.yaml --out collectives.yaml",
-           "fit engines training.yaml --leave-one-source-out"},
+           "fit engines training.yaml --leave-one-source-out", "fit serving inference.yaml --leave-one-source-out"},
           {{"WHAT",
-            "kernels, collectives or engines",
+            "kernels, collectives, engines or serving",
             true,
             false,
             Completes::words,
-            {"kernels", "collectives", "engines"}},
+            {"kernels", "collectives", "engines", "serving"}},
            {"FROM", "folders with measurements, files of rows", true, true, Completes::files, {}}},
           {{"--out", "FILE", "the file to write, whole or not at all", Completes::files},
            {"--source", "TEXT", "kernels: where the measurements are from"},
            {"--family", "NAME", "kernels: gemm, attention or moe_layer alone"},
            {"--date", "TEXT", "engines: of the data (default: the rows' newest)"},
-           {"--leave-one-source-out", "", "engines: also predict each source without it"},
+           {"--leave-one-source-out", "", "engines, serving: predict each source without it"},
            {"--check", "", "write nothing; exit code 1 if FILE would change"},
            threads_option()},
           run};

@@ -52,7 +52,11 @@ ServeEngine read_serve_engine(const YamlCursor& top) {
   ServeEngine engine;
   engine.name = top.at("name").text();
   engine.description = top.at("description").text();
-  for (const YamlCursor& item : top.at("frameworks").items()) engine.frameworks.push_back({item.text()});
+  for (const YamlCursor& item : top.at("frameworks").items()) {
+    item.only_keys({"name", "version"});
+    const auto release = item.find("version");
+    engine.frameworks.push_back({item.at("name").text(), release ? release->text() : ""});
+  }
   engine.all_reduce =
       static_cast<CollectiveAlgorithm>(top.at("all_reduce").one_of({kAllReduces.begin(), kAllReduces.end()}));
   std::vector<std::string_view> dispatchers;
@@ -116,8 +120,9 @@ const ServeEngine* serve_engine_of(const RowSoftware& software) {
   std::size_t longest = 0;
   for (const auto& [name, engine] : engines())
     for (const EngineFramework& match : engine.frameworks)
-      if (software.framework.starts_with(match.name) && match.name.size() > longest) {
-        longest = match.name.size();
+      if (software.framework.starts_with(match.name) && software.version.starts_with(match.version) &&
+          match.name.size() + match.version.size() > longest) {
+        longest = match.name.size() + match.version.size();
         best = &engine;
       }
   return best;
