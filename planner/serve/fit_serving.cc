@@ -17,11 +17,11 @@ namespace {
 
 constexpr int kEvaluations = 700;
 
+using Rows = std::vector<std::size_t>;
+
 double speed_of(const ServedRow& row, const ServePrediction& p) {
   return row.is_rate ? p.output_tokens_per_second : p.tpot.value;
 }
-
-using Rows = std::vector<std::size_t>;
 
 std::vector<double> logs_of(std::vector<ServedRow>& rows, const Rows& of, const ServeConstants& constants,
                             int threads) {
@@ -33,10 +33,28 @@ std::vector<double> logs_of(std::vector<ServedRow>& rows, const Rows& of, const 
   return logs;
 }
 
-double mean_of_sizes(const std::vector<double>& logs) {
+/// Of first tokens, which hang on how a benchmark starts, this much counts.
+constexpr double kFirstTokenWeight = 0.1;
+/// What a constant one `usual` away from neutral costs: rows that say nothing about it leave it where it is.
+constexpr double kPrior = 0.002;
+
+double loss(std::vector<ServedRow>& rows, const Rows& of, const ServeConstants& constants, int threads) {
+  std::vector<double> parts(of.size());
+  run_in_parallel(of.size(), threads, [&](std::size_t i) {
+    ServedRow& row = rows[of[i]];
+    const ServePrediction p = row.model.front().predict(constants);
+    parts[i] = std::abs(std::log(speed_of(row, p) / row.measured));
+    // Rows that exceed what fits wait for slots: no matter of clumps.
+    if (row.ttft > 0) parts[i] += kFirstTokenWeight * std::min(2.0, std::abs(std::log(p.ttft.value / row.ttft)));
+  });
   double sum = 0;
-  for (const double log : logs) sum += std::abs(log);
-  return sum / static_cast<double>(logs.size());
+  for (const double part : parts) sum += part;
+  sum /= static_cast<double>(of.size());
+  for (const ServeConstantFacts& f : kServeConstantFacts) {
+    const double off = (constants[f.constant] - f.neutral) / f.usual;
+    sum += kPrior * off * off;
+  }
+  return sum;
 }
 
 double median_error(const std::vector<double>& logs) {
@@ -63,11 +81,9 @@ ServeConstants fitted(std::vector<ServedRow>& rows, const Rows& of, int threads)
     for (std::size_t i = 0; i < values.size(); ++i) constants[kServeConstantFacts[i].constant] = values[i];
     return constants;
   };
-  const std::vector<double> best = minimize(
-      [&](const std::vector<double>& values) {
-        return mean_of_sizes(logs_of(rows, of, constants_of(values), threads));
-      },
-      ranges, kEvaluations);
+  const std::vector<double> best =
+      minimize([&](const std::vector<double>& values) { return loss(rows, of, constants_of(values), threads); }, ranges,
+               kEvaluations);
   std::vector<double> kept;
   for (const double value : best) kept.push_back(rounded(value));
   return constants_of(kept);

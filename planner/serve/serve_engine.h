@@ -21,27 +21,31 @@ enum class ServeConstant {
   decode_factor,
   prefill_factor,
   communication_factor,
+  clumping,
 };
-inline constexpr int kServeConstants = 6;
+inline constexpr int kServeConstants = 7;
 
-/// `neutral` changes nothing; `low` and `high` are the range of what is physical.
+/// `neutral` changes nothing; `low` and `high` are the range of what is physical; `usual`: by how much engines differ,
+/// the fit's scale.
 struct ServeConstantFacts {
   ServeConstant constant;
   std::string_view name, unit, meaning;
-  double neutral, low, high;
+  double neutral, low, high, usual;
 };
 inline constexpr std::array<ServeConstantFacts, kServeConstants> kServeConstantFacts = {
-    {{ServeConstant::step_seconds, "step_seconds", "s", "of the host in every step, while the GPUs wait", 0, 0, 0.02},
+    {{ServeConstant::step_seconds, "step_seconds", "s", "of the host in every step, while the GPUs wait", 0, 0, 0.02,
+      2e-3},
      {ServeConstant::sequence_seconds, "sequence_seconds", "s", "the same for each sequence that gains a token", 0, 0,
-      2e-4},
+      2e-4, 3e-5},
      {ServeConstant::kernel_seconds, "kernel_seconds", "s",
-      "between two kernels; below 0 where one starts before the other has ended", 0, -3e-6, 10e-6},
+      "between two kernels; below 0 where one starts before the other has ended", 0, -2e-6, 10e-6, 1e-6},
      {ServeConstant::decode_factor, "decode_factor", "",
-      "time of a decode step's kernels over that of their benchmarks", 1, 0.8, 1.6},
+      "time of a decode step's kernels over that of their benchmarks", 1, 0.8, 1.6, 0.1},
      {ServeConstant::prefill_factor, "prefill_factor", "",
-      "the same of what a prompt adds: clocks fall under long products", 1, 0.7, 2},
+      "the same of what a prompt adds: clocks fall under long products", 1, 0.7, 2, 0.15},
      {ServeConstant::communication_factor, "communication_factor", "",
-      "time of a collective over that of its benchmark", 1, 0.4, 3}}};
+      "time of a collective over that of its benchmark", 1, 0.5, 3, 0.25},
+     {ServeConstant::clumping, "clumping", "", "of prompts that wait for each other (steady_state.h)", 0, 0, 3, 1}}};
 
 class ServeConstants {
  public:
@@ -74,6 +78,7 @@ struct ServeEngine {
   Bytes cuda_graphs, workspace;
   std::int64_t max_sequences = 256, max_tokens = 8192;  ///< of a rank's step, by default
   bool chunked_prefill = true;    ///< a prompt may be cut where the step has max_tokens; else it goes whole
+  bool prefill_first = false;     ///< all prompts that wait before any decoding: requests stay in waves
   bool narrow_kv = false;         ///< keys and values are fp8 where weights are below 16 bits and nobody says otherwise
   bool reserves_answers = false;  ///< a request is let in when its whole answer has room; else when its prompt has
   ServeConstants constants;

@@ -214,8 +214,12 @@ ServePrediction aggregated(StepTimes& times, const Machine& machine, const Serve
   const Seconds added = (1.0 / as_double(prompts)) * prefill.added;
   const double gained = w.speculation.gained(), further = as_double(std::max<std::int64_t>(0, w.osl - 1)) / gained;
   const Balance balance = balance_of(line, running, further, added, prefill.latency);
-  p.tpot = (1 / gained) * balance.slot;
-  p.ttft = prefill.latency + 0.5 * balance.step;
+  // Clumps move waiting from further tokens to the first.
+  const double others = running - 1, behind = engine.prefill_first ? 0.5 * others : 0.5 * std::sqrt(others);
+  const Seconds queued = std::min(engine.constants[clumping] * std::min(behind, 0.5 * others), others) * added;
+  const Seconds spared = further > 0 ? std::min((1 / further) * queued, balance.slot - balance.step) : Seconds{};
+  p.tpot = (1 / gained) * (balance.slot - spared);
+  p.ttft = prefill.latency + 0.5 * balance.step + queued;
   if (asked > running) p.ttft += Seconds{(asked - running) / balance.rate};
   p.decode_step = full.time;
   p.prefill_added = added;

@@ -81,6 +81,10 @@ struct ServePrediction {
 ///   slot = decode(d) / (1 - rate added (b - 1) / b),   d = rate further slot,   b = d + rate (latency + decode(d) / 2)
 ///   tpot = slot / gained,   further = (osl - 1) / gained
 /// Clients beyond the largest batch wait for their turn.
+///
+/// Answers of one length end together, and so their clients' next prompts come in clumps: a prompt waits for `clumping`
+/// times half the others where the engine prefills first, for half the root of their number where it does not, and what
+/// it waits for then does not come between its further tokens: ttft grows, tpot falls, their sum stays.
 ServePrediction aggregated(StepTimes& times, const Machine& machine, const ServeWorkload& workload);
 
 /// Prefill and decode apart: `prefill` and `decode` have the layouts of a worker each, with replicas as workers. Keys
