@@ -69,8 +69,11 @@ RankLoad busiest_load(const MoeLayerSpec& spec, double skew) {
 }
 
 double seconds(const MoeCurve& curve, const MoeLayerSpec& spec, const Machine& machine) {
+  return seconds(curve, spec, busiest_load(spec, curve.skew), machine);
+}
+
+double seconds(const MoeCurve& curve, const MoeLayerSpec& spec, const RankLoad& load, const Machine& machine) {
   assert(spec.tokens > 0 && "a layer that no token enters has no curve");
-  const RankLoad load = busiest_load(spec, curve.skew);
   const double hidden = as_double(spec.hidden_size);
   const double width = as_double(spec.intermediate_size) / as_double(spec.etp);
   const double matrices = spec.gated ? 3 : 2;

@@ -41,8 +41,9 @@ struct RankLoad {
 /// mean.
 RankLoad busiest_load(const MoeLayerSpec& spec, double skew);
 
-/// Of a layer that any token enters.
+/// Of a layer that any token enters; the second with a load that is known.
 double seconds(const MoeCurve& curve, const MoeLayerSpec& spec, const Machine& machine);
+double seconds(const MoeCurve& curve, const MoeLayerSpec& spec, const RankLoad& load, const Machine& machine);
 
 /// Whether products take most of the time: 64 rows an expert and more.
 bool is_large(const MoeLayerSpec& spec);

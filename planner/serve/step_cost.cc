@@ -5,6 +5,7 @@
 #include <cmath>
 #include <string_view>
 
+#include "hardware/kernel_curves.h"
 #include "hardware/moe_curve.h"
 #include "planner/cost/collective_cost.h"
 #include "planner/cost/kernel_cost.h"
@@ -17,9 +18,6 @@ namespace {
 constexpr std::int64_t kMostAbsorbedTokens = 8;
 /// DeepEP's low-latency kernels have buffers for so many tokens of a rank (README of deepseek-ai/DeepEP, 2025-08: 128).
 constexpr std::int64_t kMostLowLatencyTokens = 128;
-
-/// How real routers load experts, as the published tables' generator draws it (AIConfigurator, power_law_1.01).
-constexpr double kRoutingPowerLaw = 1.01;
 
 double as_double(std::int64_t n) { return static_cast<double>(n); }
 
@@ -39,6 +37,17 @@ bool is_of_experts(const OpGraph& graph, const Operator& op) {
 
 /// A rank's tokens with all others' that enter the same layer of experts.
 std::int64_t tokens_together(const ServeLayout& layout, std::int64_t tokens) { return tokens * layout.attention_data; }
+
+/// Every token's experts are any: of an expert's tokens, those that come in the mean, and of a rank's experts, those
+/// that any comes to. The busiest rank has the standard deviations more that the largest of `ep` normal numbers has.
+RankLoad random_load(const MoeLayerSpec& spec) {
+  const double tokens = as_double(spec.tokens), topk = as_double(spec.num_experts_per_tok);
+  const double experts = as_double(spec.n_routed_experts), ep = as_double(spec.ep);
+  const double rows = tokens * topk / ep, above = spec.ep > 1 ? std::sqrt(2 * std::log(ep)) : 0;
+  const double hit = experts / ep * -std::expm1(tokens * std::log1p(-std::min(topk / experts, 1 - 1e-9)));
+  return {std::max(1.0, std::min(rows + above * std::sqrt(rows), tokens * std::min(topk, experts / ep))),
+          std::max(1.0, hit)};
+}
 
 /// An engine's own all-reduce where no table has it: two passes of its parts, at this share of the links' rate and with
 /// this start. Estimates: of NVLink 4 such kernels reach 0.6 to 0.75 (hardware/fabrics/collectives.yaml).
@@ -446,7 +455,6 @@ class StepPricer::Graph {
     spec.ep = of_.layout_.expert;
     spec.etp = of_.layout_.expert_tensor;
     spec.gated = m.gated_mlp;
-    spec.power_law = kRoutingPowerLaw;
     spec.type = format.compute;
     if (format.weights != stored(format.compute)) spec.weights = format.weights;
     spec.scaling = format.scaling;
@@ -454,12 +462,20 @@ class StepPricer::Graph {
   }
   void price_experts(std::int64_t tokens, StepCost& into) {
     const MoeLayerSpec spec = experts(tokens);
-    if (const auto cost = look_up(spec, of_.machine_)) {
-      count(*cost, TimeError::product, &StepCost::experts, into);
+    if (of_.machine_.measured) {
+      if (const auto cost = look_up(spec, of_.machine_)) {
+        count(*cost, TimeError::product, &StepCost::experts, into);
+        return;
+      }
+    }
+    const RankLoad load = random_load(spec);
+    if (const auto fitted = of_.machine_.curves->of_moe_layer(spec)) {
+      const Seconds time{seconds(fitted->curve, spec, load, of_.machine_)};
+      const double error = std::hypot(fitted->relative_error(is_large(spec)), of_.machine_.efficiency.curves_error);
+      count({time, CostSource::datasheet, error}, TimeError::product, &StepCost::experts, into);
       return;
     }
     // No curve of such layers: the products of those experts that any row goes to.
-    const RankLoad load = busiest_load(spec, 1);
     const auto groups = static_cast<std::int64_t>(std::ceil(load.hit));
     const auto rows = static_cast<std::int64_t>(std::ceil(load.rows / as_double(groups)));
     const std::int64_t width = spec.intermediate_size / spec.etp;
