@@ -324,7 +324,11 @@ void fit_moe_layers(const Machine& machine, const KernelTable& table, CurveFile&
   for (std::size_t i = 0; i < table.size(); ++i) {
     const auto spec = std::get<MoeLayerSpec>(table.spec(i));
     if (spec.tokens == 0 || !supports(machine, spec.type) || !splits_pairs(spec, table.framework(i))) continue;
-    rows[format_name(spec)][software_of(table, i)].push_back({spec, table.seconds()[i], is_large(spec)});
+    const std::string software = software_of(table, i);
+    // Kernels for few rows, which engines take for decode, have a curve of their own.
+    const bool few = software.find(kMinLatency) != std::string::npos;
+    rows[format_name(spec) + (few ? std::string(kMinLatency) : "")][software].push_back(
+        {spec, table.seconds()[i], is_large(spec)});
   }
   for (const auto& [format, by_software] : rows) {
     const auto& [software, most] = most_rows(by_software);

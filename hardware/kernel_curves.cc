@@ -222,6 +222,11 @@ std::optional<Fitted<MoeCurve>> KernelCurves::of_moe_layer(const MoeLayerSpec& s
   return std::nullopt;
 }
 
+std::optional<Fitted<MoeCurve>> KernelCurves::of_min_latency_layer(const MoeLayerSpec& spec) const {
+  const auto found = moe_layer.find(format_name(spec) + std::string(kMinLatency));
+  return found == moe_layer.end() ? std::nullopt : std::optional(found->second);
+}
+
 KernelCurves choose_curves(const std::vector<CurveFile>& files, const Machine& machine, const YamlCursor& where) {
   KernelCurves curves;
   for (const DataType type : kDataTypes) {

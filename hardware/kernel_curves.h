@@ -72,12 +72,16 @@ struct KernelCurves {
   /// Of the layer's format and weights; else, less certainly, of its format or the nearest. Nothing where no file has
   /// any of those.
   std::optional<Fitted<MoeCurve>> of_moe_layer(const MoeLayerSpec& spec) const;
+  /// Of the kernels for few rows, where they were measured in the layer's format and weights.
+  std::optional<Fitted<MoeCurve>> of_min_latency_layer(const MoeLayerSpec& spec) const;
 };
 
 /// "fp8", "fp8_row", "fp8_block"; types without a choice of scales have their name alone.
 std::string format_name(DataType type, Scaling scaling);
 /// That, and the weights' where they are of another type: "bf16_mxfp4".
 std::string format_name(const MoeLayerSpec& spec);
+/// Behind a layer's format: the curve of the kernels that tables call so, of layers in which experts get few rows.
+inline constexpr std::string_view kMinLatency = "_min_latency";
 
 /// For each format the curve of its name from the first of `files` that has one; else that of the nearest format:
 /// 16-bit ones answer for each other and, less certainly, for wider ones; kinds of fp8 for each other; fp8 for what is

@@ -470,7 +470,10 @@ class StepPricer::Graph {
     }
     const RankLoad load = random_load(spec);
     if (const auto fitted = of_.machine_.curves->of_moe_layer(spec)) {
-      const Seconds time{seconds(fitted->curve, spec, load, of_.machine_)};
+      Seconds time{seconds(fitted->curve, spec, load, of_.machine_)};
+      // Engines have both and take the faster (trtllm-gen's kernels in TensorRT-LLM, vLLM and SGLang on Blackwell).
+      if (const auto few = of_.machine_.curves->of_min_latency_layer(spec))
+        time = std::min(time, Seconds{seconds(few->curve, spec, load, of_.machine_)});
       const double error = std::hypot(fitted->relative_error(is_large(spec)), of_.machine_.efficiency.curves_error);
       count({time, CostSource::datasheet, error}, TimeError::product, &StepCost::experts, into);
       return;
