@@ -36,7 +36,7 @@ std::vector<double> logs_of(std::vector<ServedRow>& rows, const Rows& of, const 
 /// Of first tokens, which hang on how a benchmark starts, this much counts.
 constexpr double kFirstTokenWeight = 0.1;
 /// What a constant one `usual` away from neutral costs: rows that say nothing about it leave it where it is.
-constexpr double kPrior = 0.002;
+constexpr double kPrior = 0.01;
 
 double loss(std::vector<ServedRow>& rows, const Rows& of, const ServeConstants& constants, int threads) {
   std::vector<double> parts(of.size());

@@ -34,15 +34,15 @@ struct ServeConstantFacts {
 };
 inline constexpr std::array<ServeConstantFacts, kServeConstants> kServeConstantFacts = {
     {{ServeConstant::step_seconds, "step_seconds", "s", "of the host in every step, while the GPUs wait", 0, 0, 0.02,
-      2e-3},
+      5e-4},
      {ServeConstant::sequence_seconds, "sequence_seconds", "s", "the same for each sequence that gains a token", 0, 0,
-      2e-4, 3e-5},
+      2e-4, 1e-5},
      {ServeConstant::kernel_seconds, "kernel_seconds", "s",
       "between two kernels; below 0 where one starts before the other has ended", 0, -2e-6, 10e-6, 1e-6},
      {ServeConstant::decode_factor, "decode_factor", "",
-      "time of a decode step's kernels over that of their benchmarks", 1, 0.8, 1.6, 0.1},
+      "time of a decode step's kernels over that of their benchmarks", 1, 0.8, 1.6, 0.05},
      {ServeConstant::prefill_factor, "prefill_factor", "",
-      "the same of what a prompt adds: clocks fall under long products", 1, 0.7, 2, 0.15},
+      "the same of what a prompt adds: clocks fall under long products", 1, 0.7, 2, 0.1},
      {ServeConstant::communication_factor, "communication_factor", "",
       "time of a collective over that of its benchmark", 1, 0.5, 3, 0.25},
      {ServeConstant::clumping, "clumping", "", "of prompts that wait for each other (steady_state.h)", 0, 0, 3, 1}}};

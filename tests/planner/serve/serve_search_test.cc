@@ -1,0 +1,184 @@
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <set>
+
+#include "planner/serve/serve_plan.h"
+
+namespace shardwright {
+namespace {
+
+using doctest::Approx;
+
+ServeRequest request(const char* model, std::int64_t gpus) {
+  ServeRequest r;
+  r.model = find_model(model);
+  r.machine = find_machine("h200-sxm-141gb");
+  r.engine = find_serve_engine("vllm", "--engine");
+  r.workload = {1024, 256, {}, {WeightFormat::fp8, WeightFormat::fp8, KvFormat::fp8}, {}};
+  r.gpus = gpus;
+  r.threads = 1;
+  return r;
+}
+
+/// Every layout of so many GPUs, by trying all numbers for all degrees, with every concurrency of the list.
+double brute_force(const ServeRequest& r, const ServeGoals& goals) {
+  double best = 0;
+  const auto gpus = static_cast<int>(*r.gpus);
+  const bool experts = r.model.n_routed_experts > 0;
+  for (int tp = 1; tp <= gpus; ++tp)
+    for (int pp = 1; pp <= gpus; ++pp)
+      for (int adp = 1; adp <= (experts ? gpus : 1); ++adp)
+        for (int ep = 1; ep <= (experts ? gpus : 1); ++ep)
+          for (int etp = 1; etp <= (experts ? gpus : 1); ++etp)
+            for (int dp = 1; dp <= gpus; ++dp) {
+              if (tp * pp * adp * dp != gpus || (experts && ep * etp != tp * adp)) continue;
+              ServeRequest one = r;
+              one.pins = {tp, pp, adp, {}, {}, {}, dp, {}};
+              if (experts) {
+                one.pins.ep = ep;
+                one.pins.etp = etp;
+              }
+              const ServedLayout whole = estimate_serving(one).plans.front();
+              if (!whole.fits) continue;
+              for (const std::int64_t batch : batches_tried(whole.prediction->memory.largest_batch)) {
+                one.workload.concurrency = batch * adp * dp;
+                const ServedLayout at = estimate_serving(one).plans.front();
+                if (!broken_goal(goals, *at.prediction)) best = std::max(best, at.prediction->output_tokens_per_second);
+              }
+            }
+  return best;
+}
+
+TEST_CASE("the first plan is what brute force finds") {
+  for (const auto& [model, gpus] : {std::pair{"llama-3.1-8b", 4}, {"mixtral-8x7b", 4}})
+    for (const ServeGoals& goals : {ServeGoals{}, ServeGoals{{}, 0.02}, ServeGoals{0.3, 0.03}}) {
+      ServeRequest r = request(model, gpus);
+      r.goals = goals;
+      r.pins.disaggregated = false;
+      const ServeResult result = plan_serving(r);
+      REQUIRE_FALSE(result.plans.empty());
+      CHECK(result.search.proven_best);
+      CHECK(result.plans.front().prediction->output_tokens_per_second == Approx(brute_force(r, goals)).epsilon(1e-9));
+    }
+}
+
+TEST_CASE("threads change nothing, and plans come best first") {
+  ServeRequest r = request("mixtral-8x7b", 8);
+  r.goals = {1, 0.05};
+  const ServeResult one = plan_serving(r);
+  r.threads = 3;
+  const ServeResult three = plan_serving(r);
+  REQUIRE(one.plans.size() == three.plans.size());
+  for (std::size_t i = 0; i < one.plans.size(); ++i) {
+    CHECK(one.plans[i].layout == three.plans[i].layout);
+    CHECK(one.plans[i].pools == three.plans[i].pools);
+    CHECK(one.plans[i].prediction->tpot == three.plans[i].prediction->tpot);
+    CHECK(one.plans[i].gpus() == 8);
+    if (i > 0)
+      CHECK(one.plans[i].prediction->output_tokens_per_second <= one.plans[i - 1].prediction->output_tokens_per_second);
+    CHECK(one.plans[i].prediction->ttft.value <= 1);
+    CHECK(one.plans[i].prediction->tpot.value <= 0.05);
+  }
+}
+
+TEST_CASE("no plan of the front is behind another in both respects") {
+  const ServeResult result = plan_serving(request("llama-3.1-70b", 8));
+  REQUIRE(result.pareto.size() > 2);
+  for (std::size_t i = 1; i < result.pareto.size(); ++i) {
+    const ServePrediction &before = *result.pareto[i - 1].prediction, &here = *result.pareto[i].prediction;
+    CHECK(here.tokens_per_second_per_user < before.tokens_per_second_per_user);
+    CHECK(here.output_tokens_per_second > before.output_tokens_per_second);
+  }
+  CHECK(result.pareto.back().prediction->output_tokens_per_second ==
+        result.plans.front().prediction->output_tokens_per_second);
+}
+
+TEST_CASE("stricter promises never bring more tokens") {
+  double before = INFINITY;
+  for (const double tpot : {0.1, 0.05, 0.03, 0.02, 0.012}) {
+    ServeRequest r = request("llama-3.1-70b", 8);
+    r.goals.max_tpot_seconds = tpot;
+    const ServeResult result = plan_serving(r);
+    const double now = result.plans.empty() ? 0 : result.plans.front().prediction->output_tokens_per_second;
+    CHECK(now <= before);
+    before = now;
+  }
+}
+
+TEST_CASE("where nothing keeps the promises the nearest are told") {
+  ServeRequest r = request("llama-3.1-70b", 2);
+  r.goals.max_tpot_seconds = 0.001;
+  const ServeResult result = plan_serving(r);
+  CHECK(result.plans.empty());
+  CHECK_FALSE(result.search.proven_best);
+  REQUIRE_FALSE(result.nearest.empty());
+  CHECK(result.nearest.front().rejection->reason == "tpot");
+  // And where nothing fits, what misses least.
+  ServeRequest large = request("deepseek-v3", 2);
+  const ServeResult none = plan_serving(large);
+  CHECK(none.plans.empty());
+  REQUIRE_FALSE(none.nearest.empty());
+  CHECK(none.nearest.front().rejection->reason == "memory");
+}
+
+TEST_CASE("the fewest GPUs for a load bear it, and one copy less would not") {
+  ServeRequest r = request("llama-3.1-70b", 8);
+  r.gpus.reset();
+  r.requests_per_second = 20;
+  r.goals = {1, 0.05};
+  const ServeResult result = plan_serving(r);
+  REQUIRE_FALSE(result.plans.empty());
+  const ServedLayout& best = result.plans.front();
+  CHECK(result.gpus == best.gpus());
+  const double answers = best.prediction->output_tokens_per_second / 256;
+  CHECK(answers >= 20);
+  const int copies = best.layout.replicas;
+  CHECK(answers * (copies - 1) / copies < 20);
+  r.requests_per_second = 40;
+  CHECK(plan_serving(r).gpus >= result.gpus);
+}
+
+TEST_CASE("pins hold in every plan") {
+  ServeRequest r = request("mixtral-8x7b", 8);
+  r.pins = parse_serve_layout("tp=2,etp=2,serving=aggregated", "--pin");
+  const ServeResult result = plan_serving(r);
+  REQUIRE_FALSE(result.plans.empty());
+  for (const ServedLayout& plan : result.plans) {
+    CHECK(plan.layout.tensor == 2);
+    CHECK(plan.layout.expert_tensor == 2);
+    CHECK_FALSE(plan.pools);
+  }
+  r.pins = parse_serve_layout("serving=disaggregated", "--pin");
+  for (const ServedLayout& plan : plan_serving(r).plans) CHECK(plan.pools.has_value());
+}
+
+TEST_CASE("a price makes tokens cost") {
+  ServeRequest r = request("llama-3.1-8b", 1);
+  r.machine.price_per_gpu_hour = 3.6;
+  const ServeResult result = plan_serving(r);
+  const ServePrediction& p = *result.plans.front().prediction;
+  // 3.6 an hour is 0.001 a second.
+  CHECK(*p.cost_per_million_output_tokens == Approx(1000 / p.output_tokens_per_second));
+}
+
+TEST_CASE("batches that are tried double and stand half way") {
+  CHECK(batches_tried(1) == std::vector<std::int64_t>{1});
+  CHECK(batches_tried(10) == std::vector<std::int64_t>{1, 2, 3, 4, 6, 8, 10});
+  CHECK(batches_tried(16) == std::vector<std::int64_t>{1, 2, 3, 4, 6, 8, 12, 16});
+}
+
+TEST_CASE("an estimate has one layout, whether it fits or not") {
+  ServeRequest r = request("llama-3.1-70b", 1);
+  r.machine = find_machine("h100-sxm-80gb");
+  r.gpus.reset();
+  r.workload.formats = {};
+  const ServedLayout plan = estimate_serving(r).plans.front();
+  CHECK_FALSE(plan.fits);
+  CHECK(plan.prediction.has_value());
+  CHECK(plan.rejection->reason == "memory");
+  CHECK(plan.assumed == std::vector<std::string>{"tp", "pp", "attention_dp", "cp", "dp"});
+}
+
+}  // namespace
+}  // namespace shardwright
