@@ -31,12 +31,13 @@ struct ValidationRow {
 };
 
 /// A row without a prediction. `reason` starts with one of these words; after ": " stands the detail.
-///   kind       neither training, kernel nor collective
 ///   kernel     no single kernel that its source states, or one that has no time here: "no curve for moe_layer"
 ///   machine    the catalog has no such GPU
 ///   model      an architecture that no graph is built for
-///   layout     a choice that a Layout cannot say, or degrees that cannot be
-///   workload   a size that is not stated, or a task that is not pre-training or full fine-tuning
+///   layout     a choice that a Layout cannot say, or degrees that cannot be; of serving also none stated
+///   engine     serving: software that no serving engine describes
+///   workload   a size that is not stated, a task that is not pre-training or full fine-tuning; of serving a format
+///              that is unknown, arrivals that are not stated (phases server and interactive), prefill or decode alone
 ///   metric     nothing was published that this version predicts
 struct SkippedRow {
   std::string id, reason;

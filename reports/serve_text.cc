@@ -95,19 +95,23 @@ std::string verdict(const ServedLayout& plan, const TableStyle& style) {
          wrapped(fmt::format("{}: {}", plan.rejection->reason, plan.rejection->detail), style.width);
 }
 
+/// Numbers of a plan, then its layout: behind them where it fits, else below.
 std::string table_of(const std::vector<ServedLayout>& plans, const TableStyle& style) {
-  TextTable table(
-      {{"tokens/s"}, {"/GPU"}, {"/user"}, {"ttft"}, {"tpot"}, {"in flight"}, {"layout", TextTable::Align::left}});
+  TextTable table({{"tokens/s"}, {"/GPU"}, {"/user"}, {"ttft"}, {"tpot"}, {"in flight"}});
   for (const ServedLayout& plan : plans) {
     const ServePrediction& p = *plan.prediction;
     table.add_row({fmt::format("{:.0f}", p.output_tokens_per_second),
                    fmt::format("{:.1f}", p.output_tokens_per_second_per_gpu),
                    fmt::format("{:.1f}", p.tokens_per_second_per_user), with_unit(p.ttft), with_unit(p.tpot),
-                   grouped(p.concurrency), layout_text(plan)});
+                   grouped(p.concurrency)});
   }
-  std::string text;
-  for (const std::string& l : table.lines(2)) text += l + "\n";
-  (void)style;
+  const std::vector<std::string> lines = table.lines(2);
+  std::string text = lines.front() + "  layout\n";
+  for (std::size_t i = 0; i < plans.size(); ++i) {
+    const std::string layout = layout_text(plans[i]);
+    const bool behind = lines[i + 1].size() + 2 + layout.size() <= static_cast<std::size_t>(style.width);
+    text += lines[i + 1] + (behind ? "  " + layout + "\n" : "\n" + wrapped(layout, style.width, 4));
+  }
   return text;
 }
 

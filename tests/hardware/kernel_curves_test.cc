@@ -161,6 +161,12 @@ TEST_CASE("layers of experts have the curve of their format and weights, else th
   CHECK(of(DataType::nvfp4, {}) == std::pair(3.0, 0.1));
   curves.moe_layer.erase("fp8_block");
   CHECK_FALSE(curves.of_moe_layer({.type = DataType::fp8}));
+  // Kernels for few rows are asked for by themselves, and of no other format.
+  CHECK_FALSE(curves.of_min_latency_layer({.type = DataType::bf16}));
+  curves.moe_layer.emplace("bf16_min_latency", moe(4));
+  CHECK(curves.of_min_latency_layer({.type = DataType::bf16})->curve.launch_seconds == 4);
+  CHECK_FALSE(curves.of_min_latency_layer({.type = DataType::bf16, .weights = StoredType::int4}));
+  CHECK(of(DataType::bf16, {}) == std::pair(1.0, 0.0));
 }
 
 TEST_CASE("every file of curves that is built in names its source and holds 16-bit products") {

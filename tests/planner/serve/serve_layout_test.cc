@@ -36,8 +36,7 @@ TEST_CASE("what is wrong in a served layout is shown with a caret") {
   CHECK(message("tp") == "--layout:1:1: expected key=value, got 'tp'\ntp\n^");
   CHECK(message("tp=4,") == "--layout:1:6: expected key=value, got ''\ntp=4,\n     ^");
   CHECK(message("tp=0") == "--layout:1:4: 'tp' must be a whole number between 1 and 1048576, got '0'\ntp=0\n   ^");
-  CHECK(message("tp=4x") ==
-        "--layout:1:4: 'tp' must be a whole number between 1 and 1048576, got '4x'\ntp=4x\n   ^");
+  CHECK(message("tp=4x") == "--layout:1:4: 'tp' must be a whole number between 1 and 1048576, got '4x'\ntp=4x\n   ^");
   CHECK(message("serving=both") ==
         "--layout:1:9: 'serving' must be aggregated or disaggregated, got 'both'\nserving=both\n        ^");
 }

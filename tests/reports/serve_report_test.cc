@@ -1,0 +1,88 @@
+#include <doctest/doctest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "reports/serve_json.h"
+#include "reports/serve_text.h"
+
+namespace shardwright {
+namespace {
+
+ServeRequest request() {
+  ServeRequest r;
+  r.model = find_model("llama-3.1-8b");
+  r.machine = find_machine("h100-sxm-80gb");
+  r.engine = find_serve_engine("vllm", "--engine");
+  r.workload = {1024, 128, {}, {}, {}};
+  r.gpus = 2;
+  r.threads = 1;
+  return r;
+}
+
+TEST_CASE("the JSON of an estimate has the keys that others read") {
+  ServeRequest r = request();
+  r.workload.concurrency = 16;
+  r.pins = parse_serve_layout("tp=2", "--layout");
+  const auto json = nlohmann::json::parse(serve_result_json(estimate_serving(r)));
+  CHECK(json["schema"] == "shardwright.plan_result/1");
+  CHECK(json["workload"]["kind"] == "serving");
+  CHECK(json["workload"]["isl"] == 1024);
+  CHECK(json["workload"]["concurrency"] == 16);
+  CHECK_FALSE(json.contains("search"));
+  const auto& plan = json["plans"][0];
+  CHECK(plan["fits"] == true);
+  CHECK(plan["layout"]["tp"] == 2);
+  CHECK(plan["layout"]["attention_dp"] == 1);
+  CHECK(plan["layout"]["replicas"] == 1);
+  CHECK(plan["layout_assumed"] == nlohmann::json::array({"pp", "attention_dp", "cp", "dp"}));
+  for (const char* key : {"ttft_seconds", "tpot_seconds", "output_tokens_per_second",
+                          "output_tokens_per_second_per_gpu", "max_batch", "kv_bytes_per_token"})
+    CHECK(plan["predicted"][key].is_number());
+  // 8 heads of 128, keys and values, 32 layers, 2 bytes, over tp 2.
+  CHECK(plan["predicted"]["kv_bytes_per_token"] == 65536);
+  double shares = 0;
+  for (const auto& [source, share] : plan["sources"].items()) shares += share.get<double>();
+  CHECK(shares == doctest::Approx(1));
+}
+
+TEST_CASE("the JSON of a plan has its search, its front, and the promises") {
+  ServeRequest r = request();
+  r.goals = {0.5, 0.02};
+  const auto json = nlohmann::json::parse(serve_result_json(plan_serving(r)));
+  CHECK(json["search"]["proven_best"] == true);
+  CHECK(json["workload"]["slo"]["max_tpot_seconds"] == 0.02);
+  CHECK(json["plans"][0]["rank"] == 1);
+  CHECK(json["pareto"].size() > 1);
+  r.goals = {0.5, 1e-6};
+  const auto none = nlohmann::json::parse(serve_result_json(plan_serving(r)));
+  CHECK(none["plans"].empty());
+  CHECK(none["nearest"][0]["rejection"]["reason"] == "tpot");
+}
+
+TEST_CASE("the text of an estimate says what it is of, and why no larger batch") {
+  ServeRequest r = request();
+  r.workload.concurrency = 16;
+  r.pins = parse_serve_layout("tp=2", "--layout");
+  const ServeResult result = estimate_serving(r);
+  const std::string text = serve_text(r, result, {});
+  CHECK(text.find("llama-3.1-8b on 2 GPUs of h100-sxm-80gb, vllm") == 0);
+  CHECK(text.find("It fits and keeps what is promised.") != std::string::npos);
+  CHECK(text.find("largest batch of a rank") != std::string::npos);
+  CHECK(text.find(result.plans[0].prediction->memory.reason.substr(0, 6)) != std::string::npos);
+}
+
+TEST_CASE("tables of plans are no wider than the terminal") {
+  ServeRequest r = request();
+  r.model = find_model("mixtral-8x7b");
+  r.gpus = 4;
+  const std::string text = serve_text(r, plan_serving(r), {});
+  std::size_t begin = 0;
+  while (begin < text.size()) {
+    const std::size_t end = text.find('\n', begin);
+    CHECK(end - begin <= 80);
+    begin = end + 1;
+  }
+}
+
+}  // namespace
+}  // namespace shardwright
