@@ -14,10 +14,10 @@ namespace {
 
 int run(const Arguments& arguments) {
   check_serve_mix(arguments);
+  if (arguments.has("--serve")) return run_estimate_serve(arguments);
   check_html(arguments);
   const std::optional<std::string> layout = arguments.find("--layout");
   if (!layout) throw InputError("--layout: is missing: the layout to price, e.g. --layout tp=8,pp=16");
-  if (arguments.has("--serve")) return run_estimate_serve(arguments);
   const LayoutPins pins = parse_layout(*layout, "--layout");
   PlanRequest request = read_question(arguments);
   request.pins = pins;

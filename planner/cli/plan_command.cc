@@ -81,7 +81,7 @@ Command plan_command() {
        "--tokens 14.8T \\\n    --gpu-hour-price 2 --mtbf-hours 50676 --checkpoint-seconds 60",
        "plan llama-3.1-8b h100-sxm-80gb --sequence-length 8192 \\\n    --global-batch 512 --tokens 1T --deadline-days "
        "14",
-       "plan deepseek-v3 h200-sxm-141gb --serve --gpus 16 --precision fp8_block \\\n    --isl 4096 --osl 1024 "
+       "plan deepseek-v3 h200-sxm-141gb --gpus 16 --serve \\\n    --precision fp8_block --isl 4096 --osl 1024 "
        "--max-tpot 0.05 --max-ttft 2"},
       question_positionals(),
       question_options(),

@@ -23,24 +23,11 @@ constexpr std::int64_t kMostClients = std::int64_t{1} << 24, kMostServeGpus = 40
 constexpr std::array<const char*, 9> kOfServing = {
     "--isl",      "--osl",     "--concurrency", "--moe-precision", "--kv-precision", "--mtp-tokens", "--mtp-acceptance",
     "--max-ttft", "--max-tpot"};
-constexpr std::array<const char*, 18> kOfTraining = {"--train",
-                                                     "--sequence-length",
-                                                     "--global-batch",
-                                                     "--cuda-graphs",
-                                                     "--expert-load",
-                                                     "--capacity-factor",
-                                                     "--tokens",
-                                                     "--experiments",
-                                                     "--mtbf-hours",
-                                                     "--checkpoint-seconds",
-                                                     "--storage-gbps",
-                                                     "--restart-seconds",
-                                                     "--deadline-days",
-                                                     "--budget",
-                                                     "--longest-sequence",
-                                                     "--trace",
-                                                     "--unmeasured",
-                                                     "--run"};
+constexpr std::array<const char*, 18> kOfTraining = {
+    "--train",           "--sequence-length", "--global-batch",  "--cuda-graphs", "--expert-load",
+    "--capacity-factor", "--tokens",          "--experiments",   "--mtbf-hours",  "--checkpoint-seconds",
+    "--storage-gbps",    "--restart-seconds", "--deadline-days", "--budget",      "--longest-sequence",
+    "--trace",           "--unmeasured",      "--html"};
 
 template <typename Format, std::size_t n, typename Named>
 Format read_format(const Arguments& arguments, const char* flag, const std::array<Format, n>& all, Format otherwise,
@@ -84,7 +71,7 @@ std::vector<Option> serve_options() {
           {"--osl", "TOKENS", "tokens of its answer"},
           {"--concurrency", "C", "clients that each wait for their answer"},
           {"--moe-precision", "TYPE", "of the experts (default: --precision)", Completes::words, weights},
-          {"--kv-precision", "TYPE", "of keys and values: bf16 fp8 int8 int6 nvfp4 int4", Completes::words, kv},
+          {"--kv-precision", "TYPE", "of keys and values: bf16, fp8, int6, int4, ...", Completes::words, kv},
           {"--mtp-tokens", "K", "tokens proposed and checked in each step"},
           {"--mtp-acceptance", "A", "how often one of them is right: 0.85"},
           {"--max-ttft", "S", "seconds until the first token, at most"},
@@ -158,7 +145,9 @@ int run_plan_serve(const Arguments& arguments) {
 }
 
 int run_estimate_serve(const Arguments& arguments) {
-  const ServeRequest request = read_serve_question(arguments, arguments.find("--layout").value_or(""), "--layout");
+  const std::optional<std::string> layout = arguments.find("--layout");
+  if (!layout) throw InputError("--layout: is missing: the layout to price, e.g. --layout tp=8,ep=8");
+  const ServeRequest request = read_serve_question(arguments, *layout, "--layout");
   const ServeResult result = estimate_serving(request);
   write_answer(arguments, serve_text(request, result, stdout_style()), serve_result_json(result));
   return result.plans.front().keeps_goals ? kDone : kNothingFits;

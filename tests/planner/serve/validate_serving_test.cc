@@ -38,7 +38,7 @@ std::string row(const std::string& id, const std::string& software, const std::s
 
 Validation of_rows(const std::string& rows) {
   const TemporaryFolder folder;
-  const std::string path = folder.path() / "rows.yaml";
+  const std::string path = folder.path() + "/rows.yaml";
   std::ofstream(path) << file_of(rows);
   return validate({path}, 1);
 }
