@@ -124,14 +124,14 @@ ServedLayout pooled(const ServeRequest& request, const Prefiller& prefill, const
   pair.add(2, prefill.layout.gpus());
   const Bytes sent{p.kv_bytes_per_token * w.isl};
   const Seconds transfer = sent / request.machine.links.back().bandwidth;
+  const double wide = p.ttft_high / p.ttft;
   p.ttft = prefill.one.latency + transfer + Seconds{0.5 * busy / (1 - busy) * prefill.one.added.value / servers};
   const double share = rate * static_cast<double>(w.osl) / p.output_tokens_per_second;
   for (double* each : {&p.output_tokens_per_second, &p.output_low, &p.output_high, &p.total_tokens_per_second})
     *each *= share;
   p.output_tokens_per_second_per_gpu = p.output_tokens_per_second / static_cast<double>(plan.pools->gpus());
-  const ServeErrors& errors = request.engine.errors;
-  p.ttft_low = std::exp(-errors.ttft) * p.ttft;
-  p.ttft_high = std::exp(errors.ttft) * p.ttft;
+  p.ttft_low = (1 / wide) * p.ttft;
+  p.ttft_high = wide * p.ttft;
   p.prefill_added = prefill.one.added;
   p.concurrency =
       static_cast<std::int64_t>(std::llround(rate * (p.ttft.value + static_cast<double>(w.osl - 1) * p.tpot.value)));
@@ -164,9 +164,10 @@ std::vector<ServedLayout> all_pools(const ServeRequest& request, std::int64_t gp
       d.prediction = std::move(point.prediction);
       ServePrediction& p = d.prediction;
       const double gained = request.workload.speculation.gained();
+      const double wide = p.tpot_high / p.tpot;
       p.tpot = (1 / gained) * d.step.time;
-      p.tpot_low = std::exp(-request.engine.errors.tpot) * p.tpot;
-      p.tpot_high = std::exp(request.engine.errors.tpot) * p.tpot;
+      p.tpot_low = (1 / wide) * p.tpot;
+      p.tpot_high = wide * p.tpot;
       p.tokens_per_second_per_user = 1 / p.tpot.value;
       d.rate = static_cast<double>(d.batch * layout.attention_data) /
                (static_cast<double>(std::max<std::int64_t>(1, request.workload.osl - 1)) * p.tpot.value);

@@ -139,8 +139,13 @@ ServePrediction ServingModel::static_batch(StepTimes& times) {
   const auto osl = static_cast<double>(w.osl);
   const Seconds latency = turns * (prefill.latency + (osl - 1) * step);
   const double scale = osl * static_cast<double>(batch * ranks) / latency.value / p.output_tokens_per_second;
+  const double wide_first = p.ttft_high / p.ttft, wide = p.tpot_high / p.tpot;
   p.ttft = prefill.latency;
+  p.ttft_low = (1 / wide_first) * p.ttft;
+  p.ttft_high = wide_first * p.ttft;
   p.tpot = step;
+  p.tpot_low = (1 / wide) * p.tpot;
+  p.tpot_high = wide * p.tpot;
   for (double* rate : {&p.output_tokens_per_second, &p.output_low, &p.output_high, &p.output_tokens_per_second_per_gpu,
                        &p.total_tokens_per_second})
     *rate *= scale;
@@ -191,8 +196,9 @@ std::variant<std::vector<ValidationRow>, std::string> predict_serving_row(const 
     const auto predicted = serving_metric(metric, q, p);
     if (!predicted) continue;
     const bool ttft = metric.starts_with("ttft"), tpot = metric.starts_with("tpot") || metric.starts_with("request");
-    const ServeErrors& errors = q.engine.errors;
-    const double width = ttft ? errors.ttft : tpot ? errors.tpot : errors.throughput;
+    const double width = std::log(ttft   ? p.ttft_high / p.ttft
+                                  : tpot ? p.tpot_high / p.tpot
+                                         : p.output_high / p.output_tokens_per_second);
     ValidationRow v = unpredicted(row, metric, measured);
     v.predicted = *predicted;
     v.predicted_low = *predicted * std::exp(-width);
