@@ -31,7 +31,7 @@ TEST_CASE("groups of products are a batch of them") {
 
 // Queries and outputs of 2 heads x 8 x (16 + 16), keys and values of 1 head x 8 x (16 + 16), 2 bytes each: 1,024 + 512.
 // Two products of 2 x 8 x 8 x 16, half of each visible, and the diagonal: the work is AttentionSpec's own.
-TEST_CASE("attention moves queries, keys, values and outputs; twice that in backward") {
+TEST_CASE("attention moves queries, keys, values and outputs, and twice that in backward") {
   AttentionSpec spec;
   spec.heads = 2;
   spec.query_length = spec.key_length = 8;
