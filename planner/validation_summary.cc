@@ -18,18 +18,18 @@ struct SpeedMetric {
   bool is_time;
 };
 constexpr std::array<SpeedMetric, 13> kSpeedMetrics = {{{"iteration_seconds", true},
-                                                       {"tokens_per_second_per_gpu", false},
-                                                       {"tokens_per_second", false},
-                                                       {"samples_per_second_per_gpu", false},
-                                                       {"tflops_per_gpu", false},
-                                                       {"mfu", false},
-                                                       {"hfu", false},
-                                                       {"training_days", true},
-                                                       {"gpu_hours_per_trillion_tokens", true},
-                                                       {"output_tokens_per_second", false},
-                                                       {"output_tokens_per_second_per_gpu", false},
-                                                       {"tpot_seconds", true},
-                                                       {"request_latency_seconds", true}}};
+                                                        {"tokens_per_second_per_gpu", false},
+                                                        {"tokens_per_second", false},
+                                                        {"samples_per_second_per_gpu", false},
+                                                        {"tflops_per_gpu", false},
+                                                        {"mfu", false},
+                                                        {"hfu", false},
+                                                        {"training_days", true},
+                                                        {"gpu_hours_per_trillion_tokens", true},
+                                                        {"output_tokens_per_second", false},
+                                                        {"output_tokens_per_second_per_gpu", false},
+                                                        {"tpot_seconds", true},
+                                                        {"request_latency_seconds", true}}};
 
 bool has_layout(const ValidationRow& row) { return row.kind == "training" || row.kind == "inference"; }
 

@@ -24,7 +24,7 @@ std::string equality_text(const Trial& t, const TableStyle& style) {
 }
 
 std::string beside(Seconds predicted, std::optional<Seconds> measured) {
-  if (!measured || !(predicted > Seconds{})) return "";
+  if (!measured || !(*measured > Seconds{}) || !(predicted > Seconds{})) return "";
   return signed_percent(predicted / *measured - 1);
 }
 

@@ -326,7 +326,8 @@ MemorySpec casts_of(const CostContext& context, const ShardedGraph& sharded, con
   for (ValueId v : node.inputs) {
     if (context.graph.tensor(sharded.value(v).tensor).role == TensorRole::weight) continue;
     const double width = bytes_per_element(DataType::bf16) + 2 * bytes_per_element(context.formats.compute);
-    if (!is_read_before(context, sharded, node, v)) moved += Bytes{static_cast<std::int64_t>(width * static_cast<double>(sharded.value(v).elements))};
+    if (!is_read_before(context, sharded, node, v))
+      moved += Bytes{static_cast<std::int64_t>(width * static_cast<double>(sharded.value(v).elements))};
   }
   return {moved};
 }

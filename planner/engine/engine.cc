@@ -241,10 +241,27 @@ double Engine::optimizer_traffic() const {
 bool Engine::counts_rows_on_host(Dispatcher dispatcher) const { return has(host_row_counts, dispatcher); }
 
 std::vector<Engine> read_engine(const YamlCursor& top) {
-  top.only_keys(
-      {"name",        "description",    "frameworks",      "tensor_parallel", "etp",    "overlaps",  "default_overlaps",
-       "schedules",   "cp_kinds",       "dispatchers",     "host_row_counts", "zero",   "gradients", "attention",
-       "stage_split", "scatters_sends", "fused_optimizer", "adds_gradients",  "constants", "habits", "flavours"});
+  top.only_keys({"name",
+                 "description",
+                 "frameworks",
+                 "tensor_parallel",
+                 "etp",
+                 "overlaps",
+                 "default_overlaps",
+                 "schedules",
+                 "cp_kinds",
+                 "dispatchers",
+                 "host_row_counts",
+                 "zero",
+                 "gradients",
+                 "attention",
+                 "stage_split",
+                 "scatters_sends",
+                 "fused_optimizer",
+                 "adds_gradients",
+                 "constants",
+                 "habits",
+                 "flavours"});
   Engine engine;
   engine.name = top.at("name").text();
   engine.description = top.at("description").text();
