@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <initializer_list>
+#include <limits>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -69,14 +71,21 @@ class CpuKernel final : public PreparedKernel {
 In in_view(const float* data, std::int64_t elements) { return {data, elements, Element::fp32}; }
 View out_view(float* data, std::int64_t elements) { return {data, elements, Element::fp32}; }
 
-/// Largest difference, relative to the largest expected number.
+/// The largest, or NaN where one of them is.
+double worst_of(std::initializer_list<double> all) {
+  double worst = 0;
+  for (const double x : all) {
+    if (std::isnan(x)) return x;
+    worst = std::max(worst, x);
+  }
+  return worst;
+}
+
+/// Largest difference, relative to the largest expected number; NaN where a difference is none.
 double off_by(const Array& got, const Array& expected) {
   double largest = 0, worst = 0;
   for (const double x : expected) largest = std::max(largest, std::abs(x));
-  for (std::size_t i = 0; i < got.size(); ++i) {
-    const double off = std::abs(got[i] - expected[i]);
-    if (!(off <= worst)) worst = off;  // also when it is not a number
-  }
+  for (std::size_t i = 0; i < got.size(); ++i) { worst = worst_of({worst, std::abs(got[i] - expected[i])}); }
   return worst == 0 ? 0 : worst / largest;
 }
 
@@ -348,7 +357,7 @@ Work attention_backward(const AttentionSpec& spec, CpuOperators& operators) {
       }
     });
     std::copy(before.begin(), before.end(), at);
-    return std::max(
+    return worst_of(
         {off_by(got, expected), std::abs(v.sum - through_o.sum) / through_o.size, std::abs(q.sum - k.sum) / q.size});
   };
   return {inputs + 2 * o + p.rows, made, run, error};
@@ -435,10 +444,10 @@ Work collective(const CollectiveSpec& s, Communicator& group) {
     for (std::int64_t i = 0; i < (sizes.in > 0 ? sizes.in : all); ++i) given[i] = held_by(r, i);
     run(in, out);
     double worst = 0;
-    for (std::int64_t i = 0; i < sizes.out; ++i) worst = std::max(worst, std::abs(out[i] - expected(i)) / (64.0 * n));
+    for (std::int64_t i = 0; i < sizes.out; ++i) worst = worst_of({worst, std::abs(out[i] - expected(i)) / (64.0 * n)});
     std::copy(before.begin(), before.end(), in);
     // One rank's fault is everyone's.
-    double shared = worst;
+    double shared = std::isnan(worst) ? std::numeric_limits<double>::infinity() : worst;  // a largest of NaN is open
     group.all_reduce({&shared, 1, Element::fp64}, Reduction::max);
     return shared;
   };

@@ -68,29 +68,36 @@ class ThreadsCommunicator final : public Communicator {
 
   void all_reduce(View data, Reduction reduction) override {
     publish({data, {}, 0});
-    const std::vector<char> result = reduced(0, data.elements, data.element, reduction);
-    barrier();
+    std::vector<char> result;
+    {
+      const Leaving leaving(*this);
+      result = reduced(0, data.elements, data.element, reduction);
+    }
     copy(data.data, result.data(), result.size());
   }
   void all_gather(In part, View all) override {
     assert(all.elements == part.elements * size() && "a part a rank");
     publish({part, {}, 0});
+    const Leaving leaving(*this);
     for (int r = 0; r < size(); ++r) {
       const In from = of(r).in;
       copy(all.part(r * from.elements, from.elements).data, from.data, static_cast<std::size_t>(from.size().value));
     }
-    barrier();
   }
   void reduce_scatter(In all, View part, Reduction reduction) override {
     assert(all.elements == part.elements * size() && "a part a rank");
     publish({all, {}, 0});
-    const std::vector<char> result = reduced(rank_ * part.elements, part.elements, part.element, reduction);
-    barrier();
+    std::vector<char> result;
+    {
+      const Leaving leaving(*this);
+      result = reduced(rank_ * part.elements, part.elements, part.element, reduction);
+    }
     copy(part.data, result.data(), result.size());
   }
   void all_to_all(In from, std::span<const std::int64_t> send, View to,
                   std::span<const std::int64_t> receive) override {
     publish({from, send, 0});
+    const Leaving leaving(*this);
     std::int64_t at = 0;
     for (int r = 0; r < size(); ++r) {
       const auto& other = of(r);
@@ -102,23 +109,19 @@ class ThreadsCommunicator final : public Communicator {
       copy(to.part(at, count).data, piece.data, static_cast<std::size_t>(piece.size().value));
       at += count;
     }
-    barrier();
   }
   void broadcast(View data, int root) override {
     publish({data, {}, 0});
+    const Leaving leaving(*this);
     if (rank_ != root) copy(data.data, of(root).in.data, static_cast<std::size_t>(data.size().value));
-    barrier();
   }
 
   void barrier() override {
     std::unique_lock lock(run_->mutex);
+    // All ranks come through or none: one that failed while waiting is not counted on.
+    if (run_->failed) throw AnotherRankFailed();
     const std::int64_t round = group_->rounds;
-    if (++group_->waiting == group_->size) {
-      group_->waiting = 0;
-      ++group_->rounds;
-      run_->changed.notify_all();
-      return;
-    }
+    if (arrived_last()) return;
     wait(lock, [&] { return group_->rounds != round; });
   }
 
@@ -182,6 +185,27 @@ class ThreadsCommunicator final : public Communicator {
   static void copy(void* to, const void* from, std::size_t bytes) {
     if (bytes > 0) std::memmove(to, from, bytes);
   }
+  /// Under the mutex.
+  bool arrived_last() {
+    if (++group_->waiting < group_->size) return false;
+    group_->waiting = 0;
+    ++group_->rounds;
+    run_->changed.notify_all();
+    return true;
+  }
+  /// Ends the reading of what others published, whatever happens: their buffers live until all have left. All that came
+  /// through publish() leave, so nobody waits for one that failed.
+  struct Leaving {
+    explicit Leaving(ThreadsCommunicator& communicator) : of(communicator) {}
+    Leaving(const Leaving&) = delete;
+    ~Leaving() {
+      std::unique_lock lock(of.run_->mutex);
+      const std::int64_t round = of.group_->rounds;
+      if (of.arrived_last()) return;
+      of.run_->changed.wait(lock, [&] { return of.group_->rounds != round; });
+    }
+    ThreadsCommunicator& of;
+  };
   template <typename Done>
   void wait(std::unique_lock<std::mutex>& lock, Done done) {
     run_->changed.wait(lock, [&] { return done() || run_->failed; });

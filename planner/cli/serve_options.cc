@@ -23,11 +23,12 @@ constexpr std::int64_t kMostClients = std::int64_t{1} << 24, kMostServeGpus = 40
 constexpr std::array<const char*, 9> kOfServing = {
     "--isl",      "--osl",     "--concurrency", "--moe-precision", "--kv-precision", "--mtp-tokens", "--mtp-acceptance",
     "--max-ttft", "--max-tpot"};
-constexpr std::array<const char*, 18> kOfTraining = {
+constexpr std::array<const char*, 24> kOfTraining = {
     "--train",           "--sequence-length", "--global-batch",  "--cuda-graphs", "--expert-load",
     "--capacity-factor", "--tokens",          "--experiments",   "--mtbf-hours",  "--checkpoint-seconds",
     "--storage-gbps",    "--restart-seconds", "--deadline-days", "--budget",      "--longest-sequence",
-    "--trace",           "--unmeasured",      "--html"};
+    "--trace",           "--unmeasured",      "--html",          "--plan",        "--run",
+    "--trial",           "--ranks",           "--steps",         "--communicator"};
 
 template <typename Format, std::size_t n, typename Named>
 Format read_format(const Arguments& arguments, const char* flag, const std::array<Format, n>& all, Format otherwise,
@@ -114,7 +115,7 @@ ServeRequest read_serve_question(const Arguments& arguments, const std::string& 
   if (const auto r = arguments.find("--requests-per-second")) {
     if (request.gpus) throw InputError("--gpus: contradicts --requests-per-second, which finds their number");
     if (w.concurrency) throw InputError("--concurrency: contradicts --requests-per-second, which finds it");
-    request.requests_per_second = positive_number("--requests-per-second", *r, 1e9);
+    request.requests_per_second = positive_number("--requests-per-second", *r, 1e6);
   }
   request.pins = parse_serve_layout(pins, what);
   if (request.requests_per_second && request.pins.disaggregated.value_or(false))

@@ -99,6 +99,12 @@ ServeLayout layout_of(const ServePins& pins, const Model& model, std::optional<s
   l.pipeline = pins.pp.value_or(1);
   l.attention_data = pins.attention_dp.value_or(1);
   l.context = pins.cp.value_or(1);
+  constexpr std::int64_t kMostRanks = 1 << 24;
+  std::int64_t most = 1;
+  for (const int degree : {l.tensor, l.pipeline, l.attention_data, l.context}) {
+    most *= degree;
+    if (most > kMostRanks) throw InputError("tp * pp * cp * attention_dp must be at most 16777216");
+  }
   const std::int64_t ranks = l.ranks(), copy = ranks * l.pipeline;
   if (gpus && pins.dp && copy * *pins.dp != *gpus)
     throw InputError(fmt::format("{} GPUs do not hold {} copies of {} ranks", *gpus, *pins.dp, copy));

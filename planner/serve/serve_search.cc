@@ -20,19 +20,19 @@ std::vector<std::int64_t> divisors(std::int64_t n) {
   return all;
 }
 
-/// What a copy does at one load.
+/// What a copy does at one load, or all copies with the clients that are asked for.
 struct Point {
-  ServeLayout layout;  // replicas 1
+  ServeLayout layout;
   ServePrediction prediction;
 };
 
-/// Every load of one copy: the concurrency that is asked, or each batch that fits.
+/// So many clients, or every load: each batch that fits.
 struct Copy {
   std::vector<Point> points;
   std::optional<ServedLayout> misses;  // what does not fit
 };
 
-Copy loads_of(const ServeRequest& request, const ServeLayout& layout, std::optional<std::int64_t> concurrency) {
+Copy loads_of(const ServeRequest& request, const ServeLayout& layout, std::optional<std::int64_t> clients) {
   const Machine machine = evenly_filled(request.machine, layout.ranks() * layout.pipeline);
   StepTimes times(request.model, machine, request.workload.formats, request.engine, layout);
   const ServeMemory memory = serve_memory(times.pricer(), machine, request.engine, request.workload);
@@ -51,19 +51,19 @@ Copy loads_of(const ServeRequest& request, const ServeLayout& layout, std::optio
     workload.concurrency = requests;
     copy.points.push_back({layout, aggregated(times, machine, workload)});
   };
-  if (concurrency) {
-    at(*concurrency);
+  if (clients) {
+    at(*clients);
   } else {
     for (const std::int64_t batch : batches_tried(memory.largest_batch)) at(batch * layout.attention_data);
   }
   return copy;
 }
 
-/// `copies` of a copy, each with the load of `point`.
+/// `copies` of a point.
 ServedLayout served(const Point& point, std::int64_t copies) {
   ServedLayout plan;
   plan.layout = point.layout;
-  plan.layout.replicas = static_cast<int>(copies);
+  plan.layout.replicas *= static_cast<int>(copies);
   plan.prediction = point.prediction;
   plan.fits = true;
   ServePrediction& p = *plan.prediction;
@@ -266,7 +266,8 @@ void answer(const ServeRequest& request, std::vector<ServedLayout> tried, std::v
   for (std::size_t i = 0; i < broken.size() && i < 3; ++i) result.nearest.push_back(std::move(broken[i]));
 }
 
-/// Loads of every copy of each of the sizes.
+/// Loads of every copy of each of the sizes; where a number of clients is asked for, of as many copies as there is room
+/// for.
 std::vector<Copy> copies_of(const ServeRequest& request, const std::vector<std::int64_t>& sizes,
                             std::optional<std::int64_t> gpus, SearchSummary& search) {
   std::vector<ServeLayout> layouts;
@@ -274,12 +275,8 @@ std::vector<Copy> copies_of(const ServeRequest& request, const std::vector<std::
     for (const ServeLayout& l : copies_on(request, size, &search.rejected)) layouts.push_back(l);
   std::vector<Copy> copies(layouts.size());
   run_in_parallel(layouts.size(), request.threads, [&](std::size_t i) {
-    std::optional<std::int64_t> each;
-    if (request.workload.concurrency && gpus) {
-      const std::int64_t n = *gpus / layouts[i].gpus();
-      each = std::max<std::int64_t>(1, (*request.workload.concurrency + n - 1) / n);
-    }
-    copies[i] = loads_of(request, layouts[i], each);
+    if (request.workload.concurrency && gpus) layouts[i].replicas = static_cast<int>(*gpus / layouts[i].gpus());
+    copies[i] = loads_of(request, layouts[i], gpus ? request.workload.concurrency : std::nullopt);
   });
   return copies;
 }

@@ -232,7 +232,8 @@ ServePrediction aggregated(StepTimes& times, const Machine& machine, const Serve
   p.decode_cost = full.cost;
   p.sources.add(further, full.cost.sources);
   p.sources.add(1.0 / as_double(prompts), prefill.cost.sources);
-  finish(p, machine, engine, w, layout.gpus(), balance.rate * as_double(ranks));
+  // Fewer clients than ranks leave some of them without work.
+  finish(p, machine, engine, w, layout.gpus(), balance.rate * as_double(ranks) * std::min(1.0, asked));
   return p;
 }
 

@@ -3,8 +3,10 @@
 #include <time.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <fstream>
+#include <limits>
 #include <map>
 #include <sstream>
 #include <tuple>
@@ -189,15 +191,20 @@ Trial trial_of(const Programme& programme, Communicator& world, const TrialQuest
     for (const StepResult& expected : *one_rank) {
       executor.train(step++);
       const Difference d = difference(executor, executor.loss(), expected, *operators);
-      if (d.relative > own.relative) own = d;
+      if (!(d.relative <= own.relative)) own = d;
+      if (std::isnan(own.relative)) own.relative = std::numeric_limits<double>::infinity();
     }
     trial.difference = worst_of(world, own);
   }
   for (int i = 0; i < question.warm_up; ++i) executor.train(step++);
   memory.forget_peak();
   Reference reference(*operators, clock);
-  TrialParts parts;
-  std::map<Stopwatch::Key, Stopwatch::Total> totals;
+  struct Sums {
+    int rounds = 0;
+    TrialParts parts;
+    std::map<Stopwatch::Key, Stopwatch::Total> totals;
+  };
+  Sums of_all, of_good;
   for (int round = 0; round < question.rounds; ++round) {
     const Seconds before = reference.time();
     watch.forget();
@@ -221,14 +228,18 @@ Trial trial_of(const Programme& programme, Communicator& world, const TrialQuest
     trial.rounds.push_back(result);
     watch.parts.other =
         took - watch.parts.compute - watch.parts.communication - watch.parts.bubble - watch.parts.optimizer;
-    parts.compute += watch.parts.compute;
-    parts.communication += watch.parts.communication;
-    parts.bubble += watch.parts.bubble;
-    parts.optimizer += watch.parts.optimizer;
-    parts.other += watch.parts.other;
-    for (const auto& [key, total] : watch.totals) {
-      totals[key].calls += total.calls;
-      totals[key].seconds += total.seconds;
+    for (Sums* sums : {&of_all, &of_good}) {
+      if (sums == &of_good && !result.fault.empty()) continue;
+      ++sums->rounds;
+      sums->parts.compute += watch.parts.compute;
+      sums->parts.communication += watch.parts.communication;
+      sums->parts.bubble += watch.parts.bubble;
+      sums->parts.optimizer += watch.parts.optimizer;
+      sums->parts.other += watch.parts.other;
+      for (const auto& [key, total] : watch.totals) {
+        sums->totals[key].calls += total.calls;
+        sums->totals[key].seconds += total.seconds;
+      }
     }
   }
   trial.loss = executor.loss();
@@ -247,12 +258,13 @@ Trial trial_of(const Programme& programme, Communicator& world, const TrialQuest
     const std::size_t n = good.size();
     trial.step = Seconds{n % 2 == 1 ? good[n / 2] : (good[n / 2 - 1] + good[n / 2]) / 2};
   }
-  watch.parts = parts;
-  watch.totals = totals;
+  const Sums& sums = of_good.rounds > 0 ? of_good : of_all;  // ranks agree on which rounds are void
+  watch.parts = sums.parts;
+  watch.totals = sums.totals;
   std::vector<double> numbers = told(watch);
-  numbers.push_back(parts.other.value);
+  numbers.push_back(sums.parts.other.value);
   numbers = brought(world, static_cast<int>(programme.rank_of(question.watched_stage, 0)), std::move(numbers));
-  const double each = 1.0 / std::max(1, question.rounds);
+  const double each = 1.0 / std::max(1, sums.rounds);
   trial.parts = {Seconds{each * numbers[0]}, Seconds{each * numbers[1]}, Seconds{each * numbers[2]},
                  Seconds{each * numbers[3]}, Seconds{each * numbers.back()}};
   for (std::size_t i = 4; i + 6 < numbers.size(); i += 6) {

@@ -47,6 +47,8 @@ const kKinds = {
 };
 
 function kindOf(data) {
+  // Its plans have other keys than those of training.
+  if (data.workload?.kind === 'serving') return { title: () => 'Serving', sections: genericSections };
   const kind = /^shardwright\.(\w+)\//.exec(data.schema)?.[1] ?? '';
   return kKinds[kind] ?? { title: () => kind.replaceAll('_', ' '), sections: genericSections };
 }

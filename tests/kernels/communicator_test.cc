@@ -123,6 +123,20 @@ TEST_CASE("a thread that fails ends those that wait for it, and its failure is t
   }
 }
 
+TEST_CASE("what a group reads of each other lives until all have read it, though a rank outside fails") {
+  for (int round = 0; round < 20; ++round)
+    CHECK_THROWS_WITH(run_on_threads(3,
+                                     [&](Communicator& c) {
+                                       const auto part = c.split(c.rank() == 2 ? 1 : 0);
+                                       if (c.rank() == 2) throw std::runtime_error("rank 2 has had enough");
+                                       for (;;) {
+                                         std::vector<float> x(4096, 1.0F);
+                                         part->all_reduce(view(x), Reduction::sum);
+                                       }
+                                     }),
+                      "rank 2 has had enough");
+}
+
 TEST_CASE("a message of another size than expected is a fault") {
   CHECK_THROWS_WITH(run_on_threads(2,
                                    [](Communicator& c) {

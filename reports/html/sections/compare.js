@@ -10,7 +10,7 @@ import * as units from '../units.js';
 export function compareSection(files) {
   const rows = files
     .map((file) => ({ ...file, plan: file.data.plans?.[0], p: file.data.plans?.[0]?.predicted }))
-    .filter((row) => row.data.plans);
+    .filter((row) => row.data.plans && row.data.workload?.kind !== 'serving');
   if (rows.length < 2) return null;
   const priced = rows.filter((row) => row.p);
   const figure =

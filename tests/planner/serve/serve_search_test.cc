@@ -63,6 +63,31 @@ TEST_CASE("the first plan is what brute force finds") {
     }
 }
 
+TEST_CASE("with a number of clients, plans are what estimate says of them, idle copies too") {
+  for (const std::int64_t clients : {1, 3, 10}) {
+    ServeRequest r = request("mixtral-8x7b", 8);
+    r.pins.disaggregated = false;
+    r.workload.concurrency = clients;
+    const ServeResult result = plan_serving(r);
+    REQUIRE_FALSE(result.plans.empty());
+    for (const ServedLayout& plan : result.plans) {
+      const ServeLayout& l = plan.layout;
+      ServeRequest one = r;
+      one.pins.tp = l.tensor;
+      one.pins.pp = l.pipeline;
+      one.pins.attention_dp = l.attention_data;
+      one.pins.cp = l.context;
+      one.pins.ep = l.expert;
+      one.pins.etp = l.expert_tensor;
+      one.pins.dp = l.replicas;
+      const ServedLayout same = estimate_serving(one).plans.front();
+      REQUIRE(same.layout == l);
+      CHECK(same.prediction->output_tokens_per_second == plan.prediction->output_tokens_per_second);
+      CHECK(plan.prediction->concurrency == clients);
+    }
+  }
+}
+
 TEST_CASE("threads change nothing, and plans come best first") {
   ServeRequest r = request("mixtral-8x7b", 8);
   r.goals = {1, 0.05};

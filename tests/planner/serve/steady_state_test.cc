@@ -57,6 +57,14 @@ TEST_CASE("more clients: more tokens of all, fewer of each") {
   }
 }
 
+TEST_CASE("a client keeps one of eight copies busy, the others idle") {
+  const ServeWorkload w{1024, 256, 1, {}, {}};
+  const ServePrediction one = predict("llama-3.1-8b", "h100-sxm-80gb", {}, w);
+  const ServePrediction eight = predict("llama-3.1-8b", "h100-sxm-80gb", {.replicas = 8}, w);
+  CHECK(eight.output_tokens_per_second == Approx(one.output_tokens_per_second));
+  CHECK(eight.output_tokens_per_second_per_gpu == Approx(one.output_tokens_per_second / 8));
+}
+
 TEST_CASE("copies of a model share the clients out") {
   const ServeWorkload w{1024, 256, 64, {}, {}}, half{1024, 256, 32, {}, {}};
   const ServePrediction two = predict("llama-3.1-8b", "h100-sxm-80gb", {.replicas = 2}, w);
