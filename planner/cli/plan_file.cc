@@ -6,6 +6,13 @@
 
 namespace shardwright {
 
+YamlCursor first_plan(const YamlCursor& plan_result) {
+  const YamlCursor list = plan_result.at("plans");
+  const std::vector<YamlCursor> plans = list.items();
+  if (plans.empty()) list.fail("has no plan: nothing fitted");
+  return plans[0];
+}
+
 Arguments arguments_of_plan(Arguments arguments, const std::string& path) {
   const YamlCursor top = YamlCursor::open_json(path);
   const YamlCursor schema = top.at("schema");
@@ -33,9 +40,7 @@ Arguments arguments_of_plan(Arguments arguments, const std::string& path) {
   if (explanation) {
     plan = top.at("layout");
   } else if (!to_run) {
-    const std::vector<YamlCursor> plans = top.at("plans").items();
-    if (plans.empty()) top.at("plans").fail("has no plan: nothing fitted");
-    plan = plans[0];
+    plan = first_plan(top);
   }
   take("--precision", plan, "precision");
   take("--layout", plan, "layout_text");

@@ -8,6 +8,7 @@
 #include "hardware/yaml_cursor.h"
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
+#include "planner/cli/plan_file.h"
 #include "profiler/execute/programme.h"
 #include "reports/json.h"
 
@@ -47,11 +48,7 @@ PlanToRun read_plan(const std::string& path, const Arguments& arguments) {
   if (schema.text() != "shardwright.plan/1" && schema.text() != "shardwright.plan_result/1")
     schema.fail("must be shardwright.plan/1 or shardwright.plan_result/1, got '" + shown(schema.text()) + "'");
   YamlCursor plan = top;
-  if (schema.text() == "shardwright.plan_result/1") {
-    const auto plans = top.at("plans").items();
-    if (plans.empty()) top.at("plans").fail("has no plan: nothing fitted");
-    plan = plans[0];
-  }
+  if (schema.text() == "shardwright.plan_result/1") plan = first_plan(top);
   PlanToRun run;
   PlanRequest& request = run.request;
   request.model = model_of(top);

@@ -120,8 +120,6 @@ ServedLayout pooled(const ServeRequest& request, const Prefiller& prefill, const
   plan.prediction = decode.prediction;
   ServePrediction& p = *plan.prediction;
   const double busy = rate / can_prefill, servers = static_cast<double>(x * prefill.layout.attention_data);
-  RankGroup pair;
-  pair.add(2, prefill.layout.gpus());
   const Bytes sent{p.kv_bytes_per_token * w.isl};
   const Seconds transfer = sent / request.machine.links.back().bandwidth;
   const double wide = p.ttft_high / p.ttft;

@@ -13,6 +13,7 @@
 
 #include "kernels/backends.h"
 #include "models/transformer.h"
+#include "profiler/statistics.h"
 
 namespace shardwright {
 namespace {
@@ -250,14 +251,10 @@ Trial trial_of(const Programme& programme, Communicator& world, const TrialQuest
          {static_cast<std::int64_t>(largest(world, here ? static_cast<double>(peak_resident().value) : 0))}});
   }
 
-  std::vector<double> good;
+  std::vector<Seconds> good;
   for (const TrialRound& r : trial.rounds)
-    if (r.fault.empty()) good.push_back(r.step.value);
-  std::sort(good.begin(), good.end());
-  if (!good.empty()) {
-    const std::size_t n = good.size();
-    trial.step = Seconds{n % 2 == 1 ? good[n / 2] : (good[n / 2 - 1] + good[n / 2]) / 2};
-  }
+    if (r.fault.empty()) good.push_back(r.step);
+  if (!good.empty()) trial.step = median_time(std::move(good)).median;
   const Sums& sums = of_good.rounds > 0 ? of_good : of_all;  // ranks agree on which rounds are void
   watch.parts = sums.parts;
   watch.totals = sums.totals;
