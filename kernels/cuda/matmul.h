@@ -27,6 +27,7 @@ struct ProductSpec {
   Scaling scaling = Scaling::tensor;  // of fp8: mxfp8 and nvfp4 have their own. `block`: 1 x 128 of a, 128 x 128 of b
   MatrixPlace a, b, out;              // out is never transposed
   bool accumulate = false;
+  std::int64_t alignment = 256;  // bytes that divide the addresses of a, b and out in every run
   auto operator<=>(const ProductSpec&) const = default;
 };
 
@@ -74,7 +75,8 @@ class Matmul {
   /// By the library's first advice; no work is done. Throws std::runtime_error where there is none.
   const Product& plan(const ProductSpec& spec);
   /// By the fastest of at most `candidates` of the library's, each run on these buffers (into memory of its own, so
-  /// that `out` stays as it is). Replaces what was planned without trying. Waits; not while a graph is captured.
+  /// that `out` stays as it is). Replaces, and ends, what was planned for it before. Waits; not while a graph is
+  /// captured.
   const Product& plan_fastest(const ProductSpec& spec, const ProductBuffers& on, int candidates = 8);
   void run(const Product& product, const ProductBuffers& buffers);
 
