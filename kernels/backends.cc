@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/blas.h"
 #include "kernels/cpu/cpu_operators.h"
+#include "kernels/cuda/cuda_library.h"
 #include "kernels/mpi/mpi_ranks.h"
 #include "kernels/reference/reference_operators.h"
 
@@ -32,14 +33,22 @@ Part mpi() {
   return part;
 }
 
+std::string counted(int count, const std::string& what) {
+  return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
+}
+
 }  // namespace
 
 std::vector<Part> parts() {
-  const std::string not_built = "this build has no kernels for GPUs";
+  // Where there are no kernels, or no GPU, both are of no use: the reason is told once for each.
+  const std::string missing = cuda::gpus_missing();
+  const bool found = missing.empty();
   return {openblas(),
           mpi(),
-          {"CUDA", "", not_built, "times of GPUs come from tables and curves; plans do not run on them"},
-          {"NCCL", "", not_built, "times of collectives between GPUs come from tables and curves"}};
+          {"CUDA", found ? cuda::library().cuda() + ", " + counted(cuda::library().gpus(), "GPU") : "", missing,
+           "times of GPUs come from tables and curves; plans do not run on them"},
+          {"NCCL", found ? cuda::library().nccl() : "", missing,
+           "times of collectives between GPUs come from tables and curves"}};
 }
 
 }  // namespace shardwright
