@@ -6,6 +6,7 @@
 
 #include <string>
 
+#include "kernels/cuda/cuda_gpu.h"
 #include "kernels/cuda/cuda_library.h"
 
 namespace shardwright::cuda {
@@ -43,7 +44,7 @@ class CudaLibrary final : public Library {
     if (cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0) return "NVIDIA's driver is not installed";
     return std::string("there is no GPU that CUDA can use: ") + cudaGetErrorString(code);
   }
-  std::unique_ptr<Gpu> open(int) override { return nullptr; }
+  std::unique_ptr<Gpu> open(int index) override { return make_gpu(index, "CUDA " + cuda() + ", NCCL " + nccl()); }
 };
 
 }  // namespace
