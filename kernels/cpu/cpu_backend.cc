@@ -16,6 +16,7 @@
 #include "kernels/cpu/cpu_operators.h"
 #include "kernels/host/host_operators.h"
 #include "kernels/reference/reference.h"
+#include "kernels/sampled_error.h"
 
 namespace shardwright {
 namespace {
@@ -70,33 +71,6 @@ class CpuKernel final : public PreparedKernel {
 
 In in_view(const float* data, std::int64_t elements) { return {data, elements, Element::fp32}; }
 View out_view(float* data, std::int64_t elements) { return {data, elements, Element::fp32}; }
-
-/// The largest, or NaN where one of them is.
-double worst_of(std::initializer_list<double> all) {
-  double worst = 0;
-  for (const double x : all) {
-    if (std::isnan(x)) return x;
-    worst = std::max(worst, x);
-  }
-  return worst;
-}
-
-/// Largest difference, relative to the largest expected number; NaN where a difference is none.
-double off_by(const Array& got, const Array& expected) {
-  double largest = 0, worst = 0;
-  for (const double x : expected) largest = std::max(largest, std::abs(x));
-  for (std::size_t i = 0; i < got.size(); ++i) { worst = worst_of({worst, std::abs(got[i] - expected[i])}); }
-  return worst == 0 ? 0 : worst / largest;
-}
-
-/// Some of 0..count - 1: the first, the last, and between them.
-std::vector<std::int64_t> sample(std::int64_t count) {
-  constexpr std::int64_t kMost = 7;
-  std::vector<std::int64_t> some;
-  for (std::int64_t i = 0; i < std::min(count, kMost); ++i)
-    some.push_back(count <= kMost ? i : i * (count - 1) / (kMost - 1));
-  return some;
-}
 
 // ---- products ----
 
@@ -174,158 +148,22 @@ Work grouped_product(const GroupedGemmSpec& s, CpuOperators& operators) {
 
 // ---- attention ----
 
-/// Where an attention's arrays lie in what it is given and in what it makes.
-struct AttentionPlaces {
-  AttentionShape shape;
-  std::vector<std::int64_t> widths;  // of the parts of the scores
-  bool values_in_keys = false;
-  std::int64_t rows = 0, keys = 0;  // of all heads
-
-  AttentionViews inputs(const float* in) const {
-    AttentionViews views;
-    for (const std::int64_t width : widths) {
-      views.parts.push_back({in_view(in, rows * width), in_view(in + rows * width, keys * width), width, false});
-      in += (rows + keys) * width;
-    }
-    views.v = values_in_keys ? views.parts[0].k : in_view(in, keys * shape.value_dim);
-    for (const std::int64_t width : widths) views.score_width += width;
-    return views;
-  }
-  std::int64_t input_elements() const {
-    std::int64_t sum = values_in_keys ? 0 : keys * shape.value_dim;
-    for (const std::int64_t width : widths) sum += (rows + keys) * width;
-    return sum;
-  }
-  AttentionGradientViews gradients(float* out) const {
-    AttentionGradientViews d;
-    for (const std::int64_t width : widths) {
-      d.q.push_back(out_view(out, rows * width));
-      d.k.push_back(out_view(out + rows * width, keys * width));
-      out += (rows + keys) * width;
-    }
-    d.v = out_view(out, keys * shape.value_dim);
-    return d;
-  }
-  std::int64_t gradient_elements() const {
-    std::int64_t sum = keys * shape.value_dim;
-    for (const std::int64_t width : widths) sum += (rows + keys) * width;
-    return sum;
-  }
-};
-
-AttentionPlaces places_of(const AttentionSpec& s) {
-  AttentionPlaces p;
-  const std::int64_t behind = s.key_length - s.query_length;
-  // Queries that are some of the keys' positions lie in their middle: they see half of them, as their average does.
-  const std::int64_t first = s.queries_last ? behind : behind / 2;
-  p.shape = {s.batch,     s.query_length, s.key_length, s.kv_heads, s.heads / s.kv_heads,
-             s.value_dim, first,          s.window,     0,          s.causal};
-  if (!s.causal && s.window > 0) p.shape.first_query = s.key_length - 1, p.shape.causal = true;  // decode in a window
-  p.values_in_keys = s.values_in_keys;
-  // The latent is keys and values at once; the rest of the keys is a part of its own.
-  if (s.values_in_keys && s.value_dim < s.head_dim)
-    p.widths = {s.value_dim, s.head_dim - s.value_dim};
-  else
-    p.widths = {s.head_dim};
-  p.rows = s.batch * s.query_length * s.heads;
-  p.keys = s.batch * s.key_length * s.kv_heads;
-  return p;
-}
-
-/// One query by the reference, which is given the keys that it sees alone; its gradient, too, where there is that of o.
-struct OneQuery {
-  Array o, d_q;  // d_q: part after part
-};
-OneQuery one_query(const AttentionPlaces& p, const AttentionViews& in, std::int64_t b, std::int64_t i, std::int64_t h,
-                   std::int64_t g, const float* d_o) {
-  const AttentionShape& s = p.shape;
-  const std::int64_t row = ((b * s.queries + i) * s.heads + h) * s.group + g;
-  const KeyRange seen = s.keys_seen(i);
-  Array values;
-  reference::AttentionInputs inputs;
-  std::vector<Array> held;
-  for (const ScoreViews& part : in.parts) {
-    const auto* x = static_cast<const float*>(part.q.data) + row * part.width;
-    held.push_back({x, x + part.width});
-    Array k;
-    for (std::int64_t j = seen.first; j < seen.end; ++j) {
-      const auto* y = static_cast<const float*>(part.k.data) + ((b * s.keys + j) * s.heads + h) * part.width;
-      k.insert(k.end(), y, y + part.width);
-    }
-    held.push_back(std::move(k));
-  }
-  for (std::size_t n = 0; n < in.parts.size(); ++n)
-    inputs.parts.push_back({held[2 * n], held[2 * n + 1], in.parts[n].width, false});
-  for (std::int64_t j = seen.first; j < seen.end; ++j) {
-    const auto* v = static_cast<const float*>(in.v.data) + ((b * s.keys + j) * s.heads + h) * s.value_dim;
-    values.insert(values.end(), v, v + s.value_dim);
-  }
-  inputs.v = values;
-  inputs.score_width = in.score_width;
-  const std::int64_t count = seen.end - seen.first;
-  const AttentionShape alone = {1, 1, count, 1, 1, s.value_dim, 0, 0, 0, false};
-  const auto out = reference::attention(inputs, alone);
-  OneQuery made = {out.o, {}};
-  if (!d_o) return made;
-  const Array d(d_o + row * s.value_dim, d_o + (row + 1) * s.value_dim);
-  for (const Array& part : reference::attention_gradient(inputs, out.o, out.log_sum_exp, d, alone).q)
-    made.d_q.insert(made.d_q.end(), part.begin(), part.end());
-  return made;
-}
-
-/// Calls visit(row, query) for sampled queries.
-template <typename Visit>
-void for_each_sample(const AttentionPlaces& p, const AttentionViews& in, const float* d_o, Visit visit) {
-  const AttentionShape& s = p.shape;
-  for (const std::int64_t i : sample(s.queries))
-    for (const std::int64_t h : {std::int64_t{0}, s.heads - 1}) {
-      const std::int64_t b = i % s.batch, g = i % s.group;
-      visit(((b * s.queries + i) * s.heads + h) * s.group + g, one_query(p, in, b, i, h, g, d_o));
-    }
-}
-
 Work attention_forward(const AttentionSpec& spec, CpuOperators& operators) {
-  const AttentionPlaces p = places_of(spec);
-  const std::int64_t o = p.rows * p.shape.value_dim;
+  const AttentionPlaces p = places_of(spec, Element::fp32);
+  const std::int64_t o = p.result_elements();
   const auto run = [p, o, &operators](const float* in, float* out) {
     operators.attention(p.inputs(in), p.shape, out_view(out, o), out_view(out + o, p.rows));
   };
   const auto error = [=](float* in, float* out) {
     run(in, out);
-    Array got, expected;
-    for_each_sample(p, p.inputs(in), nullptr, [&](std::int64_t row, const OneQuery& q) {
-      const float* made = out + row * p.shape.value_dim;
-      got.insert(got.end(), made, made + p.shape.value_dim);
-      expected.insert(expected.end(), q.o.begin(), q.o.end());
-    });
-    return off_by(got, expected);
+    return attention_error(p, in, out);
   };
   return {p.input_elements(), o + p.rows, run, error};
 }
 
-/// Of two arrays, element by element: their sum, and that of their sizes.
-struct Products {
-  double sum = 0, size = 0;
-  Products& operator+=(const Products& other) {
-    sum += other.sum, size += other.size;
-    return *this;
-  }
-};
-Products products(const In& a, const In& b) {
-  Products p;
-  for (std::int64_t i = 0; i < a.elements; ++i) {
-    const double x = static_cast<double>(static_cast<const float*>(a.data)[i]) * static_cast<const float*>(b.data)[i];
-    p += {x, std::abs(x)};
-  }
-  return p;
-}
-
-/// Gradients of queries are compared with the reference, of sampled ones. Those of keys and values, to which all
-/// queries add, by what follows from them: o is linear in v, so that d_v . v = o . d_o; scores are bilinear, so that
-/// d_k . k = d_q . q.
 Work attention_backward(const AttentionSpec& spec, CpuOperators& operators) {
-  const AttentionPlaces p = places_of(spec);
-  const std::int64_t o = p.rows * p.shape.value_dim, inputs = p.input_elements(), made = p.gradient_elements();
+  const AttentionPlaces p = places_of(spec, Element::fp32);
+  const std::int64_t o = p.result_elements(), inputs = p.input_elements(), made = p.gradient_elements();
   // Given: the inputs, o, its gradient and the log-sum-exp. They are random while it is timed: the time is the same.
   const auto run = [=, &operators](const float* in, float* out) {
     const float* at = in + inputs;
@@ -333,32 +171,16 @@ Work attention_backward(const AttentionSpec& spec, CpuOperators& operators) {
                                  p.gradients(out));
   };
   const auto error = [=, &operators](float* in, float* out) {
-    const AttentionViews views = p.inputs(in);
     float* at = in + inputs;
     const std::vector<float> before(at, at + 2 * o + p.rows);  // others' random numbers: put back
     std::vector<float> o_made(static_cast<std::size_t>(o)), lse(static_cast<std::size_t>(p.rows));
-    operators.attention(views, p.shape, out_view(o_made.data(), o), out_view(lse.data(), p.rows));
+    operators.attention(p.inputs(in), p.shape, out_view(o_made.data(), o), out_view(lse.data(), p.rows));
     std::copy(o_made.begin(), o_made.end(), at);
     std::copy(lse.begin(), lse.end(), at + 2 * o);
     run(in, out);
-    const AttentionGradientViews d = p.gradients(out);
-    const Products v = products(d.v, views.v), through_o = products(in_view(at, o), in_view(at + o, o));
-    Products q, k;
-    for (std::size_t n = 0; n < views.parts.size(); ++n) {
-      q += products(d.q[n], views.parts[n].q);
-      k += products(d.k[n], views.parts[n].k);
-    }
-    Array got, expected;
-    for_each_sample(p, views, at + o, [&](std::int64_t row, const OneQuery& one) {
-      expected.insert(expected.end(), one.d_q.begin(), one.d_q.end());
-      for (std::size_t n = 0; n < views.parts.size(); ++n) {
-        const auto* d_q = static_cast<const float*>(d.q[n].data) + row * views.parts[n].width;
-        got.insert(got.end(), d_q, d_q + views.parts[n].width);
-      }
-    });
+    const double worst = attention_gradient_error(p, in, at, at + o, out);
     std::copy(before.begin(), before.end(), at);
-    return worst_of(
-        {off_by(got, expected), std::abs(v.sum - through_o.sum) / through_o.size, std::abs(q.sum - k.sum) / q.size});
+    return worst;
   };
   return {inputs + 2 * o + p.rows, made, run, error};
 }
@@ -515,10 +337,8 @@ class CpuBackend final : public Backend {
   static std::string lacks(const AttentionSpec& s) {
     if (s.type != DataType::fp32 || !is_fp32(s.kv_type)) return only_fp32(false);
     if (s.selected > 0) return "the cpu backend has no attention to selected keys";
-    if (s.kv_heads <= 0 || s.heads % s.kv_heads != 0) return "the heads of keys do not divide those of queries";
-    if (s.values_in_keys && s.value_dim > s.head_dim) return "values in keys cannot be wider than these";
+    if (const std::string why = no_operators_for(s); !why.empty()) return why;
     if (s.backward && s.values_in_keys) return "the cpu backend has no gradient of values in keys";
-    if (s.causal && s.query_length > s.key_length) return "causal attention has a key for each query";
     if (!s.causal && s.window > 0 && s.query_length > 1)
       return "the cpu backend has windows of causal attention and of single queries";
     return "";

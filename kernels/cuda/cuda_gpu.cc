@@ -84,7 +84,7 @@ struct Events {
 class CudaGpu final : public Gpu {
  public:
   CudaGpu(int index, const std::string& libraries)
-      : device_(index), nvml_(bus_of(index)), matmul_(device_), operators_(device_, matmul_) {
+      : operators_(index), device_(operators_.device()), nvml_(bus_of(index)), matmul_(device_) {
     facts_ = facts_of(index, nvml_, libraries);
     SHARDWRIGHT_CUDA(cudaDeviceGetAttribute(&khz_, cudaDevAttrClockRate, index));
   }
@@ -166,10 +166,10 @@ class CudaGpu final : public Gpu {
   }
 
  private:
-  Device device_;
+  CudaOperators operators_;
+  Device& device_;
   Nvml nvml_;
   Matmul matmul_;
-  CudaOperators operators_;
   GpuFacts facts_;
   Events events_;
   int khz_ = 0;
