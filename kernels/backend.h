@@ -42,6 +42,9 @@ class Backend {
   virtual std::unique_ptr<PreparedKernel> prepare(const KernelSpec& spec) = 0;
   /// The mean of `runs`, one after the other; device time, this rank's.
   virtual Timed time(PreparedKernel& kernel, int runs) = 0;
+  /// What the device was like while the last kernel that was prepared was timed, for a person: clocks, watts. "" where
+  /// nobody watches.
+  virtual std::string condition() const { return ""; }
 };
 
 }  // namespace shardwright
