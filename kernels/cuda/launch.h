@@ -1,0 +1,131 @@
+#pragma once
+
+// How kernels run. A kernel is a struct of numbers and pointers with a call operator for one index, or for one block of
+// threads; nvcc makes device code of it, and other compilers run it on the host, thread after thread, so that
+// tests need no GPU (host_launch.h).
+
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/numbers.h"
+
+namespace shardwright::cuda {
+
+/// A logit and its place: of two, the larger is the better one, of equal ones the first.
+struct Candidate {
+  float value;
+  int index;
+};
+SHARDWRIGHT_DEVICE Candidate better(Candidate a, Candidate b) {
+  return a.value > b.value || (a.value == b.value && a.index < b.index) ? a : b;
+}
+
+inline constexpr int kWarp = 32, kMostThreads = 1024;
+/// Of a block's shared memory, for its own sums; the kernel's begins behind it.
+inline constexpr std::int64_t kReduceBytes = 512;
+
+/// Threads for `work` pieces that are alike, whole warps.
+inline int threads_for(std::int64_t work, int most = kMostThreads) {
+  return static_cast<int>(std::clamp<std::int64_t>((work + kWarp - 1) / kWarp * kWarp, kWarp, most));
+}
+
+}  // namespace shardwright::cuda
+
+#ifndef __CUDACC__
+#include "kernels/cuda/host_launch.h"
+#else
+
+#include "kernels/cuda/check.h"
+
+namespace shardwright::cuda {
+
+extern __shared__ __align__(16) char block_memory[];
+
+__device__ __forceinline__ float from_lane(float x, int other) { return __shfl_xor_sync(0xFFFFFFFFu, x, other); }
+__device__ __forceinline__ double from_lane(double x, int other) { return __shfl_xor_sync(0xFFFFFFFFu, x, other); }
+__device__ __forceinline__ Candidate from_lane(Candidate x, int other) {
+  return {__shfl_xor_sync(0xFFFFFFFFu, x.value, other), __shfl_xor_sync(0xFFFFFFFFu, x.index, other)};
+}
+
+/// The threads of one block, whole warps. What all of them call, all of them must reach.
+class Block {
+ public:
+  __device__ __forceinline__ int thread() const { return static_cast<int>(threadIdx.x); }
+  __device__ __forceinline__ int threads() const { return static_cast<int>(blockDim.x); }
+  __device__ __forceinline__ void sync() const { __syncthreads(); }
+  /// The kernel's own shared memory.
+  __device__ __forceinline__ char* shared() const { return block_memory + kReduceBytes; }
+
+  /// Of all threads' numbers, the same in all of them.
+  template <typename Value, typename Join>
+  __device__ __forceinline__ Value reduce(Value x, Join join) const {
+#pragma unroll
+    for (int lane = kWarp / 2; lane > 0; lane /= 2) x = join(x, from_lane(x, lane));
+    if (threads() == kWarp) return x;
+    Value* of_warps = reinterpret_cast<Value*>(block_memory);
+    if (thread() % kWarp == 0) of_warps[thread() / kWarp] = x;
+    sync();
+    Value all = of_warps[0];
+    for (int warp = 1; warp < threads() / kWarp; ++warp) all = join(all, of_warps[warp]);
+    sync();
+    return all;
+  }
+  template <typename Value>
+  __device__ __forceinline__ Value sum(Value x) const {
+    return reduce(x, [](Value a, Value b) { return a + b; });
+  }
+  __device__ __forceinline__ float largest(float x) const {
+    return reduce(x, [](float a, float b) { return larger(a, b); });
+  }
+  __device__ __forceinline__ Candidate best(Candidate x) const {
+    return reduce(x, [](Candidate a, Candidate b) { return better(a, b); });
+  }
+};
+
+__device__ __forceinline__ void atomic_add(float* at, float x) { atomicAdd(at, x); }
+
+template <typename Kernel>
+__global__ void __launch_bounds__(256) run_each(std::int64_t count, const Kernel kernel) {
+  const auto step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step)
+    kernel(i);
+}
+
+template <typename Kernel>
+__global__ void __launch_bounds__(kMostThreads) run_blocks(std::int64_t count, const Kernel kernel) {
+  const Block block;
+  for (std::int64_t i = blockIdx.x; i < count; i += gridDim.x) {
+    kernel(block, i);
+    block.sync();  // before the next one writes to shared memory
+  }
+}
+
+/// kernel(i) for i below `count`, in any order. As many blocks as the GPU holds a few times over.
+template <typename Kernel>
+void launch_each(Device& device, std::int64_t count, const Kernel& kernel) {
+  if (count <= 0) return;
+  constexpr std::int64_t kThreads = 256;
+  const std::int64_t most = device.properties().multiprocessors * 32;
+  const auto blocks = static_cast<unsigned>(std::min((count + kThreads - 1) / kThreads, most));
+  run_each<<<blocks, static_cast<unsigned>(kThreads), 0, device.stream()>>>(count, kernel);
+  SHARDWRIGHT_CUDA(cudaGetLastError());
+}
+
+/// kernel(block, i) for i below `count`, each by one block that has `shared` bytes of its own.
+template <typename Kernel>
+void launch_blocks(Device& device, std::int64_t count, int threads, std::int64_t shared, const Kernel& kernel) {
+  if (count <= 0) return;
+  constexpr std::int64_t kMostBlocks = 1 << 20, kUnasked = 48 << 10;
+  const std::int64_t bytes = kReduceBytes + shared;
+  if (bytes > kUnasked)
+    SHARDWRIGHT_CUDA(
+        cudaFuncSetAttribute(run_blocks<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+  const auto blocks = static_cast<unsigned>(std::min(count, kMostBlocks));
+  run_blocks<<<blocks, static_cast<unsigned>(threads), static_cast<std::size_t>(bytes), device.stream()>>>(count,
+                                                                                                           kernel);
+  SHARDWRIGHT_CUDA(cudaGetLastError());
+}
+
+}  // namespace shardwright::cuda
+#endif
