@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "kernels/on_device.h"
+
 namespace shardwright {
 
 // What a kernel is told beside its arrays. Arrays are dense and row-major; a kernel sees one rank's block and is told
@@ -19,7 +21,12 @@ struct KeyRange {
 };
 /// The keys that a query at `position` sees: itself and all before it; of those only the last `window`, and only those
 /// in its own chunk of `chunk`, where these are not 0.
-KeyRange causal_range(std::int64_t position, std::int64_t window, std::int64_t chunk = 0);
+SHARDWRIGHT_BOTH KeyRange causal_range(std::int64_t position, std::int64_t window, std::int64_t chunk = 0) {
+  KeyRange seen = {0, position + 1};
+  if (window > 0 && position + 1 > window) seen.first = position + 1 - window;
+  if (chunk > 0 && position / chunk * chunk > seen.first) seen.first = position / chunk * chunk;
+  return seen;
+}
 
 /// Queries begin at `first_query` of the whole sequence, keys at 0. A query sees `causal_range` of its position, as far
 /// as there are keys; all keys where it is not causal.
@@ -28,7 +35,12 @@ struct AttentionShape {
   std::int64_t first_query = 0, window = 0, chunk = 0;
   bool causal = true;
 
-  KeyRange keys_seen(std::int64_t query) const;
+  SHARDWRIGHT_BOTH KeyRange keys_seen(std::int64_t query) const {
+    if (!causal) return {0, keys};
+    KeyRange seen = causal_range(first_query + query, window, chunk);
+    if (seen.end > keys) seen.end = keys;
+    return seen;
+  }
 };
 
 /// One step of Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2).

@@ -3,16 +3,12 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/on_device.h"
 #include "kernels/view.h"
 
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-#define SHARDWRIGHT_DEVICE __device__ __forceinline__
-#define SHARDWRIGHT_BOTH __host__ __device__ __forceinline__
-#else
-#define SHARDWRIGHT_DEVICE inline
-#define SHARDWRIGHT_BOTH inline
 #endif
 
 namespace shardwright::cuda {
@@ -92,7 +88,11 @@ SHARDWRIGHT_BOTH Half from_float<Half>(float x) {
 template <int count, typename Number>
 SHARDWRIGHT_DEVICE void load(const Number* at, float (&x)[count]) {
 #ifdef __CUDACC__
-  constexpr int kWords = count * sizeof(Number) / 4;
+  if constexpr (count == 1) {
+    x[0] = to_float(*at);
+    return;
+  }
+  constexpr int kWords = count == 1 ? 4 : count * sizeof(Number) / 4;
   union {
     std::uint32_t words[kWords];
     Number numbers[count];
@@ -118,7 +118,11 @@ SHARDWRIGHT_DEVICE void load(const Number* at, float (&x)[count]) {
 template <int count, typename Number>
 SHARDWRIGHT_DEVICE void store(const float (&x)[count], Number* at) {
 #ifdef __CUDACC__
-  constexpr int kWords = count * sizeof(Number) / 4;
+  if constexpr (count == 1) {
+    *at = from_float<Number>(x[0]);
+    return;
+  }
+  constexpr int kWords = count == 1 ? 4 : count * sizeof(Number) / 4;
   union {
     std::uint32_t words[kWords];
     Number numbers[count];

@@ -1,26 +1,14 @@
 #include "kernels/host/host_operators.h"
 
 #include <cassert>
-#include <cmath>
 #include <cstring>
 #include <new>
-#include <numbers>
 #include <stdexcept>
 
 namespace shardwright {
 namespace {
 
 constexpr std::size_t kAlignment = 64;  // a cache line, and the widest vector register
-
-/// Uniform in (0, 1].
-double uniform(std::uint64_t bits) { return static_cast<double>((bits >> 11) + 1) * 0x1p-53; }
-
-/// Box and Muller's method: one normal number out of two uniform ones.
-double normal(std::uint64_t seed, std::int64_t element) {
-  const auto e = static_cast<std::uint64_t>(element);
-  const double radius = std::sqrt(-2.0 * std::log(uniform(random_bits(seed, 2 * e))));
-  return radius * std::cos(2.0 * std::numbers::pi * uniform(random_bits(seed, 2 * e + 1)));
-}
 
 template <typename From, typename To>
 void copy_numbers(const From* from, To* to, std::int64_t count) {
@@ -31,13 +19,6 @@ void copy_numbers(const From* from, To* to, std::int64_t count) {
 
 void throw_no_such_element(Element element) {
   throw std::invalid_argument("the host's kernels have no numbers of " + std::string(name_of(element)));
-}
-
-std::uint64_t random_bits(std::uint64_t seed, std::uint64_t element) {
-  std::uint64_t z = seed * 0xD1342543DE82EF95u + (element + 1) * 0x9E3779B97F4A7C15u;
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-  return z ^ (z >> 31);
 }
 
 std::shared_ptr<void> HostOperators::allocate(Bytes size) {

@@ -3,11 +3,9 @@
 #include <type_traits>
 
 #include "kernels/operators.h"
+#include "kernels/random.h"
 
 namespace shardwright {
-
-/// A pseudo-random 64-bit number of an element: the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
-std::uint64_t random_bits(std::uint64_t seed, std::uint64_t element);
 
 /// Calls `visit(index in the whole array)` for each element of a block, in the block's order.
 template <typename Visit>

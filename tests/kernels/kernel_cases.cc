@@ -1,8 +1,12 @@
 #include "tests/kernels/kernel_cases.h"
 
+#include <doctest/doctest.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
+
+#include "kernels/reference/reference_operators.h"
 
 namespace shardwright {
 namespace {
@@ -270,6 +274,20 @@ void add_vocabulary(std::vector<KernelCase>& cases) {
   cases.push_back({"square_sum", 5000, [](KernelBench& b) { b.operators().square_sum(b.numbers(5000), b.result(1)); }});
 }
 
+/// Binary digits of a number.
+int digits_of(DataType type) { return type == DataType::bf16 ? 8 : type == DataType::fp16 ? 11 : 24; }
+
+double rounded(double x, int digits) {
+  int exponent = 0;
+  const double fraction = std::frexp(x, &exponent);
+  return std::ldexp(std::nearbyint(std::ldexp(fraction, digits)), exponent - digits);
+}
+
+/// What rounding may do: a few units of the last place, and as many more as the root of the sum's length.
+double tolerance(DataType type, double sum_length) {
+  return 4 * std::ldexp(1.0, -digits_of(type)) * (4 + std::sqrt(sum_length));
+}
+
 }  // namespace
 
 double KernelBench::next() {
@@ -291,7 +309,7 @@ View KernelBench::filled(const std::vector<double>& values, Element element) {
 
 View KernelBench::numbers(std::int64_t count, double scale) {
   std::vector<double> values(static_cast<std::size_t>(count));
-  for (double& v : values) v = scale * next();
+  for (double& v : values) v = rounded(scale * next(), digits_of(type_));
   return filled(values, operators_.element(type_));
 }
 
@@ -342,6 +360,17 @@ std::vector<KernelCase> kernel_cases() {
   add_experts(cases);
   add_vocabulary(cases);
   return cases;
+}
+
+void check_against_reference(Operators& operators, DataType type) {
+  const auto reference = make_reference_operators();
+  for (const KernelCase& c : kernel_cases()) {
+    INFO(name_of(type), ": ", c.name);
+    KernelBench ours(operators, type), theirs(*reference, type);
+    c.run(ours);
+    c.run(theirs);
+    CHECK(relative_difference(ours.results(), theirs.results()) < tolerance(type, c.sum_length));
+  }
 }
 
 double relative_difference(const std::vector<std::vector<double>>& got,

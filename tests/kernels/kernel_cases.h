@@ -9,8 +9,8 @@
 
 namespace shardwright {
 
-/// Buffers of one run of a kernel on one backend, filled with numbers that every format from bf16 up holds exactly, so
-/// that all backends compute from the same ones.
+/// Buffers of one run of a kernel on one backend, filled with numbers that the type holds exactly, so that all
+/// backends compute from the same ones.
 class KernelBench {
  public:
   explicit KernelBench(Operators& operators, DataType type) : operators_(operators), type_(type) {}
@@ -43,6 +43,9 @@ struct KernelCase {
   std::function<void(KernelBench&)> run;
 };
 std::vector<KernelCase> kernel_cases();
+
+/// CHECKs every case, computed in that type, against the reference.
+void check_against_reference(Operators& operators, DataType type);
 
 /// Of `got` to `expected`, relative to the largest number of each result. What is no number must be none in both.
 double relative_difference(const std::vector<std::vector<double>>& got,

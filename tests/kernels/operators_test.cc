@@ -11,18 +11,8 @@
 namespace shardwright {
 namespace {
 
-/// What rounding may do: a few units of the last place, and as many more as the root of the sum's length.
-double tolerance(double unit, double sum_length) { return 4 * unit * (4 + std::sqrt(sum_length)); }
-
 TEST_CASE("the cpu's kernels agree with the reference") {
-  const auto cpu = make_operators("cpu"), reference = make_operators("reference");
-  for (const KernelCase& c : kernel_cases()) {
-    CAPTURE(c.name);
-    KernelBench ours(*cpu, DataType::fp32), theirs(*reference, DataType::fp32);
-    c.run(ours);
-    c.run(theirs);
-    CHECK(relative_difference(ours.results(), theirs.results()) < tolerance(0x1p-24, c.sum_length));
-  }
+  check_against_reference(*make_operators("cpu"), DataType::fp32);
 }
 
 TEST_CASE("plain loops and OpenBLAS make the same products") {

@@ -1,0 +1,11 @@
+#pragma once
+
+/// What stands before functions that run on GPUs: alone, or on the host, too. Other compilers than nvcc see a function
+/// of the host.
+#ifdef __CUDACC__
+#define SHARDWRIGHT_DEVICE __device__ __forceinline__
+#define SHARDWRIGHT_BOTH __host__ __device__ __forceinline__
+#else
+#define SHARDWRIGHT_DEVICE inline
+#define SHARDWRIGHT_BOTH inline
+#endif
