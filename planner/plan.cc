@@ -117,6 +117,20 @@ std::vector<PricedLayout> front_of(std::vector<PricedLayout> all) {
   return within_reach(std::move(front));
 }
 
+/// The first `most` of each reason; those of one reason stand together, in the order in which reasons were met.
+void keep_examples(std::vector<PricedLayout>& rejected, int most) {
+  std::vector<std::string> reasons;
+  std::map<std::string, std::vector<PricedLayout>> by_reason;
+  for (PricedLayout& p : rejected) {
+    std::vector<PricedLayout>& list = by_reason[p.rejection->reason];
+    if (list.empty()) reasons.push_back(p.rejection->reason);
+    if (std::ssize(list) < most) list.push_back(std::move(p));
+  }
+  rejected.clear();
+  for (const std::string& reason : reasons)
+    for (PricedLayout& p : by_reason[reason]) rejected.push_back(std::move(p));
+}
+
 SearchAnswer search_all(const PlanRequest& request) {
   SearchAnswer all;
   all.summary.proven_best = true;
@@ -132,10 +146,13 @@ SearchAnswer search_all(const PlanRequest& request) {
       any_fits = true;
       all.summary.proven_best = all.summary.proven_best && a.summary.proven_best;
     }
-    for (auto* list : {&a.top, &a.pareto, &a.nearest})
+    for (auto* list : {&a.top, &a.pareto, &a.nearest, &a.rejected})
       for (PricedLayout& p : *list)
         if (p.prediction) p.prediction->source_share = pricer.source_share(p.layout);
-    for (auto [from, to] : {std::pair{&a.top, &all.top}, {&a.pareto, &all.pareto}, {&a.nearest, &all.nearest}})
+    for (auto [from, to] : {std::pair{&a.top, &all.top},
+                            {&a.pareto, &all.pareto},
+                            {&a.nearest, &all.nearest},
+                            {&a.rejected, &all.rejected}})
       to->insert(to->end(), std::make_move_iterator(from->begin()), std::make_move_iterator(from->end()));
   }
   all.summary.proven_best = all.summary.proven_best && any_fits;
@@ -145,7 +162,8 @@ SearchAnswer search_all(const PlanRequest& request) {
   if (any_fits) all.nearest.clear();
   std::sort(all.nearest.begin(), all.nearest.end(), smaller);
   if (all.nearest.size() > kNearest) all.nearest.resize(kNearest);
-  for (auto* list : {&all.top, &all.pareto, &all.nearest})
+  keep_examples(all.rejected, request.rejected_examples);
+  for (auto* list : {&all.top, &all.pareto, &all.nearest, &all.rejected})
     for (PricedLayout& p : *list) p.assumed = assumed(request.pins, p.layout);
   return all;
 }
@@ -225,6 +243,7 @@ PlanResult plan(const PlanRequest& request) {
   r.plans = std::move(a.top);
   r.pareto = std::move(a.pareto);
   r.nearest = std::move(a.nearest);
+  r.rejected = std::move(a.rejected);
   for (auto* list : {&r.plans, &r.nearest})
     for (std::size_t i = 1; i < list->size(); ++i)
       (*list)[i].ties = ties_with(list->front(), (*list)[i], request.engine.errors);

@@ -102,7 +102,8 @@ struct PlanRequest {
   bool any_precision = false;
   LayoutPins pins;
   int top = 10;
-  int threads = 0;  ///< 0 = as many as there are cores
+  int rejected_examples = 0;  ///< how many rejected layouts of each reason an answer names
+  int threads = 0;            ///< 0 = as many as there are cores
   /// Told now and then, by the thread that asks, how far a search is: so many of all families of layouts.
   std::function<void(std::size_t done, std::size_t all)> progress;
 };
@@ -131,6 +132,7 @@ struct PlanResult {
   /// Least reserved memory for each throughput, fastest first, down to half the throughput of the first.
   std::vector<PricedLayout> pareto;
   std::vector<PricedLayout> nearest;                        ///< when nothing fits: the layouts that miss by least
+  std::vector<PricedLayout> rejected;                       ///< examples of each reason (SearchAnswer::rejected)
   std::optional<std::vector<UnmeasuredKernel>> unmeasured;  ///< where it was asked for
   std::optional<RunCost> run;                               ///< with the first plan; where it was asked for
   std::vector<TriedGpus> tried;                             ///< where the fewest GPUs were asked for (goals.h)

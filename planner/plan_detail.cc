@@ -59,6 +59,15 @@ std::vector<AxisLinks> axes_of(const Model& model, const Machine& machine, const
   return axes;
 }
 
+std::vector<SameLayout> what_ifs_of(const PlanRequest& request, const Layout& layout) {
+  std::vector<SameLayout> all;
+  for (const WhatIf& w : what_if_questions(request)) {
+    const Prediction p = Pricer(w.request).price(layout);
+    all.push_back({w.name, w.meaning, p, p.worst().reserved <= w.request.machine.usable_memory()});
+  }
+  return all;
+}
+
 }  // namespace
 
 PlanDetail detail_of(const PlanRequest& request, const PricedLayout& plan) {
@@ -78,6 +87,7 @@ PlanDetail detail_of(const PlanRequest& request, const PricedLayout& plan) {
   detail.kernels = kernels_of(pricer, plan.layout);
   detail.axes = axes_of(one.model, detail.machine, plan.layout);
   detail.spans = trace_of(one, plan.layout);
+  detail.what_ifs = what_ifs_of(one, plan.layout);
   return detail;
 }
 

@@ -31,6 +31,13 @@ struct AxisLinks {
   std::vector<Level> levels;  ///< those at which ranks of the group meet, innermost first
 };
 
+/// How a layout would fare in a question with one thing changed (what_if_questions).
+struct SameLayout {
+  std::string name, meaning;
+  Prediction prediction;
+  bool fits = false;
+};
+
 /// What stands behind one priced layout, beyond its prediction.
 struct PlanDetail {
   Model model;
@@ -41,6 +48,7 @@ struct PlanDetail {
   std::vector<KernelUse> kernels;                ///< longest first
   std::vector<AxisLinks> axes;                   ///< those of more than one rank
   std::vector<TraceSpan> spans;                  ///< as trace_of
+  std::vector<SameLayout> what_ifs;
 };
 
 /// Of a layout that can be computed. `plan`: of an answer to `request`.

@@ -58,8 +58,14 @@ struct Runs {
     int micro_batch;
     std::vector<Space::Way> ways;  // that no floor tells apart
   };
+  struct Impossible {
+    std::int64_t count = 0;
+    Rejection first;  // of them
+    int micro_batch = 1;
+    Space::Way way;
+  };
   std::vector<Run> possible;  // by micro_batch
-  std::map<std::string, std::int64_t> impossible;
+  std::map<std::string, Impossible> impossible;
   std::int64_t count = 0;  // of what is possible
 };
 
@@ -153,6 +159,7 @@ class Known {
 
 struct Found {
   std::vector<Candidate> fits, nearest;  // nearest: of those that do not fit, by reserved memory
+  std::vector<Candidate> fastest;        // of those that do not fit, by lower_bound, as many as are to be named
   std::int64_t pruned = 0, too_large = 0;
 };
 
@@ -257,11 +264,13 @@ class Search {
       std::map<std::tuple<bool, BackwardTasks, bool>, std::vector<Space::Way>> alike;  // to a Floor
       for (const Space::Way way : space_.ways(d)) {
         set_run(l, micro_batch, way);
-        if (const auto why = impossible_pipeline(request_.model, request_.workload, l))
-          ++runs.impossible[why->reason];
-        else
+        if (const auto why = impossible_pipeline(request_.model, request_.workload, l)) {
+          Runs::Impossible& of_reason = runs.impossible[why->reason];
+          if (of_reason.count++ == 0) of_reason = {1, *why, micro_batch, way};
+        } else {
           alike[{way.virtual_pipeline > 1, backward_tasks(way.schedule), way.schedule == Schedule::gpipe}].push_back(
               way);
+        }
       }
       for (auto& [what, ways] : alike) {
         runs.count += std::ssize(ways);
@@ -274,13 +283,14 @@ class Search {
   std::vector<Space::Sharding> possible_shardings(Layout l, const std::vector<Space::Sharding>& shardings,
                                                   const Runs& runs) {
     std::int64_t all_runs = runs.count;
-    for (const auto& [reason, n] : runs.impossible) all_runs += n;
+    for (const auto& [reason, of_reason] : runs.impossible) all_runs += of_reason.count;
     const auto count = [&](std::int64_t n, std::int64_t* as) {
       considered_ += n * std::ssize(recomputes_);
       if (as) *as += n * std::ssize(recomputes_);
     };
     if (const auto why = impossible_shape(request_.model, request_.machine, request_.workload, l)) {
       count(std::ssize(shardings) * all_runs, &rejected_[why->reason]);
+      keep_example(l, shardings.front(), *why);
       return {};
     }
     // The mesh does not ask for the kind of context parallelism or the order of ranks.
@@ -297,15 +307,38 @@ class Search {
       l.shard_group = s.group;
       if (meshes[i]) {
         count(all_runs, &rejected_[meshes[i]->reason]);
+        keep_example(l, s, *meshes[i]);
         continue;
       }
-      for (const auto& [reason, n] : runs.impossible) count(n, &rejected_[reason]);
+      for (const auto& [reason, of_reason] : runs.impossible) {
+        count(of_reason.count, &rejected_[reason]);
+        Layout of_run = l;
+        set_run(of_run, of_reason.micro_batch, of_reason.way);
+        keep_example(of_run, s, of_reason.first);
+      }
       if (runs.count == 0) continue;
       const auto why = impossible_group(l);
       count(runs.count, why ? &rejected_[why->reason] : nullptr);
-      if (!why) possible.push_back(s);
+      if (!why)
+        possible.push_back(s);
+      else
+        keep_example(l, s, *why);
     }
     return possible;
+  }
+  /// Keeps an impossible layout as an example of its reason: the first that are met, each with another detail.
+  void keep_example(Layout l, const Space::Sharding& s, const Rejection& why) {
+    std::vector<PricedLayout>& named = impossible_[why.reason];
+    if (std::ssize(named) >= request_.rejected_examples ||
+        std::any_of(named.begin(), named.end(), [&](const PricedLayout& p) { return p.rejection == why; }))
+      return;
+    l.zero = s.zero;
+    l.shard_group = s.group;
+    l.recompute = recomputes_.front();
+    named.emplace_back();
+    named.back().layout = std::move(l);
+    named.back().precision = request_.precision;
+    named.back().rejection = why;
   }
 
   /// Layouts of a node for each of its runs, and of a family.
@@ -698,6 +731,7 @@ class Search {
       }
       if (!reserved) {
         ++found_.too_large;
+        s_.insert_fastest(c, found_.fastest);
         s_.remember_nearest(first, data, c, found_);
         return Fate::too_large;
       }
@@ -760,6 +794,16 @@ class Search {
     if (list.size() > kNearest) list.pop_back();
   }
 
+  void insert_fastest(const Candidate& c, std::vector<Candidate>& list) const {
+    const auto most = static_cast<std::size_t>(request_.rejected_examples);
+    if (most == 0 || (list.size() == most && c.lower_bound > list.back().lower_bound)) return;
+    const auto faster = [&](const Candidate& a, const Candidate& b) {
+      return a.lower_bound != b.lower_bound ? a.lower_bound < b.lower_bound : layout_of(a) < layout_of(b);
+    };
+    list.insert(std::upper_bound(list.begin(), list.end(), c, faster), c);
+    if (list.size() > most) list.pop_back();
+  }
+
   /// Counts a batch and prices what is left of it, in the order of the bounds.
   void take(std::vector<Found>& batch) {
     std::vector<Candidate> candidates;
@@ -769,6 +813,7 @@ class Search {
       too_large += f.too_large;
       candidates.insert(candidates.end(), f.fits.begin(), f.fits.end());
       for (const Candidate& c : f.nearest) insert_nearest(c, nearest_);
+      for (const Candidate& c : f.fastest) insert_fastest(c, fastest_);
     }
     if (too_large > 0) rejected_["memory"] += too_large;
     std::stable_sort(candidates.begin(), candidates.end(),
@@ -826,13 +871,19 @@ class Search {
     a.summary.proven_best = !top_.empty() && considered_ == priced_ + pruned_ + rejected;
     a.top = std::move(top_);
     a.pareto = within_reach(std::move(front_));
-    if (a.top.empty()) {
-      for (const Candidate& c : nearest_) {
-        a.nearest.push_back(price(c));
-        a.nearest.back().rejection = too_large(request_.machine, *a.nearest.back().prediction);
-      }
-    }
+    if (a.top.empty()) a.nearest = priced_too_large(nearest_);
+    a.rejected = priced_too_large(fastest_);
+    for (auto& [reason, named] : impossible_)
+      a.rejected.insert(a.rejected.end(), std::make_move_iterator(named.begin()), std::make_move_iterator(named.end()));
     return a;
+  }
+  std::vector<PricedLayout> priced_too_large(const std::vector<Candidate>& candidates) {
+    std::vector<PricedLayout> priced;
+    for (const Candidate& c : candidates) {
+      priced.push_back(price(c));
+      priced.back().rejection = too_large(request_.machine, *priced.back().prediction);
+    }
+    return priced;
   }
 
   const PlanRequest& request_;
@@ -845,7 +896,8 @@ class Search {
   mutable SharedPrices shared_;
   Known known_;
   std::set<Layout> scouted_;
-  std::vector<Candidate> nearest_;
+  std::vector<Candidate> nearest_, fastest_;                     // that do not fit, as of Found
+  std::map<std::string, std::vector<PricedLayout>> impossible_;  // examples, by reason
   std::int64_t considered_ = 0, priced_ = 0, pruned_ = 0;
   std::map<std::string, std::int64_t> rejected_;
   std::vector<PricedLayout> top_, front_;

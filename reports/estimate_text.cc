@@ -5,13 +5,14 @@
 #include <algorithm>
 
 #include "planner/expert_placement.h"
+#include "reports/detail_text.h"
 #include "reports/money_text.h"
 #include "reports/prediction_text.h"
 
 namespace shardwright {
 namespace {
 
-constexpr std::size_t kMostStages = 8, kMostTensors = 12, kMostKernels = 8;
+constexpr std::size_t kMostStages = 8;
 
 std::string rates_text(const Prediction& p) {
   std::string text;
@@ -74,66 +75,6 @@ std::string stages_text(const Prediction& p, const TableStyle& style) {
   return text;
 }
 
-std::string tensors_text(const std::vector<MemoryItem>& tensors, int stage, const TableStyle& style) {
-  TextTable table({{"GiB"}, {"copies"}, {"part", TextTable::Align::left}, {"tensor", TextTable::Align::left}});
-  Bytes rest;
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    const MemoryItem& item = tensors[i];
-    if (i < kMostTensors) {
-      table.add_row({in_gib(item.bytes, 2), grouped(item.copies), item.part, item.tensor});
-    } else {
-      rest += item.bytes;
-    }
-  }
-  std::string text = bold(fmt::format("Largest tensors of stage {}", stage), style) + "\n";
-  for (const std::string& line : table.lines(2)) text += line + "\n";
-  if (tensors.size() > kMostTensors) {
-    text += fmt::format("and {} more with {} GiB together\n", tensors.size() - kMostTensors, in_gib(rest, 2));
-  }
-  return text;
-}
-
-/// The kernels and collectives that take longest, hidden ones, too, and where their times come from. What a line is too
-/// short for stands below it.
-std::string kernels_text(const std::vector<KernelUse>& kernels, const TableStyle& style) {
-  const std::size_t shown = std::min(kernels.size(), kMostKernels);
-  Seconds all;
-  for (const KernelUse& k : kernels) all += k.seconds();
-  TextTable table({{"time"}, {"share"}, {"error"}, {"source", TextTable::Align::left}});
-  for (std::size_t i = 0; i < shown; ++i) {
-    const KernelUse& k = kernels[i];
-    table.add_row({with_unit(k.seconds()), percent(k.seconds() / all), percent(k.cost.relative_error, 0),
-                   std::string(name_of(k.cost.source))});
-  }
-  const std::vector<std::string> lines = table.lines(2);
-  const auto width = static_cast<std::size_t>(style.width), begin = static_cast<std::size_t>(table.width(2)) + 2;
-  std::string text = bold("Longest kernels, of a GPU in a step", style) + "\n" + lines[0] + "\n";
-  for (std::size_t i = 0; i < shown; ++i) {
-    const std::string& line = lines[i + 1];
-    const std::string kernel = to_string(kernels[i].spec);
-    if (begin + kernel.size() <= width) {
-      text += line + std::string(begin - line.size(), ' ') + kernel + "\n";
-    } else {
-      text += line + "\n" + wrapped(kernel, style.width, 8);
-    }
-  }
-  if (kernels.size() > shown) text += fmt::format("and {} more\n", kernels.size() - shown);
-  return text;
-}
-
-/// "Links: tp 8 node; dp 64 node (4 of them), rail": outer links after inner ones.
-std::string links_text(const std::vector<AxisLinks>& axes, const TableStyle& style) {
-  std::vector<std::string> parts;
-  for (const AxisLinks& axis : axes) {
-    std::vector<std::string> levels;
-    for (const AxisLinks::Level& level : axis.levels)
-      levels.push_back(level.ranks == axis.ranks ? level.name
-                                                 : fmt::format("{} ({} of them)", level.name, level.ranks));
-    parts.push_back(fmt::format("{} {} {}", axis.axis, axis.ranks, fmt::join(levels, ", ")));
-  }
-  return wrapped(fmt::format("Links: {}.", fmt::join(parts, "; ")), style.width);
-}
-
 /// What an uneven load does to the ranks of ep, and what redundant experts would do to the load.
 std::string load_text(const PlanRequest& request, const Layout& layout, const TableStyle& style) {
   const Workload& work = request.workload;
@@ -175,10 +116,7 @@ std::string estimate_text(const PlanRequest& request, const PlanResult& result, 
   text += "\n" + worst_stage_text(p, request.machine, style);
   if (p.stages.size() > 1) text += "\n" + stages_text(p, style);
   text += load_text(request, plan.layout, style);
-  if (!detail) return text + "\n" + source_text(p, style);
-  text += "\n" + tensors_text(detail->tensors.at(static_cast<std::size_t>(p.worst_stage)), p.worst_stage, style);
-  text += "\n" + kernels_text(detail->kernels, style);
-  if (!detail->axes.empty()) text += "\n" + links_text(detail->axes, style);
+  if (detail) text += "\n" + detail_text(p, *detail, style);
   return text + "\n" + source_text(p, style);
 }
 

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <tuple>
 #include <utility>
 
@@ -14,16 +13,6 @@ namespace {
 using Align = TextTable::Align;
 
 constexpr std::size_t kMostChanges = 5, kMostTerms = 4;
-
-/// A part of a step, for people.
-std::string part_text(const std::string& name) {
-  static const std::map<std::string, std::string> names = {
-      {"gemm", "matrix products"},      {"grouped_gemm", "experts' products"}, {"memory", "memory passes"},
-      {"overlap", "slower by overlap"}, {"exposed tensor", "exposed tp"},      {"exposed context", "exposed cp"},
-      {"exposed expert", "exposed ep"}, {"exposed data", "exposed dp"},        {"exposed pipeline", "exposed pp"}};
-  const auto found = names.find(name);
-  return found == names.end() ? name : found->second;
-}
 
 Seconds part_of(const std::vector<StepPart>& parts, const std::string& name) {
   for (const StepPart& part : parts)

@@ -36,6 +36,14 @@ void put(Json& json, const char* key, const std::optional<double>& value) {
   if (value) put(json, key, *value);
 }
 
+/// A list with what `json_of` makes of each.
+template <typename Values, typename JsonOf>
+Json list_of(const Values& values, const JsonOf& json_of) {
+  Json list = Json::array();
+  for (const auto& value : values) list.push_back(json_of(value));
+  return list;
+}
+
 // ---- plan_result ----
 
 Json workload_json(const PlanResult& result) {
@@ -158,6 +166,7 @@ Json priced_json(const PricedLayout& plan, std::int64_t global_batch, std::size_
   if (rank > 0) json["rank"] = rank;
   if (rank > 1) json["ties_with_best"] = plan.ties;
   json["fits"] = plan.fits;
+  if (plan.prediction) json["confidence"] = confidence(*plan.prediction);
   if (plan.rejection) json["rejection"] = {{"reason", plan.rejection->reason}, {"detail", plan.rejection->detail}};
   json["precision"] = name_of(plan.precision);
   json["layout"] = layout_json(plan.layout, global_batch);
@@ -179,20 +188,16 @@ Json list_json(const std::vector<PricedLayout>& plans, std::int64_t global_batch
   return list;
 }
 
-Json unmeasured_json(const std::vector<UnmeasuredKernel>& kernels) {
-  Json list = Json::array();
-  for (const UnmeasuredKernel& kernel : kernels) {
-    Json json;
-    json["kernel"] = to_string(kernel.spec);
-    json["source"] = name_of(kernel.source);
-    put(json, "seconds", kernel.seconds.value);
-    put(json, "share", kernel.share);
-    put(json, "relative_error", kernel.relative_error);
-    put(json, "doubt_seconds", kernel.doubt().value);
-    put(json, "calls", kernel.calls);
-    list.push_back(json);
-  }
-  return list;
+Json unmeasured_json(const UnmeasuredKernel& kernel) {
+  Json json;
+  json["kernel"] = to_string(kernel.spec);
+  json["source"] = name_of(kernel.source);
+  put(json, "seconds", kernel.seconds.value);
+  put(json, "share", kernel.share);
+  put(json, "relative_error", kernel.relative_error);
+  put(json, "doubt_seconds", kernel.doubt().value);
+  put(json, "calls", kernel.calls);
+  return json;
 }
 
 Json run_json(const RunCost& run) {
@@ -221,22 +226,18 @@ Json run_json(const RunCost& run) {
   return json;
 }
 
-Json tried_json(const std::vector<TriedGpus>& tried) {
-  Json list = Json::array();
-  for (const TriedGpus& t : tried) {
-    Json json;
-    json["gpus"] = t.gpus;
-    json["fits"] = t.cost.has_value();
-    json["reaches"] = t.reaches;
-    if (t.cost) {
-      put(json, "step_seconds", t.step.value);
-      put(json, "seconds", t.cost->time.value);
-      put(json, "gpu_hours", t.cost->gpu_hours);
-      put(json, "price", t.cost->price);
-    }
-    list.push_back(json);
+Json tried_json(const TriedGpus& t) {
+  Json json;
+  json["gpus"] = t.gpus;
+  json["fits"] = t.cost.has_value();
+  json["reaches"] = t.reaches;
+  if (t.cost) {
+    put(json, "step_seconds", t.step.value);
+    put(json, "seconds", t.cost->time.value);
+    put(json, "gpu_hours", t.cost->gpu_hours);
+    put(json, "price", t.cost->price);
   }
-  return list;
+  return json;
 }
 
 // ---- explanation ----
@@ -277,30 +278,23 @@ Json changes_json(const std::vector<LayoutChange>& changes, const PricedLayout& 
   return list;
 }
 
-Json operators_json(const std::vector<OperatorTime>& operators) {
-  Json list = Json::array();
-  for (const OperatorTime& o : operators) {
-    Json json;
-    json["graph"] = o.graph;
-    json["operator"] = o.name;
-    json["pass"] = name_of(o.pass);
-    if (o.communicates) {
-      json["traffic"] = name_of(o.traffic);
-    } else {
-      json["family"] = name_of(o.family);
-    }
-    put(json, "calls", o.calls);
-    put(json, "seconds", o.seconds.value);
-    list.push_back(json);
+Json operator_json(const OperatorTime& o) {
+  Json json;
+  json["graph"] = o.graph;
+  json["operator"] = o.name;
+  json["pass"] = name_of(o.pass);
+  if (o.communicates) {
+    json["traffic"] = name_of(o.traffic);
+  } else {
+    json["family"] = name_of(o.family);
   }
-  return list;
+  put(json, "calls", o.calls);
+  put(json, "seconds", o.seconds.value);
+  return json;
 }
 
-Json tensors_json(const std::vector<MemoryItem>& tensors) {
-  Json list = Json::array();
-  for (const MemoryItem& t : tensors)
-    list.push_back({{"part", t.part}, {"tensor", t.tensor}, {"bytes", t.bytes.value}, {"copies", t.copies}});
-  return list;
+Json tensor_json(const MemoryItem& t) {
+  return {{"part", t.part}, {"tensor", t.tensor}, {"bytes", t.bytes.value}, {"copies", t.copies}};
 }
 
 Json what_if_json(const WhatIf& w) {
@@ -425,7 +419,7 @@ Json machine_json(const Machine& machine) {
   json["multiprocessors"] = machine.multiprocessors;
   json["gpus_per_node"] = machine.gpus_per_node;
   json["nics_per_node"] = machine.nics_per_node;
-  for (const LinkLevel& level : machine.links) json["links"].push_back(link_json(level));
+  json["links"] = list_of(machine.links, link_json);
   put(json, "price_per_gpu_hour", machine.price_per_gpu_hour);
   json["measured"] = false;
   return json;
@@ -445,9 +439,10 @@ Json plan_json(const PlanResult& result) {
   if (!result.is_estimate) json["ties_with_best"] = ties_with_best(result.plans);
   if (!result.is_estimate) json["pareto"] = list_json(result.pareto, global_batch, false);
   if (!result.nearest.empty()) json["nearest"] = list_json(result.nearest, global_batch, false);
-  if (result.unmeasured) json["unmeasured"] = unmeasured_json(*result.unmeasured);
+  if (!result.rejected.empty()) json["rejected"] = list_json(result.rejected, global_batch, false);
+  if (result.unmeasured) json["unmeasured"] = list_of(*result.unmeasured, unmeasured_json);
   if (result.run) json["run"] = run_json(*result.run);
-  if (!result.tried.empty()) json["gpus_tried"] = tried_json(result.tried);
+  if (!result.tried.empty()) json["gpus_tried"] = list_of(result.tried, tried_json);
   if (!result.unreachable.empty()) json["unreachable"] = result.unreachable;
   if (result.sequence_unit) json["longest_sequence_multiple_of"] = *result.sequence_unit;
   return json;
@@ -506,38 +501,42 @@ void put_timeline(Json& json, const std::vector<TraceSpan>& spans) {
   }
 }
 
-Json kernels_json(const std::vector<KernelUse>& kernels) {
-  Json list = Json::array();
-  for (const KernelUse& k : kernels) {
-    Json json;
-    json["kernel"] = to_string(k.spec);
-    json["family"] = name_of(family_of(k.spec));
-    put(json, "calls", k.calls);
-    put(json, "seconds_per_call", k.cost.time.value);
-    put(json, "seconds", k.seconds().value);
-    json["source"] = name_of(k.cost.source);
-    put(json, "relative_error", k.cost.relative_error);
-    if (k.work) {
-      put(json, "flops_per_call", k.work->flops.value);
-      json["bytes_per_call"] = k.work->moved.value;
-    }
-    list.push_back(json);
+Json kernel_json(const KernelUse& k) {
+  Json json;
+  json["kernel"] = to_string(k.spec);
+  json["family"] = name_of(family_of(k.spec));
+  put(json, "calls", k.calls);
+  put(json, "seconds_per_call", k.cost.time.value);
+  put(json, "seconds", k.seconds().value);
+  json["source"] = name_of(k.cost.source);
+  put(json, "relative_error", k.cost.relative_error);
+  if (k.work) {
+    put(json, "flops_per_call", k.work->flops.value);
+    json["bytes_per_call"] = k.work->moved.value;
   }
-  return list;
+  return json;
 }
 
-Json axes_json(const std::vector<AxisLinks>& axes) {
-  Json list = Json::array();
-  for (const AxisLinks& axis : axes) {
-    Json json;
-    json["axis"] = axis.axis;
-    json["ranks"] = axis.ranks;
-    json["links"] = Json::array();
-    for (const AxisLinks::Level& level : axis.levels)
-      json["links"].push_back({{"name", level.name}, {"ranks_inside", level.ranks}});
-    list.push_back(json);
-  }
-  return list;
+Json axis_json(const AxisLinks& axis) {
+  Json json;
+  json["axis"] = axis.axis;
+  json["ranks"] = axis.ranks;
+  json["links"] = list_of(axis.levels, [](const AxisLinks::Level& level) {
+    return Json{{"name", level.name}, {"ranks_inside", level.ranks}};
+  });
+  return json;
+}
+
+/// A layout's own fate in each changed question.
+Json same_layout_json(const SameLayout& w) {
+  Json json;
+  json["name"] = w.name;
+  json["meaning"] = w.meaning;
+  json["fits"] = w.fits;
+  put(json, "step_seconds", w.prediction.step.value);
+  put(json, "tokens_per_second_per_gpu", w.prediction.tokens_per_second_per_gpu);
+  json["memory_reserved_bytes"] = w.prediction.worst().reserved.value;
+  return json;
 }
 
 Json detail_json(const PlanDetail& detail, const std::string& estimate_command) {
@@ -548,16 +547,17 @@ Json detail_json(const PlanDetail& detail, const std::string& estimate_command) 
   json["machine"]["measured"] = detail.machine.measured != nullptr;
   json["slowest_stage"] = detail.slowest_stage;
   json["step_seconds_by_part"] = parts_json(detail.parts);
-  json["axes"] = axes_json(detail.axes);
+  json["axes"] = list_of(detail.axes, axis_json);
   json["tensors"] = Json::array();
   for (std::size_t stage = 0; stage < detail.tensors.size(); ++stage) {
-    for (Json& tensor : tensors_json(detail.tensors[stage])) {
+    for (const MemoryItem& tensor : detail.tensors[stage]) {
       Json row = {{"stage", stage}};
-      row.update(tensor);
+      row.update(tensor_json(tensor));
       json["tensors"].push_back(row);
     }
   }
-  json["kernels"] = kernels_json(detail.kernels);
+  json["kernels"] = list_of(detail.kernels, kernel_json);
+  json["what_if"] = list_of(detail.what_ifs, same_layout_json);
   put_timeline(json, detail.spans);
   return json;
 }
@@ -608,33 +608,30 @@ std::string explanation_json(const PlanRequest& request, const Explanation& e) {
   json["pairs"] = changes_json(e.pairs, e.layout.priced, global_batch);
   json["nearest"] = changes_json(e.nearest, e.layout.priced, global_batch);
   if (e.against) json["against"] = explained_json(*e.against, global_batch);
-  if (!e.what_ifs.empty()) json["what_if"] = Json::array();
-  for (const WhatIf& w : e.what_ifs) json["what_if"].push_back(what_if_json(w));
-  json["operators"] = operators_json(e.operators);
-  json["tensors"] = tensors_json(e.tensors);
+  if (!e.what_ifs.empty()) json["what_if"] = list_of(e.what_ifs, what_if_json);
+  json["operators"] = list_of(e.operators, operator_json);
+  json["tensors"] = list_of(e.tensors, tensor_json);
   return text_of(json);
 }
 
 std::string models_json(const std::vector<Model>& models) {
   Json json = top("models");
-  json["models"] = Json::array();
-  for (const Model& model : models) json["models"].push_back(model_json(model));
+  json["models"] = list_of(models, model_json);
   return text_of(json);
 }
 
 std::string machines_json(const std::vector<Machine>& machines) {
   Json json = top("machines");
-  json["machines"] = Json::array();
-  for (const Machine& machine : machines) json["machines"].push_back(machine_json(machine));
+  json["machines"] = list_of(machines, machine_json);
   return text_of(json);
 }
 
 std::string validation_json(const Validation& validation) {
   Json json = top("validation");
-  json["rows"] = Json::array();
-  for (const ValidationRow& row : validation.rows) json["rows"].push_back(row_json(row));
-  json["skipped"] = Json::array();
-  for (const SkippedRow& row : validation.skipped) json["skipped"].push_back({{"id", row.id}, {"reason", row.reason}});
+  json["rows"] = list_of(validation.rows, row_json);
+  json["skipped"] = list_of(validation.skipped, [](const SkippedRow& row) {
+    return Json{{"id", row.id}, {"reason", row.reason}};
+  });
   json["summary"] = Json::object();
   json["summary_by_source"] = Json::object();
   for (const ErrorSummary& summary : validation.summary) {
@@ -678,20 +675,24 @@ std::string plan_file_json(const PlanFile& plan) {
 
 namespace {
 
-Json operators_json(const std::vector<TrialOperator>& operators) {
-  Json list = Json::array();
-  for (const TrialOperator& o : operators) {
-    Json json;
-    json["graph"] = o.graph;
-    json["name"] = o.name;
-    json["pass"] = name_of(o.pass);
-    json["kind"] = o.communicates ? "collective" : "compute";
-    put(json, "calls", o.calls);
-    if (o.calls > 0) put(json, "measured_seconds", o.measured.value);
-    if (o.predicted) put(json, "predicted_seconds", o.predicted->value);
-    list.push_back(json);
-  }
-  return list;
+Json trial_operator_json(const TrialOperator& o) {
+  Json json;
+  json["graph"] = o.graph;
+  json["name"] = o.name;
+  json["pass"] = name_of(o.pass);
+  json["kind"] = o.communicates ? "collective" : "compute";
+  put(json, "calls", o.calls);
+  if (o.calls > 0) put(json, "measured_seconds", o.measured.value);
+  if (o.predicted) put(json, "predicted_seconds", o.predicted->value);
+  return json;
+}
+
+Json round_json(const TrialRound& round) {
+  Json json;
+  json["void"] = !round.fault.empty();
+  if (!round.fault.empty()) json["reason"] = round.fault;
+  put(json, "step_seconds", round.step.value);
+  return json;
 }
 
 Json measured_json(const TrialReport& report) {
@@ -749,17 +750,10 @@ std::string trial_json(const TrialReport& report) {
   } else {
     equality["reason"] = t.not_checked;
   }
-  json["rounds"] = Json::array();
-  for (const TrialRound& round : t.rounds) {
-    Json r;
-    r["void"] = !round.fault.empty();
-    if (!round.fault.empty()) r["reason"] = round.fault;
-    put(r, "step_seconds", round.step.value);
-    json["rounds"].push_back(r);
-  }
+  json["rounds"] = list_of(t.rounds, round_json);
   if (plan.prediction) json["predicted"] = prediction_json(*plan.prediction);
   json["measured"] = measured_json(report);
-  json["operators"] = operators_json(t.operators);
+  json["operators"] = list_of(t.operators, trial_operator_json);
   put(json, "loss", t.loss);
   return text_of(json);
 }
@@ -767,8 +761,7 @@ std::string trial_json(const TrialReport& report) {
 std::string score_json(const std::string& machine, const std::vector<LeaveOutError>& errors) {
   Json json = top("score");
   json["machine"] = machine;
-  json["errors"] = Json::array();
-  for (const LeaveOutError& e : errors) {
+  json["errors"] = list_of(errors, [](const LeaveOutError& e) {
     Json row;
     row["family"] = name_of(e.family);
     if (!e.kind.empty()) row["kind"] = e.kind;
@@ -777,16 +770,16 @@ std::string score_json(const std::string& machine, const std::vector<LeaveOutErr
     row["median"] = e.median;
     row["p90"] = e.p90;
     row["within_sigma"] = e.within_sigma;
-    json["errors"].push_back(row);
-  }
+    return row;
+  });
   return text_of(json);
 }
 
 std::string profile_json(const std::map<std::string, JournalRow>& rows, const std::string& machine) {
   Json json = top("profile");
   json["machine"] = machine;
-  json["kernels"] = Json::array();
-  for (const auto& [text, row] : rows) {
+  json["kernels"] = list_of(rows, [](const auto& named) {
+    const auto& [text, row] = named;
     Json kernel = {{"kernel", text}};
     if (const auto* failed = std::get_if<NotMeasured>(&row.answer)) {
       kernel["not_measured"] = failed->reason;
@@ -798,8 +791,8 @@ std::string profile_json(const std::map<std::string, JournalRow>& rows, const st
       kernel["void_rounds"] = m.void_rounds;
       kernel["library"] = row.kernel;
     }
-    json["kernels"].push_back(std::move(kernel));
-  }
+    return kernel;
+  });
   return text_of(json);
 }
 
@@ -808,8 +801,7 @@ std::string doctor_json(const Diagnosis& diagnosis) {
   json["processor"] = diagnosis.processor;
   json["cores"] = diagnosis.cores;
   json["memory_bytes"] = diagnosis.memory.value;
-  json["parts"] = Json::array();
-  for (const Part& part : diagnosis.parts) {
+  json["parts"] = list_of(diagnosis.parts, [](const Part& part) {
     Json found = {{"name", part.name}, {"found", !part.version.empty()}};
     if (part.version.empty()) {
       found["missing"] = part.missing;
@@ -817,8 +809,8 @@ std::string doctor_json(const Diagnosis& diagnosis) {
     } else {
       found["version"] = part.version;
     }
-    json["parts"].push_back(std::move(found));
-  }
+    return found;
+  });
   return text_of(json);
 }
 

@@ -8,6 +8,7 @@
 #include <functional>
 #include <utility>
 
+#include "reports/detail_text.h"
 #include "reports/money_text.h"
 
 namespace shardwright {
@@ -144,6 +145,16 @@ std::vector<std::string> layout_lines(const std::vector<PricedLayout>& rows, con
   return table.lines(table.width(2) <= style.width ? 2 : 1);
 }
 
+/// The answer in a sentence.
+std::string verdict_text(const PricedLayout& best, const SearchSummary& search, const TableStyle& style) {
+  const Prediction& p = *best.prediction;
+  return wrapped(
+      fmt::format("{}: {}. A step takes {} ({} to {} holds 80 %), {} of peak. Confidence: {}.",
+                  search.proven_best ? "Fastest" : "Fastest of what was searched", degrees_text(best.layout),
+                  with_unit(p.step), with_unit(p.step_low), with_unit(p.step_high), percent(p.mfu), confidence(p)),
+      style.width);
+}
+
 std::string ranked_table(const std::vector<PricedLayout>& rows, bool any_precision, const TableStyle& style) {
   const std::vector<LayoutColumn> results = {
       predicted("step s", [](const Prediction& p) { return four_digits(p.step.value); }),
@@ -236,6 +247,18 @@ std::string search_text(const SearchSummary& search, bool found, const TableStyl
   return wrapped(text, style.width);
 }
 
+/// A rejected layout of each reason.
+std::string rejected_layouts_text(const std::vector<PricedLayout>& rejected, const TableStyle& style) {
+  if (rejected.empty()) return "";
+  std::string text = "\n" + bold("Rejected, one layout of each reason", style) + "\n", last;
+  for (const PricedLayout& p : rejected) {
+    if (p.rejection->reason == last) continue;
+    last = p.rejection->reason;
+    text += wrapped(fmt::format("{}: {} ({})", last, p.rejection->detail, degrees_text(p.layout)), style.width, 2);
+  }
+  return text;
+}
+
 // ---- Memory against speed ----
 
 /// At most `count` of the front: both ends and some between, evenly.
@@ -298,13 +321,13 @@ std::string nothing_fits_text(const PlanRequest& request, const PlanResult& resu
     text += wrapped(cheapest_change(request, p), style.width);
     text += "\n" + worst_stage_text(p, request.machine, style) + "\n";
   }
-  return text + search_text(result.search, false, style);
+  return text + search_text(result.search, false, style) + rejected_layouts_text(result.rejected, style);
 }
 
 }  // namespace
 
 std::string plan_table(const PlanRequest& request, const PlanResult& result, const AskedAs& asked,
-                       const TableStyle& style) {
+                       const std::optional<PlanDetail>& detail, const TableStyle& style) {
   std::string text = question_text(request, result, style) + "\n";
   if (!result.tried.empty()) text += tried_text(result.tried, style) + "\n";
   if (!result.unreachable.empty()) return text + wrapped("No plan: " + result.unreachable + ".", style.width);
@@ -313,6 +336,7 @@ std::string plan_table(const PlanRequest& request, const PlanResult& result, con
   const std::vector<PricedLayout>& plans = result.plans;
   assert(plans[0].prediction && "a layout that fits has a prediction");
   const Prediction& best = *plans[0].prediction;
+  text += verdict_text(plans[0], result.search, style) + "\n";
   text += ranked_table(plans, request.any_precision, style) + "\n";
   text += step_text(best, "Where a step of #1 goes", style) + "\n";
   if (plans.size() > 1 && plans[1].prediction) text += runner_up_text(plans[0], plans[1], style);
@@ -321,8 +345,9 @@ std::string plan_table(const PlanRequest& request, const PlanResult& result, con
   text += wrapped("  layers by stage: " + layers_text(plans[0].layout), style.width, 2);
   text += pareto_text(result.pareto, request.any_precision, style) + "\n";
   if (result.run) text += run_text(*result.run, result.gpus, style) + "\n";
-  text += search_text(result.search, true, style);
-  text += source_text(best, style) + "\n";
+  if (detail) text += detail_text(best, *detail, style) + "\n";
+  text += search_text(result.search, true, style) + rejected_layouts_text(result.rejected, style);
+  text += (result.rejected.empty() ? "" : "\n") + source_text(best, style) + "\n";
   text += "#1 in detail:\n" + estimate_command(request, result, asked, plans[0], style);
   return text;
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <string_view>
 #include <utility>
 
@@ -92,6 +93,31 @@ std::string bar(double share, int width) {
 }
 
 }  // namespace
+
+std::string part_text(const std::string& name) {
+  static const std::map<std::string, std::string> names = {
+      {"gemm", "matrix products"},      {"grouped_gemm", "experts' products"}, {"memory", "memory passes"},
+      {"overlap", "slower by overlap"}, {"exposed tensor", "exposed tp"},      {"exposed context", "exposed cp"},
+      {"exposed expert", "exposed ep"}, {"exposed data", "exposed dp"},        {"exposed pipeline", "exposed pp"}};
+  const auto found = names.find(name);
+  return found == names.end() ? name : found->second;
+}
+
+std::string_view confidence(double relative_error) {
+  const double percent = std::round(relative_error * 100);
+  return percent <= 10 ? "high" : percent <= 20 ? "medium" : "low";
+}
+std::string_view confidence(const Prediction& p) { return confidence(p.step_high / p.step - 1); }
+
+std::string degrees_text(const Layout& layout) {
+  std::string text = fmt::format("tp {}, pp {}", layout.tensor, layout.pipeline);
+  if (layout.virtual_pipeline > 1) text += fmt::format(", vpp {}", layout.virtual_pipeline);
+  if (layout.context > 1) text += fmt::format(", cp {} {}", layout.context, name_of(layout.context_kind));
+  text += fmt::format(", dp {}", layout.data);
+  if (layout.expert > 1) text += fmt::format(", ep {}", layout.expert);
+  if (layout.expert_tensor > 1) text += fmt::format(", etp {}", layout.expert_tensor);
+  return text + fmt::format(", zero {}, micro_batch {}", layout.zero, layout.micro_batch);
+}
 
 std::string recompute_text(const Recompute& recompute) {
   if (recompute.full) return "full";
@@ -242,7 +268,8 @@ std::string source_text(const Prediction& p, const TableStyle& style) {
       nothing_measured
           ? std::string("all times from the datasheet and efficiency curves; no kernel of this machine was measured")
           : fmt::format("times are {}", fmt::join(shares, ", "));
-  return wrapped(fmt::format("Source: {}. In 80 % of cases the step is less than {} off.", sources, percent(error, 0)),
+  return wrapped(fmt::format("Confidence: {}. In 80 % of cases the step is less than {} off. Source: {}.",
+                             confidence(p), percent(error, 0), sources),
                  style.width);
 }
 

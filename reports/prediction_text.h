@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "planner/plan.h"
@@ -29,6 +30,17 @@ std::string source_text(const Prediction& prediction, const TableStyle& style);
 
 /// "7 + 14 x 8 + 7": layers of each stage, from the first; "" for an impossible layout, which has none.
 std::string layers_text(const Layout& layout);
+
+/// A part of a step (StepPart::name) for people: "matrix products", "exposed tp".
+std::string part_text(const std::string& name);
+
+/// "high" where the 80 % interval reaches no more than 10 % (as rounded to be read) above what it is of, "medium" 20 %,
+/// else "low": where engineers start to act on, and to doubt, a number.
+std::string_view confidence(double relative_error);
+std::string_view confidence(const Prediction& prediction);
+
+/// What is said first of a layout: "tp 4, pp 16, cp 2 ring, dp 8, zero 1, micro_batch 1".
+std::string degrees_text(const Layout& layout);
 
 /// "none", "full", "core_attn+mlp".
 std::string recompute_text(const Recompute& recompute);

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "reports/json.h"
+#include "reports/prediction_text.h"
 
 namespace shardwright {
 namespace {
@@ -58,6 +59,21 @@ Json memory_json(const ServeMemory& m) {
   return json;
 }
 
+/// What one rank does in a decode step, kernels by kind, and what of it the GPUs wait for the host.
+Json parts_json(const ServePrediction& p) {
+  const StepCost& c = p.decode_cost;
+  Json json = Json::object();
+  for (const auto& [name, time] : {std::pair{"products", c.products},
+                                   {"experts", c.experts},
+                                   {"attention", c.attention},
+                                   {"memory", c.memory},
+                                   {"collectives", c.collectives},
+                                   {"exchange", c.exchange},
+                                   {"host", p.host}})
+    if (time > Seconds{}) put(json, name, time.value);
+  return json;
+}
+
 Json prediction_json(const ServePrediction& p) {
   Json json;
   if (p.tpot.value > 0) {
@@ -76,6 +92,7 @@ Json prediction_json(const ServePrediction& p) {
     json["concurrency"] = p.concurrency;
     json["batch_per_rank"] = p.batch;
     put(json, "decode_step_seconds", p.decode_step.value);
+    json["decode_step_seconds_by_part"] = parts_json(p);
     put(json, "prefill_added_seconds", p.prefill_added.value);
     json["kv_bytes_per_token"] = p.kv_bytes_per_token;
     if (p.cost_per_million_output_tokens)
@@ -107,8 +124,11 @@ Json plan_json(const ServedLayout& plan, std::size_t rank) {
     json["rejection"]["detail"] = plan.rejection->detail;
   }
   json["layout"] = layout_json(plan);
+  json["layout_text"] = plan.pools ? to_string(*plan.pools) : to_string(plan.layout);
   json["layout_assumed"] = plan.assumed;
   if (plan.prediction) {
+    const ServePrediction& p = *plan.prediction;
+    if (p.output_tokens_per_second > 0) json["confidence"] = confidence(p.output_high / p.output_tokens_per_second - 1);
     json["predicted"] = prediction_json(*plan.prediction);
     json["sources"] = sources_json(*plan.prediction);
   }

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "reports/prediction_text.h"
+
 namespace shardwright {
 namespace {
 
@@ -83,9 +85,12 @@ std::string sources_text(const ServePrediction& p, const TableStyle& style) {
     const double share = p.sources.times[static_cast<std::size_t>(source)].value / all;
     if (share > 0.0005) parts.push_back(fmt::format("{} {}", name_of(source), percent(share)));
   }
-  return wrapped(fmt::format("Where times come from: {}. Intervals hold four in five of the published rows.",
-                             fmt::join(parts, ", ")),
-                 style.width);
+  const double off = p.output_high / p.output_tokens_per_second - 1;
+  return wrapped(
+      fmt::format("Confidence: {}. In 80 % of cases tokens per second are less than {} off. Where times come "
+                  "from: {}. Intervals hold four in five of the published rows.",
+                  confidence(off), percent(off, 0), fmt::join(parts, ", ")),
+      style.width);
 }
 
 std::string verdict(const ServedLayout& plan, const TableStyle& style) {
@@ -151,8 +156,8 @@ std::string serve_text(const ServeRequest& request, const ServeResult& result, c
   text += table_of(result.plans, style);
   text += "\n" + bold("Most tokens for each speed of a user", style) + "\n" + table_of(result.pareto, style);
   const ServedLayout& best = result.plans.front();
-  text +=
-      "\n" + bold("The first", style) + "\n" + rates_text(best) + "\n" + memory_text(best.prediction->memory, style);
+  text += "\n" + bold("The first", style) + "\n" + rates_text(best) + "\n" + step_text(*best.prediction) + "\n" +
+          memory_text(best.prediction->memory, style);
   text += "\n" + sources_text(*best.prediction, style);
   return text + search_text(result.search, style);
 }

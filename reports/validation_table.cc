@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <set>
 #include <utility>
@@ -102,6 +103,26 @@ std::string layouts_text(const Validation& validation, const TableStyle& style) 
   return text;
 }
 
+constexpr std::size_t kMostWorst = 5;
+
+/// The scored rows that are most off.
+std::string worst_text(const Validation& validation, const TableStyle& style) {
+  const auto off = [](const ValidationRow* row) {
+    return std::abs(is_timed_alone(row->kind) ? row->time_error.value_or(0) : row->relative_error.value_or(0));
+  };
+  std::vector<const ValidationRow*> rows;
+  for (const ValidationRow& row : validation.rows)
+    if (is_scored(row) && off(&row) > 0) rows.push_back(&row);
+  if (rows.empty()) return "";
+  std::stable_sort(rows.begin(), rows.end(), [&](const auto* a, const auto* b) { return off(a) > off(b); });
+  std::string text = "\n" + bold("Most off", style) + "\n";
+  for (std::size_t i = 0; i < rows.size() && i < kMostWorst; ++i)
+    text += wrapped(fmt::format("{}: {} off by {}: measured {:.4g}, predicted {:.4g}", rows[i]->id, rows[i]->metric,
+                                percent(off(rows[i])), rows[i]->measured.value_or(0), rows[i]->predicted),
+                    style.width, 2);
+  return text;
+}
+
 std::string skipped_text(const Validation& validation, bool verbose, const TableStyle& style) {
   if (validation.skipped.empty()) return "";
   std::map<std::string, std::vector<const SkippedRow*>> by_phrase;
@@ -125,7 +146,7 @@ std::string skipped_text(const Validation& validation, bool verbose, const Table
 
 std::string validation_table(const Validation& validation, bool verbose, const TableStyle& style) {
   return first_line(validation, style) + errors_text(validation, style) + intervals_text(validation, style) +
-         layouts_text(validation, style) + skipped_text(validation, verbose, style);
+         layouts_text(validation, style) + worst_text(validation, style) + skipped_text(validation, verbose, style);
 }
 
 }  // namespace shardwright

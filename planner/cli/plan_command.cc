@@ -50,6 +50,7 @@ int run(const Arguments& arguments) {
   PlanRequest request = read_question(arguments);
   request.pins = parse_layout(arguments.find("--pin").value_or(""), "--pin");
   if (const auto top = arguments.find("--top")) request.top = static_cast<int>(whole_number("--top", *top, 1, 10000));
+  request.rejected_examples = 3;
   const std::optional<RunQuestion> of_run = read_run(arguments, request);
   const std::optional<RunGoal> goal = read_goal(arguments, of_run);
   const auto start = std::chrono::steady_clock::now();
@@ -70,8 +71,8 @@ int run(const Arguments& arguments) {
   write_trace(arguments, request, result);
   write_unmeasured(arguments, request, result);
   write_plan(arguments, request, result);
-  const auto detail = asks_for_detail(arguments) ? detail_of_first(request, result) : std::nullopt;
-  write_plan_answer(arguments, request, result, detail, plan_table(request, result, asked, stdout_style()));
+  const auto detail = detail_of_first(request, result);
+  write_plan_answer(arguments, request, result, detail, plan_table(request, result, asked, detail, stdout_style()));
   remark(fmt::format("{} layouts in {}", grouped(result.search.considered), with_unit(Seconds{result.search.seconds})));
   if (result.plans.empty() || !result.plans[0].fits) return kNothingFits;
   return arguments.has("--run") ? run_at_once(arguments, request, result) : kDone;

@@ -9,6 +9,7 @@
 
 #include "hardware/input_error.h"
 #include "planner/cli/commands.h"
+#include "planner/cli/html_option.h"
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
 #include "reports/serve_json.h"
@@ -23,12 +24,12 @@ constexpr std::int64_t kMostClients = std::int64_t{1} << 24, kMostServeGpus = 40
 constexpr std::array<const char*, 9> kOfServing = {
     "--isl",      "--osl",     "--concurrency", "--moe-precision", "--kv-precision", "--mtp-tokens", "--mtp-acceptance",
     "--max-ttft", "--max-tpot"};
-constexpr std::array<const char*, 24> kOfTraining = {
+constexpr std::array<const char*, 23> kOfTraining = {
     "--train",           "--sequence-length", "--global-batch",  "--cuda-graphs", "--expert-load",
     "--capacity-factor", "--tokens",          "--experiments",   "--mtbf-hours",  "--checkpoint-seconds",
     "--storage-gbps",    "--restart-seconds", "--deadline-days", "--budget",      "--longest-sequence",
-    "--trace",           "--unmeasured",      "--html",          "--plan",        "--run",
-    "--trial",           "--ranks",           "--steps",         "--communicator"};
+    "--trace",           "--unmeasured",      "--plan",          "--run",         "--trial",
+    "--ranks",           "--steps",           "--communicator"};
 
 template <typename Format, std::size_t n, typename Named>
 Format read_format(const Arguments& arguments, const char* flag, const std::array<Format, n>& all, Format otherwise,
@@ -136,21 +137,33 @@ ServeRequest read_serve_question(const Arguments& arguments, const std::string& 
   return request;
 }
 
+namespace {
+
+void write_serve_answer(const Arguments& arguments, const ServeRequest& request, const ServeResult& result) {
+  const std::string json = serve_result_json(result);
+  write_html(arguments, {{arguments.positionals[0] + " on " + arguments.positionals[1], json}});
+  write_answer(arguments, serve_text(request, result, stdout_style()), json);
+}
+
+}  // namespace
+
 int run_plan_serve(const Arguments& arguments) {
+  check_html(arguments);
   const ServeRequest request = read_serve_question(arguments, arguments.find("--pin").value_or(""), "--pin");
   const auto start = std::chrono::steady_clock::now();
   ServeResult result = plan_serving(request);
   result.search.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  write_answer(arguments, serve_text(request, result, stdout_style()), serve_result_json(result));
+  write_serve_answer(arguments, request, result);
   return result.plans.empty() ? kNothingFits : kDone;
 }
 
 int run_estimate_serve(const Arguments& arguments) {
+  check_html(arguments);
   const std::optional<std::string> layout = arguments.find("--layout");
   if (!layout) throw InputError("--layout: is missing: the layout to price, e.g. --layout tp=8,ep=8");
   const ServeRequest request = read_serve_question(arguments, *layout, "--layout");
   const ServeResult result = estimate_serving(request);
-  write_answer(arguments, serve_text(request, result, stdout_style()), serve_result_json(result));
+  write_serve_answer(arguments, request, result);
   return result.plans.front().keeps_goals ? kDone : kNothingFits;
 }
 

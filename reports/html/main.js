@@ -1,5 +1,6 @@
 /*! This page contains Apache ECharts 6 and zrender 6 (https://echarts.apache.org, Apache License 2.0 and BSD 3-Clause). */
 // The page: unpacks what it carries and shows each file, section by section.
+import { unpack } from './data.js';
 import { append, button, el, select } from './dom.js';
 import { download } from './download.js';
 import { section } from './section.js';
@@ -11,9 +12,11 @@ import { linksSection } from './sections/plan_links.js';
 import { memorySection } from './sections/plan_memory.js';
 import { paretoSection, rankingSection } from './sections/plan_ranking.js';
 import { commandsSection, runSection } from './sections/plan_run.js';
+import { sensitivitySection } from './sections/plan_sensitivity.js';
 import { stepSection } from './sections/plan_step.js';
 import { timelineSection } from './sections/plan_timeline.js';
 import { questionSection, verdictSection } from './sections/plan_verdict.js';
+import { servingSections } from './sections/serving.js';
 import { sweepSections } from './sections/sweep.js';
 import { trialSections } from './sections/trial.js';
 import { validationSections } from './sections/validation.js';
@@ -29,6 +32,7 @@ const kPlanSections = [
   paretoSection,
   kernelsSection,
   linksSection,
+  sensitivitySection,
   runSection,
   unmeasuredSection,
   commandsSection,
@@ -48,15 +52,13 @@ const kKinds = {
 
 function kindOf(data) {
   // Its plans have other keys than those of training.
-  if (data.workload?.kind === 'serving') return { title: () => 'Serving', sections: genericSections };
+  if (data.workload?.kind === 'serving')
+    return {
+      title: ({ search }) => (search ? 'Serving' : 'Serving, one layout'),
+      sections: servingSections,
+    };
   const kind = /^shardwright\.(\w+)\//.exec(data.schema)?.[1] ?? '';
   return kKinds[kind] ?? { title: () => kind.replaceAll('_', ' '), sections: genericSections };
-}
-
-async function unpack() {
-  const packed = Uint8Array.from(atob(document.getElementById('data').textContent), (letter) => letter.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream('gzip'));
-  return JSON.parse(await new Response(stream).text());
 }
 
 function controls(files) {

@@ -39,34 +39,41 @@ export function table({
     shown += 10 * page;
     draw();
   });
-  const searched = new Map(); // what the filter looks at, by row, once it does
+  let searched = null; // what the filter looks at, by row, once it does
   const textOf = (column, row) => (column.text ? column.text(row) : column.value(row));
   const alignment = (column) => (column.wide ? 'wide' : column.left ? 'left' : null);
-  const differs = (column) =>
-    rows.length < 2 || column.always || rows.some((row) => column.value(row) !== column.value(rows[0]));
-  const visible = () => (all ? columns : columns.filter(differs));
+  const known = new Map(); // a look at ten thousand rows is enough
+  const differs = (column) => {
+    if (!known.has(column))
+      known.set(column, rows.length < 2 || rows.some((row) => column.value(row) !== column.value(rows[0])));
+    return known.get(column);
+  };
+  const visible = () => (all ? columns : columns.filter((column) => column.always || differs(column)));
+  const searchedText = (column, row) => ` ${column.title}=${column.value(row) ?? ''} `;
+  function search() {
+    const same = columns.filter((column) => !differs(column));
+    const others = columns.filter(differs);
+    const tail = rows.length > 0 ? same.map((column) => searchedText(column, rows[0])).join('') : '';
+    searched = new Map();
+    for (const row of rows) {
+      let text = '';
+      for (const column of others) text += searchedText(column, row);
+      searched.set(row, (text + tail).toLowerCase());
+    }
+  }
+  /// "tp=4" is a whole cell, other words are anywhere.
+  const has = (text, word) => text.includes(word.includes('=') ? ` ${word} ` : word);
 
   function arrange() {
-    order = rows.filter((row) => {
-      if (words.length === 0) return true;
-      if (!searched.has(row))
-        searched.set(
-          row,
-          columns
-            .map((column) => `${column.title} ${column.value(row) ?? ''}`)
-            .join(' ')
-            .toLowerCase(),
-        );
-      return words.every((word) => searched.get(row).includes(word));
-    });
+    if (words.length > 0 && searched === null) search();
+    order = rows.filter((row) => words.every((word) => has(searched.get(row), word)));
     if (sorted === null) return;
     const column = columns.find((c) => c.title === sorted[0]);
-    const by = (row) => column.value(row);
     const missing = (value) => value === undefined || value === null;
-    order.sort((a, b) => {
-      const factor = missing(by(a)) || missing(by(b)) ? 1 : sorted[1] ? -1 : 1;
-      return factor * compare(by(a), by(b));
-    });
+    order = order
+      .map((row) => [column.value(row), row])
+      .sort(([a], [b]) => (missing(a) || missing(b) || !sorted[1] ? 1 : -1) * compare(a, b))
+      .map(([, row]) => row);
   }
 
   function drawHead() {
@@ -93,13 +100,14 @@ export function table({
   function draw() {
     arrange();
     drawHead();
+    const cells = visible();
     replaceChildren(
       body,
       order.slice(0, shown).map((row) =>
         el(
           'tr',
           { class: highlight?.(row) ? 'highlight' : null },
-          visible().map((column, i) =>
+          cells.map((column, i) =>
             el(
               i === 0 ? 'th' : 'td',
               { scope: i === 0 ? 'row' : null, class: alignment(column) },
@@ -124,7 +132,7 @@ export function table({
     const box = el('input', {
       type: 'search',
       id,
-      placeholder: 'words that a row has',
+      placeholder: 'words, or tp=4',
       on: {
         input: () => {
           words = box.value
@@ -138,7 +146,7 @@ export function table({
     });
     controls.append(el('span', { class: 'control' }, el('label', { for: id }, 'Filter'), ' ', box));
   }
-  if (!same && columns.some((column) => !differs(column))) {
+  if (!same && columns.some((column) => !column.always && !differs(column))) {
     const toggle = button(
       'All columns',
       () => {

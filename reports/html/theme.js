@@ -2,7 +2,14 @@
 
 const listeners = new Set();
 const dark = matchMedia('(prefers-color-scheme: dark)');
-dark.addEventListener('change', () => listeners.forEach((listener) => listener()));
+let chosen = '';
+
+function show() {
+  document.documentElement.dataset.theme = chosen || (dark.matches ? 'dark' : 'light');
+  listeners.forEach((listener) => listener());
+}
+dark.addEventListener('change', show);
+show();
 
 export function onThemeChange(listener) {
   listeners.add(listener);
@@ -10,13 +17,12 @@ export function onThemeChange(listener) {
 
 /// 'light', 'dark', or '' for the system's.
 export function setTheme(theme) {
-  if (theme === '') delete document.documentElement.dataset.theme;
-  else document.documentElement.dataset.theme = theme;
-  listeners.forEach((listener) => listener());
+  chosen = theme;
+  show();
 }
 
 export function currentTheme() {
-  return document.documentElement.dataset.theme ?? '';
+  return chosen;
 }
 
 /// A custom property of page.css: colour('ink') is --ink.
@@ -42,6 +48,17 @@ const kNamed = {
   bubble: 'grey',
   optimizer: 'pink',
   host: 'purple',
+  products: 'blue',
+  experts: 'purple',
+  exchange: 'red',
+  collectives: 'orange',
+  "others' prompts": 'pink',
+  'CUDA graphs': 'orange',
+  workspaces: 'olive',
+  'keys and values': 'pink',
+  'room for more': 'grey',
+  predicted: 'blue',
+  measured: 'orange',
   overlap: 'orange',
   communication: 'orange',
   weights: 'blue',

@@ -28,9 +28,19 @@ export function makePages(program, folder) {
   const question = 'llama-3.1-8b h100-sxm-80gb --gpus 64 --sequence-length 4096 --global-batch 256';
   const money = '--tokens 1T --gpu-hour-price 2 --mtbf-hours 50676 --checkpoint-seconds 60';
   run(`plan ${question} --top 20 ${money} --unmeasured todo.txt --json plan.json --html plan.html`);
-  run(`plan ${question} --top 10000 --html many.html`);
+  run(`plan ${question} --top 10000 --json many.json --html many.html`);
   run(`estimate ${question} --layout tp=2,pp=4,vpp=2,micro_batch=1 --json estimate.json --html estimate.html`);
   run(`explain ${question} --layout tp=8,pp=2 --sensitivity --html explain.html`);
+
+  const serving = 'llama-3.1-8b h100-sxm-80gb --gpus 4 --serve --isl 1024 --osl 128';
+  run(`plan ${serving} --max-tpot 0.02 --json serving.json --html serving.html`);
+  run(`estimate ${serving} --layout tp=2 --concurrency 16 --json served.json --html served.html`);
+  run(`plan ${serving} --max-tpot 0.000001 --html unkept.html`);
+  run('report serving.json served.json --out both.html');
+  const measured = read('serving.json');
+  measured.plans[0].predicted.percentiles = { ttft_seconds: { p50: 0.1, p99: 0.4 } };
+  write('percentiles.json', JSON.stringify(measured));
+  run('report percentiles.json --out percentiles.html');
 
   const large = 'llama-3.1-405b h100-sxm-80gb --gpus 8 --sequence-length 4096';
   run(`plan ${large} --global-batch 8 --html nothing.html`);
@@ -52,6 +62,8 @@ export function makePages(program, folder) {
   const { detail, ...bare } = plan;
   write('bare.json', JSON.stringify(bare));
   run('report bare.json --out bare.html');
+  writeFileSync(join(folder, 'two\nlines.json'), `\uFEFF${JSON.stringify(bare)}`);
+  run('report --out lines.html', 'two\nlines.json');
   write('other.json', '{"schema":"shardwright.validation/1","notes":["of another version"]}');
   run('report other.json --out other.html');
 
@@ -62,6 +74,7 @@ export function makePages(program, folder) {
   hostile.detail.timeline[0].device = kHostile;
   hostile.detail.kernels[0].kernel = kHostile;
   hostile.detail.tensors[0].tensor = kHostile;
+  hostile.rejected[0].rejection.detail = kHostile;
   write('hostile.json', JSON.stringify(hostile));
   run('report hostile.json --out hostile.html');
 

@@ -594,6 +594,42 @@ TEST_CASE("where one precision fits, what misses in another is not named") {
   agree(r);
 }
 
+TEST_CASE("rejected layouts are named with their reasons, as many as asked for, whatever the threads") {
+  PlanRequest request = request_for(shallow("llama-3.1-8b", 8), "a100-sxm-80gb", 12, 65536, 24);
+  request.rejected_examples = 2;
+  const PlanResult result = plan(request);
+  REQUIRE(!result.plans.empty());
+  std::map<std::string, int> named;
+  for (const PricedLayout& p : result.rejected) {
+    REQUIRE(p.rejection);
+    CHECK(!p.fits);
+    ++named[p.rejection->reason];
+    if (p.rejection->reason == "memory") {
+      REQUIRE(p.prediction);
+      CHECK(p.prediction->worst().reserved > request.machine.usable_memory());
+    } else {
+      CHECK(impossible(request.model, request.machine, request.workload, p.layout) == p.rejection);
+    }
+  }
+  for (const auto& [reason, count] : result.search.rejected) {
+    CAPTURE(reason);
+    CHECK(named[reason] >= 1);
+    CHECK(named[reason] <= 2);
+  }
+  CHECK(named.size() == result.search.rejected.size());
+  CHECK(named.count("memory") == 1);
+
+  request.threads = 1;
+  const PlanResult alone = plan(request);
+  REQUIRE(alone.rejected.size() == result.rejected.size());
+  for (std::size_t i = 0; i < alone.rejected.size(); ++i) {
+    CHECK(alone.rejected[i].layout == result.rejected[i].layout);
+    CHECK(alone.rejected[i].rejection == result.rejected[i].rejection);
+  }
+  request.rejected_examples = 0;
+  CHECK(plan(request).rejected.empty());
+}
+
 TEST_CASE("threads change nothing but the time") {
   PlanRequest r = request_for(shallow("llama-3.1-8b", 8), "h100-sxm-80gb", 32, 2048, 32);
   PlanRequest experts = request_for(shallow("deepseek-v2-lite", 6), "h100-sxm-80gb", 32, 2048, 64);

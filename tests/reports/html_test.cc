@@ -47,20 +47,34 @@ TEST_CASE("a page carries its files, and nothing in them is markup") {
   CHECK(data[1]["data"]["schema"] == "shardwright.sweep/1");
 }
 
-TEST_CASE("plans behind the first hundred leave out what they list by stage, and the page says so") {
+TEST_CASE("plans behind the first hundred are columns, without what they list by stage, and the page says so") {
   nlohmann::json plans = {{"schema", "shardwright.plan_result/1"}, {"plans", nlohmann::json::array()}};
   for (int i = 0; i < 100; ++i)
     plans["plans"].push_back(
         {{"predicted", {{"step_seconds", 1}, {"memory_per_stage", {1}}, {"idle_seconds_per_stage", {2}}}}});
   const auto carried = [&] { return nlohmann::json::parse(data_of(html_page({{"x", plans.dump()}})))[0]["data"]; };
   CHECK(carried() == plans);
-  plans["plans"].push_back(plans["plans"][0]);
-  plans["plans"].push_back({{"fits", false}});
+  for (int step : {3, 4})
+    plans["plans"].push_back({{"fits", true}, {"layout", {{"tp", step}}}, {"predicted", {{"step_seconds", step}}}});
+  plans["plans"][101]["predicted"]["mfu"] = 0.5;
+  plans["plans"][101]["predicted"]["memory_per_stage"] = {1};
   const nlohmann::json page = carried();
-  CHECK(page["page_left_out"] == "what plans behind the first 100 list by stage");
+  CHECK(page["page_left_out"] ==
+        "of plans behind the first 100, what they list by stage and by parallelism, and what was filled in");
+  CHECK(page["plans"].size() == 100);
   CHECK(page["plans"][99] == plans["plans"][99]);
-  CHECK(page["plans"][100] == nlohmann::json{{"predicted", {{"step_seconds", 1}}}});
-  CHECK(page["plans"][101] == plans["plans"][101]);
+  CHECK(page["plans_behind"] == nlohmann::json::parse(R"({"plans":2,"same":{"fits":true},"values":{"layout.tp":[3,4],
+                                  "predicted.step_seconds":[3,4],"predicted.mfu":[null,0.5]}})"));
+}
+
+TEST_CASE("a byte order mark and a newline in a name do no harm") {
+  const std::string json = R"({"schema":"shardwright.sweep/1"})";
+  const nlohmann::json data = nlohmann::json::parse(data_of(html_page({{"two\nlines.json", "\xEF\xBB\xBF" + json}})));
+  CHECK(data[0]["name"] == "two\nlines.json");
+  CHECK(data[0]["data"] == nlohmann::json::parse(json));
+  CHECK(message_of<InputError>([&] {
+          html_page({{"two\nlines.json", "{"}});
+        }) == "two?lines.json: must be JSON that this program wrote: it is no JSON, or cut off");
 }
 
 TEST_CASE("the same files make the same page") { CHECK(html_page({{"a", kHostile}}) == html_page({{"a", kHostile}})); }

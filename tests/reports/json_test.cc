@@ -155,7 +155,8 @@ TEST_CASE("what stands behind the first plan comes last, with units in the keys"
   CHECK(plain == Json::parse(plan_result_json(round_result())));
   const Json& detail = json["detail"];
   CHECK(keys_of(detail) == std::vector<std::string>{"estimate_command", "model", "machine", "slowest_stage",
-                                                    "step_seconds_by_part", "axes", "tensors", "kernels", "timeline"});
+                                                    "step_seconds_by_part", "axes", "tensors", "kernels", "what_if",
+                                                    "timeline"});
   CHECK(detail["estimate_command"] == "shardwright estimate");
   CHECK(detail["machine"]["name"] == "round-gpu");
   CHECK(detail["step_seconds_by_part"] == Json::parse(R"({"gemm":8.0,"bubble":2.0})"));

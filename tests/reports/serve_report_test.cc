@@ -8,6 +8,8 @@
 namespace shardwright {
 namespace {
 
+using namespace std::string_literals;
+
 ServeRequest request() {
   ServeRequest r;
   r.model = find_model("llama-3.1-8b");
@@ -69,6 +71,32 @@ TEST_CASE("the text of an estimate says what it is of, and why no larger batch")
   CHECK(text.find("It fits and keeps what is promised.") != std::string::npos);
   CHECK(text.find("largest batch of a rank") != std::string::npos);
   CHECK(text.find(result.plans[0].prediction->memory.reason.substr(0, 6)) != std::string::npos);
+}
+
+TEST_CASE("the text of a serving plan has every fact of its page, on 80 columns and on 120") {
+  ServeRequest r = request();
+  r.goals = {2, 0.05};
+  const ServeResult result = plan_serving(r);
+  REQUIRE(!result.plans.empty());
+  const ServePrediction& p = *result.plans[0].prediction;
+  const ServeMemory& m = p.memory;
+  for (const int width : {80, 120}) {
+    std::string line;
+    for (const char c : serve_text(r, result, {width, false}))
+      if ((c != ' ' && c != '\n') || line.back() != ' ') line += c == '\n' ? ' ' : c;
+    for (const std::string& fact :
+         {"llama-3.1-8b on 2 GPUs of h100-sxm-80gb, vllm: prompts of 1,024 and answers of 128 tokens"s,
+          "first token within 2 s"s, "further tokens within 0.05 s each"s, "weights bf16"s,
+          "first token (ttft) " + with_unit(p.ttft), "each further token (tpot) " + with_unit(p.tpot),
+          "requests in flight "s, "of a user "s, "decode step " + with_unit(p.decode_step),
+          "a prompt adds to others' steps " + with_unit(p.prefill_added), "weights " + in_gib(m.weights, 2),
+          "left for keys and values " + in_gib(m.pool, 2), "usable " + in_gib(m.usable, 2), m.reason, "Confidence: "s,
+          "Where times come from: datasheet"s, "Most tokens for each speed of a user"s, "layouts and loads"s}) {
+      CAPTURE(width);
+      CAPTURE(fact);
+      CHECK(line.find(fact) != std::string::npos);
+    }
+  }
 }
 
 TEST_CASE("tables of plans are no wider than the terminal") {

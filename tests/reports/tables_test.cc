@@ -114,6 +114,9 @@ tau 0.75; the predicted best is 3.1 % slower than the measured best.
 Out of memory: predicted for 3 of 4 (75.0 %) that ran out, and for 1 of 10 (10.0
 %) that did not.
 
+Most off
+  a: iteration_seconds off by 10.0 %: measured 10, predicted 11
+
 Skipped
       2  mixture of experts
       1  no machine

@@ -6,11 +6,48 @@ import { section } from '../section.js';
 import { table } from '../table.js';
 import { colour } from '../theme.js';
 import * as units from '../units.js';
+import { bySpeed, frontChart, servedColumns, servedText } from './serving.js';
+
+const isServing = (file) => file.data.workload?.kind === 'serving';
+
+function served(files) {
+  if (files.length < 2) return null;
+  const fronts = files
+    .map((file) => ({ name: file.name, joined: true, plans: bySpeed(file.data.pareto ?? file.data.plans) }))
+    .filter(({ plans }) => plans.length > 0);
+  const rows = files.map((file) => ({ ...file.data.plans[0], file }));
+  const link = ({ file }) => el('a', { href: `#${file.prefix}` }, file.name);
+  return [
+    fronts.length > 1 && frontChart(fronts),
+    table({
+      name: 'serving plans',
+      filter: false,
+      rows,
+      columns: [
+        { title: 'plan', value: (row) => row.file.name, text: link, left: true },
+        { title: 'model', value: (row) => row.file.data.model, left: true },
+        { title: 'machine', value: (row) => row.file.data.machine, left: true },
+        { title: 'GPUs', value: (row) => row.file.data.gpus, text: (row) => units.count(row.file.data.gpus) },
+        ...servedColumns,
+        { title: 'layout', value: (row) => (row.layout ? servedText(row.layout) : 'nothing'), wide: true },
+      ],
+    }),
+  ];
+}
 
 export function compareSection(files) {
-  const rows = files
-    .map((file) => ({ ...file, plan: file.data.plans?.[0], p: file.data.plans?.[0]?.predicted }))
-    .filter((row) => row.data.plans && row.data.workload?.kind !== 'serving');
+  const ofPlans = files.filter((file) => file.data.plans);
+  return section(
+    'compare',
+    'Side by side',
+    'The first layout of each plan of this page. Where intervals overlap, only a run would tell which is faster; they share most of their error where model and machine are alike.',
+    trained(ofPlans.filter((file) => !isServing(file))),
+    served(ofPlans.filter(isServing)),
+  );
+}
+
+function trained(files) {
+  const rows = files.map((file) => ({ ...file, plan: file.data.plans[0], p: file.data.plans[0]?.predicted }));
   if (rows.length < 2) return null;
   const priced = rows.filter((row) => row.p);
   const figure =
@@ -64,10 +101,7 @@ export function compareSection(files) {
         ],
       }),
     }).element;
-  return section(
-    'compare',
-    'Side by side',
-    'The first layout of each plan of this page. Where intervals overlap, only a run would tell which is faster; they share most of their error where model and machine are alike.',
+  return [
     figure,
     table({
       name: 'plans',
@@ -108,5 +142,5 @@ export function compareSection(files) {
         },
       ],
     }),
-  );
+  ];
 }

@@ -40,7 +40,23 @@ function ranked(plans) {
   });
 }
 
-function rejectedTable(search) {
+/// Of "memory" those that would be fast, of the other reasons the first that the search met.
+function rejectedLayouts(plans) {
+  return table({
+    name: 'rejected layouts',
+    filter: false,
+    same: false,
+    rows: plans.map((plan) => ({ plan })),
+    columns: [
+      { title: 'reason', value: ({ plan }) => plan.rejection.reason, left: true, always: true },
+      { title: 'why', value: ({ plan }) => plan.rejection.detail, wide: true, always: true },
+      ...layoutColumns,
+      ...resultColumns.map((column) => ({ ...column, always: false })),
+    ],
+  });
+}
+
+export function rejectedTable(search) {
   const rows = Object.entries(search.rejected).map(([reason, layouts]) => ({ reason, layouts }));
   return table({
     name: 'reasons',
@@ -73,10 +89,11 @@ function turnedDown(data) {
   }
   if (data.search && Object.keys(data.search.rejected).length > 0)
     parts.push(el('h4', {}, 'Rejected, by reason'), rejectedTable(data.search));
+  if (data.rejected?.length > 0) parts.push(el('h4', {}, 'Some of them'), rejectedLayouts(data.rejected));
   return parts;
 }
 
-function searchFigures(search) {
+export function searchFigures(search) {
   const rejected = Object.values(search.rejected).reduce((sum, n) => sum + n, 0);
   return definitions([
     ['Layouts considered', units.count(search.considered)],
@@ -108,12 +125,15 @@ export function rankingSection(data) {
   );
 }
 
-/// Every layout that this file knows with a prediction: ranked ones, then those of the front that are not among them.
+/// Every layout that this file knows with a prediction: ranked ones, then those of the front whose point is none of
+/// theirs.
 function pricedLayouts(data) {
   const rows = data.plans.filter((plan) => plan.predicted).map((plan) => ({ plan, front: false }));
-  const known = new Map(rows.map((row) => [row.plan.layout_text + row.plan.precision, row]));
+  const keyOf = ({ predicted: p }) => `${p.step_seconds} ${p.memory_reserved_bytes}`;
+  const known = new Map();
+  for (const row of rows) if (!known.has(keyOf(row.plan))) known.set(keyOf(row.plan), row);
   for (const plan of data.pareto ?? []) {
-    const key = plan.layout_text + plan.precision;
+    const key = keyOf(plan);
     if (known.has(key)) known.get(key).front = true;
     else rows.push({ plan, front: true });
   }
@@ -127,7 +147,7 @@ export function paretoSection(data) {
   const point = ({ plan }) => [plan.predicted.memory_reserved_bytes / 2 ** 30, plan.predicted.step_seconds];
   const front = rows.filter((row) => row.front).sort((a, b) => point(a)[0] - point(b)[0]);
   const others = rows.filter((row) => !row.front);
-  const dots = (list) => list.map((row) => ({ value: point(row), row }));
+  const lists = [others, front]; // by series
   const figure = chart({
     title: 'Time against memory',
     height: 380,
@@ -135,13 +155,20 @@ export function paretoSection(data) {
     option: () => ({
       grid: { left: 64, right: 24, top: 40, bottom: 52 },
       tooltip: {
-        formatter: ({ data: { row } }) =>
+        formatter: ({ seriesIndex, dataIndex }, row = lists[seriesIndex][dataIndex]) =>
           `${row.plan.rank ? `#${row.plan.rank}: ` : ''}${degreesText(row.plan.layout)}\n${units.seconds(row.plan.predicted.step_seconds)}, ${units.gib(row.plan.predicted.memory_reserved_bytes)}`,
       },
       xAxis: axis({ type: 'value', name: 'memory of the fullest GPU, GiB', scale: true }),
       yAxis: axis({ type: 'value', name: 'step, s', nameGap: 44, scale: true }),
       series: [
-        { name: 'priced', type: 'scatter', symbolSize: 7, itemStyle: { color: colour('grey') }, data: dots(others) },
+        {
+          name: 'priced',
+          type: 'scatter',
+          symbolSize: 7,
+          itemStyle: { color: colour('grey') },
+          large: others.length > 2000,
+          data: others.map(point),
+        },
         {
           name: 'front',
           type: 'line',
@@ -149,7 +176,7 @@ export function paretoSection(data) {
           symbol: 'diamond',
           symbolSize: 10,
           color: colour('blue'),
-          data: dots(front),
+          data: front.map(point),
           markLine: usable && {
             silent: true,
             symbol: 'none',

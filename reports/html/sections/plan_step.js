@@ -16,9 +16,9 @@ const kMeanings = {
   bubble: 'waiting for other stages',
 };
 
-function meaning(part) {
+function meaning(part, meanings) {
   return (
-    kMeanings[part] ??
+    meanings[part] ??
     (part.startsWith('exposed ') ? `communication of ${part.slice(8)} parallelism that nothing hides` : '')
   );
 }
@@ -34,7 +34,8 @@ function coarseParts(p) {
   };
 }
 
-function partsChart(title, parts, step) {
+/// Bars of parts ({ name: seconds }) that add up to `step`. `name`: of what they are parts; `meanings`: of each.
+export function partsChart(title, parts, step, { name = 'seconds of a step', meanings = kMeanings } = {}) {
   const rows = Object.entries(parts)
     .filter(([, value]) => value !== undefined)
     .map(([part, value]) => ({ part, value }));
@@ -48,9 +49,9 @@ function partsChart(title, parts, step) {
       grid: { left: width < 500 ? 110 : 150, right: 64, top: 8, bottom: 44 },
       tooltip: {
         formatter: ({ dataIndex }) =>
-          `${shown[dataIndex].part}: ${units.seconds(shown[dataIndex].value)}, ${units.percent(shown[dataIndex].value / step)}\n${meaning(shown[dataIndex].part)}`,
+          `${shown[dataIndex].part}: ${units.seconds(shown[dataIndex].value)}, ${units.percent(shown[dataIndex].value / step)}\n${meaning(shown[dataIndex].part, meanings)}`,
       },
-      xAxis: axis({ type: 'value', name: 'seconds of a step' }),
+      xAxis: axis({ type: 'value', name }),
       yAxis: axis({
         type: 'category',
         data: shown.map((row) => row.part),
@@ -70,18 +71,18 @@ function partsChart(title, parts, step) {
       ],
     }),
     data: {
-      name: 'parts of a step',
+      name: title,
       filter: false,
       rows,
       columns: [
         { title: 'part', value: (row) => row.part, left: true },
         { title: 'seconds', value: (row) => row.value, text: (row) => units.seconds(row.value) },
         {
-          title: 'share of the step',
+          title: 'share',
           value: (row) => row.value / step,
           text: (row) => units.percent(row.value / step),
         },
-        { title: 'meaning', value: (row) => meaning(row.part), wide: true },
+        { title: 'meaning', value: (row) => meaning(row.part, meanings), wide: true },
       ],
     },
   }).element;

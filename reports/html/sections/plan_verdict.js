@@ -4,21 +4,21 @@ import { degreesText } from '../layout.js';
 import { section } from '../section.js';
 import * as units from '../units.js';
 
-/// high, medium or low, and why. Within 10 % and 20 % are where engineers start to act on, and to doubt, a number; the
-/// interval itself is the planner's.
+/// How far to trust the step, in a word (the planner's) and why.
 function confidence(plan) {
   const p = plan.predicted;
   const off = p.step_seconds_high / p.step_seconds - 1;
+  return confidenceText(plan, `In 80 % of cases the step is less than ${units.percent(off, 0)} off`);
+}
+
+export function confidenceText(plan, interval) {
   const measured = plan.sources?.measured ?? 0;
-  const word = off <= 0.1 ? 'high' : off <= 0.2 ? 'medium' : 'low';
   const sources =
     measured > 0.0005
       ? `${units.percent(measured, 0)} of its kernel time was measured on this machine`
       : 'no kernel was measured on this machine';
-  return {
-    word,
-    text: `Confidence: ${word}. In 80 % of cases the step is less than ${units.percent(off, 0)} off; ${sources}.`,
-  };
+  const word = plan.confidence ? `Confidence: ${plan.confidence}. ` : '';
+  return el('p', { class: `confidence ${plan.confidence ?? ''}` }, `${word}${interval}; ${sources}.`);
 }
 
 function memoryText(data, plan) {
@@ -46,6 +46,40 @@ function verdictSentence(data) {
       : 'runs fastest, of what was searched, as'
     : 'runs, as';
   return `${place} ${verb} ${how}: ${step}, ${units.short(p.tokens_per_second)} tokens/s, ${units.percent(p.mfu)} of peak.`;
+}
+
+/// Keys of a layout that differ, as "zero 3 instead of 1".
+function differences(other, layout) {
+  const text = (value) => (Array.isArray(value) ? value.join('+') || 'none' : String(value));
+  const told = { ...other, layers_per_chunk: undefined, recompute_modules: undefined };
+  return Object.keys(told)
+    .filter((key) => told[key] !== undefined && text(other[key]) !== text(layout[key]))
+    .map((key) => `${key} ${text(other[key])} instead of ${text(layout[key])}`)
+    .slice(0, 4)
+    .join(', ');
+}
+
+/// Where the time goes, and what the next one does otherwise.
+function whySentence(data) {
+  const [first, second] = data.plans;
+  const p = first?.predicted;
+  if (!p) return null;
+  const shares = [
+    ['compute', p.compute_seconds],
+    ['communication that nothing hides', p.exposed_communication_seconds],
+    ['waiting for other stages', p.bubble_seconds],
+    ['the optimizer', p.optimizer_seconds],
+    ['the host', p.host_seconds],
+  ]
+    .filter(([, seconds]) => seconds / p.step_seconds >= 0.0005)
+    .sort((a, b) => b[1] - a[1])
+    .map(([name, seconds]) => `${units.percent(seconds / p.step_seconds)} ${name}`);
+  const slower = second?.predicted && second.predicted.step_seconds / p.step_seconds - 1;
+  const next =
+    slower === undefined
+      ? ''
+      : ` The second takes ${slower < 0.00005 ? 'the same time' : `${units.percent(slower)} longer`}, with ${differences(second.layout, first.layout) || 'other layers in its chunks'}.`;
+  return el('p', {}, `Why: its step is ${shares.join(', ')}.${next}`);
 }
 
 function standing(data) {
@@ -91,9 +125,10 @@ export function verdictSection(data) {
   return section(
     'verdict',
     'Verdict',
-    'Confidence is high where the 80 % interval is within 10 % of the step, medium within 20 %, else low.',
+    'Confidence is high where the 80 % interval reaches no more than 10 % above the step, medium 20 %, else low.',
     el('p', { class: `verdict ${plan?.fits ? 'good' : 'bad'}` }, verdictSentence(data)),
-    sure && el('p', { class: `confidence ${sure.word}` }, sure.text),
+    sure,
+    whySentence(data),
     standing(data),
     plan?.predicted && figures(data, plan),
     plan && el('p', { class: 'code' }, plan.layout_text),

@@ -3,7 +3,7 @@ import { axis, chart } from '../chart.js';
 import { definitions, el } from '../dom.js';
 import { section } from '../section.js';
 import { table } from '../table.js';
-import { colour } from '../theme.js';
+import { colour, seriesColour } from '../theme.js';
 import * as units from '../units.js';
 
 /// A value by the unit in its key's name.
@@ -35,6 +35,101 @@ const pairColumns = [
     help: 'predicted / measured - 1',
   },
 ];
+
+/// Bars of what was predicted beside what was measured; `rows`: { name, predicted, measured }.
+function besideChart(title, rows, axisName, text) {
+  const known = rows.filter((row) => row.predicted !== undefined || row.measured !== undefined);
+  if (known.length === 0) return null;
+  const bar = (key) => ({
+    name: key,
+    type: 'bar',
+    color: seriesColour(key),
+    data: known.map((row) => row[key] ?? null),
+  });
+  return chart({
+    title,
+    height: 96 + 40 * known.length,
+    summary: known
+      .map((row) => `${row.name}: predicted ${text(row.predicted)}, measured ${text(row.measured)}`)
+      .join('; '),
+    option: (width) => ({
+      grid: { left: width < 560 ? 110 : 170, right: 24, top: 34, bottom: 44 },
+      tooltip: { trigger: 'axis', axisPointer: { type: 'shadow' }, valueFormatter: text },
+      xAxis: axis({
+        type: 'value',
+        name: axisName,
+        axisLabel: { color: colour('ink'), hideOverlap: true, formatter: text },
+      }),
+      yAxis: axis({
+        type: 'category',
+        inverse: true,
+        data: known.map((row) => row.name),
+        axisLabel: { color: colour('ink'), interval: 0, width: width < 560 ? 100 : 160, overflow: 'truncate' },
+      }),
+      series: [bar('predicted'), bar('measured')],
+    }),
+    data: {
+      name: title.toLowerCase(),
+      filter: false,
+      rows: known.map((row) => ({ ...row, key: row.key ?? 'x_seconds' })),
+      columns: [{ title: 'what', value: (row) => row.name, left: true }, ...pairColumns],
+    },
+  }).element;
+}
+
+const kStepParts = [
+  ['step_seconds', 'step'],
+  ['compute_seconds', 'compute'],
+  ['exposed_communication_seconds', 'exposed communication'],
+  ['bubble_seconds', 'bubble'],
+  ['optimizer_seconds', 'optimizer'],
+  ['host_seconds', 'between operators'],
+];
+
+function partsSection(data) {
+  const rows = kStepParts.map(([key, name]) => ({
+    name,
+    predicted: data.predicted?.[key],
+    measured: data.measured?.[key],
+  }));
+  return section(
+    'parts',
+    'Where a step goes',
+    'The parts of a step of the watched stage, predicted and measured.',
+    besideChart('A step and its parts', rows, 'seconds', units.seconds),
+  );
+}
+
+function memorySection(data) {
+  const predicted = data.predicted?.memory_per_stage ?? [];
+  const measured = data.measured?.memory_per_stage ?? [];
+  const rows = Array.from({ length: Math.max(predicted.length, measured.length) }, (_, i) => ({
+    name: `stage ${i}`,
+    key: 'x_bytes',
+    predicted: predicted[i]?.allocated_bytes,
+    measured: measured[i]?.allocated_bytes,
+  }));
+  return section(
+    'memory',
+    'Memory',
+    'The most that tensors took of the fullest rank of each stage.',
+    measured.length > 0 && besideChart('Allocated memory by stage', rows, 'bytes', units.bytes),
+  );
+}
+
+/// Operators of one kind together: what is off by most.
+function kindsSection(rows) {
+  const kinds = new Map();
+  for (const row of rows) {
+    if (row.predicted === undefined || row.measured === undefined) continue;
+    const name = `${row.kind ?? 'operators'}${row.pass ? `, ${row.pass}` : ''}`;
+    const sum = kinds.get(name) ?? { name, predicted: 0, measured: 0 };
+    sum.predicted += row.predicted;
+    sum.measured += row.measured;
+    kinds.set(name, sum);
+  }
+  return besideChart('Operators by kind and pass', [...kinds.values()], 'seconds of a step', units.seconds);
+}
 
 function operatorRows(data) {
   const list = data.operators ?? data.measured?.operators ?? [];
@@ -169,14 +264,18 @@ export function trialSections(data) {
       'verdict',
       'Is it true?',
       'The same quantities, predicted before the run and measured in it.',
-      el('p', { class: 'verdict good' }, verdict),
+      el('p', { class: `verdict ${step?.measured > 0 && data.equality?.equal !== false ? 'good' : 'bad'}` }, verdict),
+      data.plan?.layout_text && el('p', { class: 'code' }, data.plan.layout_text),
       definitions([
-        ['Model', data.model],
-        ['Machine', data.machine],
+        ['Model', data.plan?.model ?? data.model],
+        ['Machine', data.plan?.machine ?? data.machine],
+        ['Ranks', data.plan?.gpus],
         ...plain(data.conditions),
         ...plain(data.equality).map(([key, value]) => [`equality, ${key}`, value]),
       ]),
     ),
+    partsSection(data),
+    memorySection(data),
     section(
       'measured',
       'Predicted and measured',
@@ -200,6 +299,7 @@ export function trialSections(data) {
       'Operators',
       'On the line a prediction is right.',
       operators.length > 0 && [
+        kindsSection(operators),
         operatorChart(operators),
         table({
           name: 'operators',

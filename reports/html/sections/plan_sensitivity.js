@@ -1,0 +1,75 @@
+// The first layout in questions with one thing changed.
+import { axis, chart } from '../chart.js';
+import { section } from '../section.js';
+import { table } from '../table.js';
+import { colour } from '../theme.js';
+import * as units from '../units.js';
+
+export function sensitivitySection(data) {
+  const list = data.detail?.what_if;
+  const now = data.plans[0]?.predicted?.tokens_per_second_per_gpu;
+  if (!list?.length || now === undefined) return null;
+  const rows = list.map((w) => ({ ...w, change: w.tokens_per_second_per_gpu / now - 1 }));
+  const figure = chart({
+    title: 'Tokens/s of a GPU, changed by',
+    height: 70 + 44 * rows.length,
+    summary: rows.map((row) => `${row.meaning}: ${units.signedPercent(row.change)}`).join('; '),
+    option: (width) => ({
+      legend: false,
+      grid: { left: width < 560 ? 130 : 240, right: 64, top: 8, bottom: 44 },
+      tooltip: {
+        trigger: 'axis',
+        axisPointer: { type: 'shadow' },
+        formatter: ([{ dataIndex }]) =>
+          `${rows[dataIndex].meaning}\n${units.signedPercent(rows[dataIndex].change)}, a step of ${units.seconds(rows[dataIndex].step_seconds)}`,
+      },
+      xAxis: axis({
+        type: 'value',
+        name: 'change of tokens/s of a GPU',
+        axisLabel: { color: colour('ink'), hideOverlap: true, formatter: (value) => units.signedPercent(value) },
+      }),
+      yAxis: axis({
+        type: 'category',
+        inverse: true,
+        data: rows.map((row) => row.meaning),
+        axisLabel: { color: colour('ink'), interval: 0, width: width < 560 ? 120 : 230, overflow: 'break' },
+      }),
+      series: [
+        {
+          type: 'bar',
+          barMaxWidth: 22,
+          color: colour('teal'),
+          data: rows.map((row) => row.change),
+          label: {
+            show: true,
+            position: 'right',
+            color: colour('ink'),
+            formatter: ({ value }) => units.signedPercent(value),
+          },
+        },
+      ],
+    }),
+    data: {
+      name: 'changes of the question',
+      filter: false,
+      rows,
+      columns: [
+        { title: 'with', value: (row) => row.meaning, wide: true },
+        { title: 'tokens/s/GPU', value: (row) => row.change, text: (row) => units.signedPercent(row.change) },
+        { title: 'step', value: (row) => row.step_seconds, text: (row) => units.seconds(row.step_seconds) },
+        {
+          title: 'memory',
+          value: (row) => row.memory_reserved_bytes,
+          text: (row) => units.gib(row.memory_reserved_bytes),
+        },
+        { title: 'fits', value: (row) => (row.fits ? 'yes' : 'no') },
+      ],
+    },
+  });
+  return section(
+    'sensitivity',
+    'Sensitivity',
+    'Exactly this layout, with one thing of the question changed. Another layout may then be the best: `explain --sensitivity` searches for it.',
+    figure.element,
+  );
+}
