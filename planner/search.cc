@@ -872,7 +872,11 @@ class Search {
     a.top = std::move(top_);
     a.pareto = within_reach(std::move(front_));
     if (a.top.empty()) a.nearest = priced_too_large(nearest_);
-    a.rejected = priced_too_large(fastest_);
+    if (a.top.empty() && request_.rejected_examples > 0)
+      a.rejected = {a.nearest.begin(),
+                    a.nearest.begin() + std::min(std::ssize(a.nearest), std::ptrdiff_t{request_.rejected_examples})};
+    else
+      a.rejected = priced_too_large(fastest_);
     for (auto& [reason, named] : impossible_)
       a.rejected.insert(a.rejected.end(), std::make_move_iterator(named.begin()), std::make_move_iterator(named.end()));
     return a;

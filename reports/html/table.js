@@ -132,7 +132,7 @@ export function table({
     const box = el('input', {
       type: 'search',
       id,
-      placeholder: 'words, or tp=4',
+      placeholder: columns.some(({ title }) => title === 'tp') ? 'words, or tp=4' : 'words',
       on: {
         input: () => {
           words = box.value

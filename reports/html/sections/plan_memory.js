@@ -9,7 +9,7 @@ import * as units from '../units.js';
 const kGib = 2 ** 30;
 
 const tensorColumns = [
-  { title: 'tensor', value: (row) => row.tensor, left: true },
+  { title: 'tensor', value: (row) => row.tensor, wide: true },
   { title: 'part', value: (row) => row.part, left: true },
   { title: 'GiB', value: (row) => row.bytes / kGib, text: (row) => units.number(row.bytes / kGib), help: 'all copies' },
   {

@@ -16,6 +16,20 @@ const kMeanings = {
   bubble: 'waiting for other stages',
 };
 
+/// As the text reports name parts.
+const kNames = {
+  gemm: 'matrix products',
+  grouped_gemm: "experts' products",
+  memory: 'memory passes',
+  overlap: 'slower by overlap',
+  'exposed tensor': 'exposed tp',
+  'exposed context': 'exposed cp',
+  'exposed expert': 'exposed ep',
+  'exposed data': 'exposed dp',
+  'exposed pipeline': 'exposed pp',
+};
+const nameOf = (part) => kNames[part] ?? part;
+
 function meaning(part, meanings) {
   return (
     meanings[part] ??
@@ -43,18 +57,18 @@ export function partsChart(title, parts, step, { name = 'seconds of a step', mea
   return chart({
     title,
     height: 60 + 28 * rows.length,
-    summary: rows.map((row) => `${row.part} ${units.seconds(row.value)}`).join(', '),
+    summary: rows.map((row) => `${nameOf(row.part)} ${units.seconds(row.value)}`).join(', '),
     option: (width) => ({
       legend: false,
       grid: { left: width < 500 ? 110 : 150, right: 64, top: 8, bottom: 44 },
       tooltip: {
         formatter: ({ dataIndex }) =>
-          `${shown[dataIndex].part}: ${units.seconds(shown[dataIndex].value)}, ${units.percent(shown[dataIndex].value / step)}\n${meaning(shown[dataIndex].part, meanings)}`,
+          `${nameOf(shown[dataIndex].part)}: ${units.seconds(shown[dataIndex].value)}, ${units.percent(shown[dataIndex].value / step)}\n${meaning(shown[dataIndex].part, meanings)}`,
       },
       xAxis: axis({ type: 'value', name }),
       yAxis: axis({
         type: 'category',
-        data: shown.map((row) => row.part),
+        data: shown.map((row) => nameOf(row.part)),
         axisLabel: { color: colour('ink'), interval: 0 },
       }),
       series: [
@@ -75,7 +89,7 @@ export function partsChart(title, parts, step, { name = 'seconds of a step', mea
       filter: false,
       rows,
       columns: [
-        { title: 'part', value: (row) => row.part, left: true },
+        { title: 'part', value: (row) => nameOf(row.part), left: true },
         { title: 'seconds', value: (row) => row.value, text: (row) => units.seconds(row.value) },
         {
           title: 'share',
