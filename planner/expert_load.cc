@@ -11,6 +11,8 @@
 #include <string_view>
 #include <system_error>
 
+#include "planner/random.h"
+
 namespace shardwright {
 namespace {
 
@@ -51,16 +53,6 @@ bool names_a_file(const std::string& text) {
 }
 
 // ---- Spreading ----
-
-/// Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators" (2014), as splitmix64. The standard library
-/// shuffles differently from one implementation to the next.
-std::uint64_t next_random(std::uint64_t& state) {
-  state += 0x9e3779b97f4a7c15;
-  std::uint64_t z = state;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-  return z ^ (z >> 31);
-}
 
 /// 0 .. n-1 in a fixed order that looks like none: Fisher and Yates from the end, each partner the next random number
 /// modulo the number of places left.

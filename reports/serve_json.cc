@@ -113,6 +113,30 @@ Json sources_json(const ServePrediction& p) {
   return json;
 }
 
+Json spread_json(const LatencySpread& spread) {
+  Json json;
+  for (const GoalOf of : kGoalsOf) put(json, std::string(name_of(of)).c_str(), value_of(spread, of));
+  return json;
+}
+
+Json under_load_json(const UnderLoad& u) {
+  Json json;
+  json["requests"] = u.requests;
+  json["counted"] = u.seen.counted;
+  put(json, "arrivals_per_second", u.seen.arrivals_per_second);
+  put(json, "answers_per_second", u.seen.answers_per_second);
+  json["overloaded"] = u.overloaded;
+  if (u.seen.counted > 0) {
+    json["ttft_seconds"] = spread_json(u.seen.ttft);
+    json["tpot_seconds"] = spread_json(u.seen.tpot);
+    json["request_latency_seconds"] = spread_json(u.seen.latency);
+  }
+  json["preempted"] = u.preempted;
+  json["refused"] = u.refused;
+  json["steps"] = u.steps;
+  return json;
+}
+
 Json plan_json(const ServedLayout& plan, std::size_t rank) {
   Json json;
   json["rank"] = rank;
@@ -132,6 +156,7 @@ Json plan_json(const ServedLayout& plan, std::size_t rank) {
     json["predicted"] = prediction_json(*plan.prediction);
     json["sources"] = sources_json(*plan.prediction);
   }
+  if (plan.under_load) json["under_load"] = under_load_json(*plan.under_load);
   return json;
 }
 
@@ -148,7 +173,14 @@ Json workload_json(const ServeResult& result) {
   json["isl"] = w.isl;
   json["osl"] = w.osl;
   if (w.concurrency) json["concurrency"] = *w.concurrency;
-  if (result.requests_per_second) json["requests_per_second"] = *result.requests_per_second;
+  if (result.load) {
+    put(json, "requests_per_second", result.load->requests_per_second);
+    json["arrivals"] = result.load->trace.empty() ? "poisson" : "trace";
+    if (result.load->trace.empty()) {
+      json["lengths"] = to_string(result.load->lengths);
+      json["seed"] = result.load->seed;
+    }
+  }
   json["precision"] = name_of(w.formats.weights);
   json["moe_precision"] = name_of(w.formats.experts);
   json["kv_precision"] = name_of(w.formats.kv);
@@ -158,6 +190,7 @@ Json workload_json(const ServeResult& result) {
   }
   if (result.goals.max_ttft_seconds) json["slo"]["max_ttft_seconds"] = *result.goals.max_ttft_seconds;
   if (result.goals.max_tpot_seconds) json["slo"]["max_tpot_seconds"] = *result.goals.max_tpot_seconds;
+  if (json.contains("slo")) json["slo"]["of"] = name_of(result.goals.of);
   return json;
 }
 

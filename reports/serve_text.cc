@@ -18,12 +18,21 @@ std::string interval(Seconds value, Seconds low, Seconds high) {
   return fmt::format("{} ({} to {})", with_unit(value), with_unit(low), with_unit(high));
 }
 
+std::string load_text(const ServeLoad& load) {
+  if (!load.trace.empty())
+    return fmt::format(", {} requests of a trace, {:.3g} a second",
+                       grouped(static_cast<std::int64_t>(load.trace.size())), load.requests_per_second);
+  return fmt::format(", {:g} requests a second that come by themselves, lengths {}", load.requests_per_second,
+                     to_string(load.lengths));
+}
+
 std::string question_text(const ServeRequest& request, const ServeResult& result, const TableStyle& style) {
   const ServeWorkload& w = result.workload;
-  std::string text = fmt::format("{} on {} GPUs of {}, {}: prompts of {} and answers of {} tokens", result.model,
-                                 grouped(result.gpus), result.machine, result.engine, grouped(w.isl), grouped(w.osl));
+  const std::string gpus = result.gpus > 0 ? grouped(result.gpus) : "any number of";
+  std::string text = fmt::format("{} on {} GPUs of {}, {}: prompts of {} and answers of {} tokens", result.model, gpus,
+                                 result.machine, result.engine, grouped(w.isl), grouped(w.osl));
   if (w.concurrency) text += fmt::format(", {} clients", grouped(*w.concurrency));
-  if (result.requests_per_second) text += fmt::format(", {:g} requests a second", *result.requests_per_second);
+  if (result.load) text += load_text(*result.load);
   text += fmt::format("; weights {}", name_of(w.formats.weights));
   if (request.model.n_routed_experts > 0) text += fmt::format(", experts {}", name_of(w.formats.experts));
   text += fmt::format(", keys and values {}", name_of(w.formats.kv));
@@ -33,6 +42,7 @@ std::string question_text(const ServeRequest& request, const ServeResult& result
   if (result.goals.max_ttft_seconds) text += fmt::format("; first token within {:g} s", *result.goals.max_ttft_seconds);
   if (result.goals.max_tpot_seconds)
     text += fmt::format("; further tokens within {:g} s each", *result.goals.max_tpot_seconds);
+  if (result.goals.of != GoalOf::mean) text += fmt::format(" ({} of requests)", name_of(result.goals.of));
   return wrapped(text + ".", style.width);
 }
 
@@ -50,6 +60,23 @@ std::string rates_text(const ServedLayout& plan) {
   if (p.cost_per_million_output_tokens)
     text += line("cost of 10^6 output tokens", fmt::format("{:.3f}", *p.cost_per_million_output_tokens));
   return text;
+}
+
+std::string under_load_text(const UnderLoad& u, const TableStyle& style) {
+  std::string text = bold("Under the load, played step by step", style) + "\n";
+  TextTable table({{"", TextTable::Align::left}, {"mean"}, {"p50"}, {"p90"}, {"p99"}});
+  for (const auto& [name, spread] : {std::pair{"first token (ttft)", &u.seen.ttft},
+                                     {"each further token (tpot)", &u.seen.tpot},
+                                     {"whole answer", &u.seen.latency}})
+    if (u.seen.counted > 0)
+      table.add_row({name, with_unit(Seconds{spread->mean}), with_unit(Seconds{spread->p50}),
+                     with_unit(Seconds{spread->p90}), with_unit(Seconds{spread->p99})});
+  for (const std::string& row : table.lines(2)) text += row + "\n";
+  std::string said =
+      fmt::format("{} requests in {} steps, {:.3g} a second asked and {:.3g} answered", grouped(u.requests),
+                  grouped(u.steps), u.seen.arrivals_per_second, u.seen.answers_per_second);
+  if (u.preempted > 0) said += fmt::format("; {} times one had to give way and begin again", grouped(u.preempted));
+  return text + wrapped(said + ".", style.width, 2);
 }
 
 std::string step_text(const ServePrediction& p) {
@@ -128,14 +155,20 @@ std::string estimate_of(const ServeResult& result, const TableStyle& style) {
   text += "\n" + verdict(plan, style);
   if (!plan.prediction) return text;
   const ServePrediction& p = *plan.prediction;
+  if (plan.under_load) text += "\n" + under_load_text(*plan.under_load, style);
   text += "\n" + rates_text(plan) + "\n" + step_text(p) + "\n" + memory_text(p.memory, style);
   return text + "\n" + sources_text(p, style);
 }
 
-std::string search_text(const SearchSummary& search, const TableStyle& style) {
+std::string search_text(const SearchSummary& search, bool fewest, const TableStyle& style) {
   std::string text = fmt::format("{} layouts and loads, {} priced", grouped(search.considered), grouped(search.priced));
   for (const auto& [reason, n] : search.rejected) text += fmt::format(", {} rejected for {}", grouped(n), reason);
-  if (search.proven_best) text += "; all were looked at, so the first is the best of them";
+  if (search.proven_best && fewest)
+    text +=
+        "; copies of every size within a node, and of whole nodes up to 64 GPUs, were looked at: none bears it with "
+        "fewer";
+  else if (search.proven_best)
+    text += "; all were looked at, so the first is the best of them";
   return wrapped(text + ".", style.width);
 }
 
@@ -151,15 +184,16 @@ std::string serve_text(const ServeRequest& request, const ServeResult& result, c
       text +=
           wrapped(fmt::format("nearest: {}: {}: {}", layout_text(near), near.rejection->reason, near.rejection->detail),
                   style.width);
-    return text + "\n" + search_text(result.search, style);
+    return text + "\n" + search_text(result.search, result.load && !request.gpus, style);
   }
   text += table_of(result.plans, style);
   text += "\n" + bold("Most tokens for each speed of a user", style) + "\n" + table_of(result.pareto, style);
   const ServedLayout& best = result.plans.front();
+  if (best.under_load) text += "\n" + under_load_text(*best.under_load, style);
   text += "\n" + bold("The first", style) + "\n" + rates_text(best) + "\n" + step_text(*best.prediction) + "\n" +
           memory_text(best.prediction->memory, style);
   text += "\n" + sources_text(*best.prediction, style);
-  return text + search_text(result.search, style);
+  return text + search_text(result.search, result.load && !request.gpus, style);
 }
 
 }  // namespace shardwright

@@ -99,7 +99,7 @@ Command plan_command() {
       run};
   command.options.push_back({"--pin", "KEY=VALUE,...", "layout keys that are given: tp=8,recompute=none"});
   command.options.push_back({"--top", "K", "how many layouts to list (default 10)"});
-  for (const auto& more : {serve_options(), {load_option()}, run_options(), goal_options(), run_at_once_options()})
+  for (const auto& more : {serve_options(), run_options(), goal_options(), run_at_once_options()})
     command.options.insert(command.options.end(), more.begin(), more.end());
   command.options.push_back(plan_option());
   command.options.push_back(trace_option());

@@ -21,9 +21,21 @@ namespace {
 constexpr std::int64_t kMostClients = std::int64_t{1} << 24, kMostServeGpus = 4096;
 
 /// What only one of the two kinds of question has.
-constexpr std::array<const char*, 9> kOfServing = {
-    "--isl",      "--osl",     "--concurrency", "--moe-precision", "--kv-precision", "--mtp-tokens", "--mtp-acceptance",
-    "--max-ttft", "--max-tpot"};
+constexpr std::array<const char*, 15> kOfServing = {"--isl",
+                                                    "--osl",
+                                                    "--concurrency",
+                                                    "--moe-precision",
+                                                    "--kv-precision",
+                                                    "--mtp-tokens",
+                                                    "--mtp-acceptance",
+                                                    "--max-ttft",
+                                                    "--max-tpot",
+                                                    "--requests-per-second",
+                                                    "--arrivals",
+                                                    "--lengths",
+                                                    "--requests",
+                                                    "--seed",
+                                                    "--slo"};
 constexpr std::array<const char*, 23> kOfTraining = {
     "--train",           "--sequence-length", "--global-batch",  "--cuda-graphs", "--expert-load",
     "--capacity-factor", "--tokens",          "--experiments",   "--mtbf-hours",  "--checkpoint-seconds",
@@ -62,6 +74,32 @@ std::int64_t needed(const Arguments& arguments, const char* flag, const char* me
   return whole_number(flag, *text, 1, kMostTokens);
 }
 
+/// The load that options ask for, if they do.
+std::optional<ServeLoad> read_load(const Arguments& arguments) {
+  const auto rate = arguments.find("--requests-per-second"), arrivals = arguments.find("--arrivals");
+  const bool trace = arrivals && *arrivals != "poisson";
+  if (!rate && !trace) {
+    for (const char* flag : {"--arrivals", "--lengths", "--requests", "--seed"})
+      if (arguments.has(flag)) throw InputError(fmt::format("{}: needs --requests-per-second", flag));
+    return std::nullopt;
+  }
+  ServeLoad load;
+  if (trace) {
+    for (const char* flag : {"--requests-per-second", "--lengths", "--requests", "--seed"})
+      if (arguments.has(flag)) throw InputError(fmt::format("{}: the trace of --arrivals says that", flag));
+    load.trace = read_arrivals(*arrivals);
+    load.requests_per_second = means_of(load.trace).per_second;
+    if (load.requests_per_second == 0) throw InputError(fmt::format("{}: all its requests come at once", *arrivals));
+    return load;
+  }
+  load.requests_per_second = positive_number("--requests-per-second", *rate, 1e6);
+  if (const auto lengths = arguments.find("--lengths")) load.lengths = parse_length_spread(*lengths, "--lengths");
+  if (const auto n = arguments.find("--requests")) load.requests = whole_number("--requests", *n, 100, 10'000'000);
+  if (const auto seed = arguments.find("--seed"))
+    load.seed = static_cast<std::uint64_t>(whole_number("--seed", *seed, 0, std::int64_t{1} << 53));
+  return load;
+}
+
 }  // namespace
 
 std::vector<Option> serve_options() {
@@ -69,6 +107,8 @@ std::vector<Option> serve_options() {
   for (const KvFormat f : kKvFormats) kv.emplace_back(name_of(f));
   std::vector<std::string> weights;
   for (const WeightFormat f : kWeightFormats) weights.emplace_back(name_of(f));
+  std::vector<std::string> goals;
+  for (const GoalOf g : kGoalsOf) goals.emplace_back(name_of(g));
   return {{"--isl", "TOKENS", "tokens of a prompt"},
           {"--osl", "TOKENS", "tokens of its answer"},
           {"--concurrency", "C", "clients that each wait for their answer"},
@@ -77,10 +117,14 @@ std::vector<Option> serve_options() {
           {"--mtp-tokens", "K", "tokens proposed and checked in each step"},
           {"--mtp-acceptance", "A", "how often one of them is right: 0.85"},
           {"--max-ttft", "S", "seconds until the first token, at most"},
-          {"--max-tpot", "S", "seconds for each further token, at most"}};
+          {"--max-tpot", "S", "seconds for each further token, at most"},
+          {"--slo", "WHICH", "of which request: mean (default), p90, p99, ...", Completes::words, goals},
+          {"--requests-per-second", "R", "a load, played; of a plan, for the fewest GPUs"},
+          {"--arrivals", "A", "poisson (default), or a trace, a CSV file"},
+          {"--lengths", "L", "fixed, exponential, uniform:W or lognormal:S"},
+          {"--requests", "N", "how many are played (default: enough for p99)"},
+          {"--seed", "N", "of arrivals and lengths (default 1)"}};
 }
-
-Option load_option() { return {"--requests-per-second", "R", "find the fewest GPUs that bear so many"}; }
 
 void check_serve_mix(const Arguments& arguments) {
   if (arguments.has("--serve")) {
@@ -90,15 +134,24 @@ void check_serve_mix(const Arguments& arguments) {
   }
   for (const char* flag : kOfServing)
     if (arguments.has(flag)) throw InputError(fmt::format("{}: needs --serve", flag));
-  if (arguments.has("--requests-per-second")) throw InputError("--requests-per-second: needs --serve");
 }
 
 ServeRequest read_serve_question(const Arguments& arguments, const std::string& pins, const std::string& what) {
   ServeRequest request;
   ServeWorkload& w = request.workload;
   if (const auto gpus = arguments.find("--gpus")) request.gpus = whole_number("--gpus", *gpus, 1, kMostServeGpus);
-  w.isl = needed(arguments, "--isl", "tokens of a prompt", 1024);
-  w.osl = needed(arguments, "--osl", "tokens of its answer", 256);
+  request.load = read_load(arguments);
+  if (request.load && !request.load->trace.empty()) {
+    for (const char* flag : {"--isl", "--osl"})
+      if (arguments.has(flag))
+        throw InputError(fmt::format("{}: the trace of --arrivals has lengths of its own", flag));
+    const ArrivalMeans means = means_of(request.load->trace);
+    w.isl = means.prompt;
+    w.osl = means.answer;
+  } else {
+    w.isl = needed(arguments, "--isl", "tokens of a prompt", 1024);
+    w.osl = needed(arguments, "--osl", "tokens of its answer", 256);
+  }
   if (const auto c = arguments.find("--concurrency"))
     w.concurrency = whole_number("--concurrency", *c, 1, kMostClients);
   w.formats.weights = read_format(arguments, "--precision", kWeightFormats, WeightFormat::bf16, weight_format_named);
@@ -112,15 +165,16 @@ ServeRequest read_serve_question(const Arguments& arguments, const std::string& 
   } else if (w.speculation.tokens > 0) {
     throw InputError("--mtp-tokens: needs --mtp-acceptance, how often a proposed token is right");
   }
-  request.goals = {seconds_of(arguments, "--max-ttft"), seconds_of(arguments, "--max-tpot")};
-  if (const auto r = arguments.find("--requests-per-second")) {
-    if (request.gpus) throw InputError("--gpus: contradicts --requests-per-second, which finds their number");
-    if (w.concurrency) throw InputError("--concurrency: contradicts --requests-per-second, which finds it");
-    request.requests_per_second = positive_number("--requests-per-second", *r, 1e6);
-  }
+  request.goals = {seconds_of(arguments, "--max-ttft"), seconds_of(arguments, "--max-tpot"),
+                   read_format(arguments, "--slo", kGoalsOf, GoalOf::mean, goal_of_named)};
+  if (request.goals.of != GoalOf::mean && !request.load)
+    throw InputError("--slo: percentiles are of a load: give --requests-per-second or --arrivals");
+  if (request.load && w.concurrency) throw InputError("--concurrency: contradicts a load, which has its own");
   request.pins = parse_serve_layout(pins, what);
-  if (request.requests_per_second && request.pins.disaggregated.value_or(false))
-    throw InputError("--requests-per-second: of aggregated serving only");
+  if (request.load && !request.gpus && request.pins.disaggregated.value_or(false))
+    throw InputError("--requests-per-second: the fewest GPUs are of aggregated serving; give --gpus for pools");
+  if (request.pins.dp && request.pins.disaggregated.value_or(false))
+    throw InputError("dp: copies of a layout; pools have workers, which the search finds");
   if (w.concurrency && request.pins.disaggregated.value_or(false))
     throw InputError("--concurrency: pools take as much as they bear; leave it out with serving=disaggregated");
   if (const auto top = arguments.find("--top")) request.top = static_cast<int>(whole_number("--top", *top, 1, 1000));

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "planner/serve/simulate_layout.h"
+
 namespace shardwright {
 namespace {
 
@@ -36,6 +38,38 @@ std::optional<Rejection> broken_goal(const ServeGoals& goals, const ServePredict
   return std::nullopt;
 }
 
+std::optional<Rejection> broken_goal(const ServeGoals& goals, const UnderLoad& u) {
+  if (u.refused > 0)
+    return Rejection{"load", fmt::format("{} of {} requests are longer than what a rank holds", u.refused, u.requests)};
+  if (u.overloaded)
+    return Rejection{"load", fmt::format("answers {:.4g} of {:.4g} requests a second", u.seen.answers_per_second,
+                                         u.seen.arrivals_per_second)};
+  const auto broken = [&](const char* what, const char* name, const LatencySpread& spread, std::optional<double> most) {
+    const double seen = value_of(spread, goals.of);
+    return most && seen > *most ? std::optional(Rejection{what, fmt::format("{} take {:.4g} s ({}), more than {:.4g} s",
+                                                                            name, seen, name_of(goals.of), *most)})
+                                : std::nullopt;
+  };
+  if (auto why = broken("ttft", "first tokens", u.seen.ttft, goals.max_ttft_seconds)) return why;
+  return broken("tpot", "further tokens", u.seen.tpot, goals.max_tpot_seconds);
+}
+
+double value_of(const LatencySpread& spread, GoalOf of) {
+  switch (of) {
+    case GoalOf::mean:
+      return spread.mean;
+    case GoalOf::p50:
+      return spread.p50;
+    case GoalOf::p90:
+      return spread.p90;
+    case GoalOf::p95:
+      return spread.p95;
+    case GoalOf::p99:
+      return spread.p99;
+  }
+  return spread.mean;
+}
+
 ServeResult estimate_serving(const ServeRequest& request) {
   if (request.pins.disaggregated.value_or(false))
     throw InputError("an estimate has one layout: serving=disaggregated is the plan command's");
@@ -45,6 +79,7 @@ ServeResult estimate_serving(const ServeRequest& request) {
   result.engine = request.engine.name;
   result.workload = request.workload;
   result.goals = request.goals;
+  result.load = request.load;
   result.is_estimate = true;
   ServedLayout plan;
   plan.layout = layout_of(request.pins, request.model, request.gpus);
@@ -55,11 +90,16 @@ ServeResult estimate_serving(const ServeRequest& request) {
   } else {
     const Machine machine = evenly_filled(request.machine, plan.layout.ranks() * plan.layout.pipeline);
     StepTimes times(request.model, machine, request.workload.formats, request.engine, plan.layout);
-    plan.prediction = aggregated(times, machine, request.workload);
+    plan.prediction = request.load
+                          ? aggregated_at_rate(times, machine, request.workload, request.load->requests_per_second)
+                          : aggregated(times, machine, request.workload);
     const ServePrediction& p = *plan.prediction;
     plan.fits = p.memory.largest_batch > 0;
-    if (!plan.fits) plan.rejection = Rejection{"memory", p.memory.reason.substr(p.memory.reason.find(' ') + 1)};
-    if (plan.fits) plan.rejection = broken_goal(request.goals, p);
+    if (plan.fits && request.load) plan.under_load = LoadPlayer(request).play(plan);
+    if (!plan.fits)
+      plan.rejection = Rejection{"memory", p.memory.reason.substr(p.memory.reason.find(' ') + 1)};
+    else
+      plan.rejection = plan.under_load ? broken_goal(request.goals, *plan.under_load) : broken_goal(request.goals, p);
     plan.keeps_goals = plan.fits && !plan.rejection;
   }
   result.plans.push_back(std::move(plan));

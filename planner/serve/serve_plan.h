@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "planner/plan.h"
+#include "planner/serve/simulate.h"
 #include "planner/serve/steady_state.h"
 
 namespace shardwright {
@@ -18,11 +19,18 @@ struct ServeRequest {
   ServeEngine engine;
   ServeWorkload workload;
   ServeGoals goals;
-  std::optional<std::int64_t> gpus;           ///< absent: of an estimate what its layout has, of a plan one node
-  std::optional<double> requests_per_second;  ///< of a plan: the fewest GPUs that bear it
+  std::optional<std::int64_t> gpus;  ///< absent: of an estimate what its layout has, of a plan one node
+  std::optional<ServeLoad> load;     ///< of a plan without `gpus`: the fewest that bear it
   ServePins pins;
   int top = 10;
   int threads = 0;  ///< 0 = as many as there are cores
+};
+
+/// What a load's requests see, played step by step.
+struct UnderLoad {
+  SimulatedLatencies seen;
+  std::int64_t requests = 0, steps = 0, preempted = 0, refused = 0;
+  bool overloaded = false;  ///< answers do not keep up: waiting grows as long as requests come
 };
 
 /// One layout with what it does, aggregated or in pools.
@@ -33,6 +41,7 @@ struct ServedLayout {
   bool keeps_goals = false;
   std::optional<Rejection> rejection;         ///< memory, goals, or what makes it impossible
   std::optional<ServePrediction> prediction;  ///< absent when it cannot be computed
+  std::optional<UnderLoad> under_load;        ///< present where a load was asked for and it fits
   std::vector<std::string> assumed;           ///< keys that the planner filled in
   std::int64_t gpus() const { return pools ? pools->gpus() : layout.gpus(); }
 };
@@ -42,7 +51,7 @@ struct ServeResult {
   std::int64_t gpus = 0;
   ServeWorkload workload;
   ServeGoals goals;
-  std::optional<double> requests_per_second;
+  std::optional<ServeLoad> load;
   bool is_estimate = false;
   SearchSummary search;             ///< of a plan only
   std::vector<ServedLayout> plans;  ///< best first; an estimate has exactly one
@@ -55,9 +64,11 @@ struct ServeResult {
 ServeResult estimate_serving(const ServeRequest& request);
 
 /// Every layout of the space on `gpus` GPUs, and, where no concurrency is given, every batch of batches_tried():
-/// exhaustive, so the first plan is the best of them. tp, pp, ep and etp: all that divide; attention_dp only of
-/// mixtures of experts (of other models it is dp by another name); cp as pinned, else 1. Pools: every pair of workers'
-/// layouts and every number of each that fill the GPUs. Fast ones first: most output tokens a second, then by layout.
+/// exhaustive, so the first plan is the best of them. Under a load: of the best of them, those that bear it when it is
+/// played, the shortest mean latency first; without `gpus` the fewest (copies of up to 64 GPUs). tp, pp, ep and etp:
+/// all that divide; attention_dp only of mixtures of experts (of other models it is dp by another name); cp as pinned,
+/// else 1. Pools: every pair of workers' layouts and every number of each that fill the GPUs. Fast ones first: most
+/// output tokens a second, then by layout.
 ServeResult plan_serving(const ServeRequest& request);
 
 /// Batches of a rank up to `most`: 1, 2, 3, 4, 6, 8, 12, ..., most.
@@ -68,7 +79,10 @@ std::vector<std::int64_t> batches_tried(std::int64_t most);
 std::vector<ServeLayout> copies_on(const ServeRequest& request, std::int64_t gpus,
                                    std::map<std::string, std::int64_t>* rejected = nullptr);
 
-/// Whether a prediction keeps goals, and, if not, which it breaks.
+/// Whether a prediction keeps goals in the mean, and, if not, which it breaks.
 std::optional<Rejection> broken_goal(const ServeGoals& goals, const ServePrediction& prediction);
+/// The same of what a load's requests see; "load" where it is too much, or a request is too long.
+std::optional<Rejection> broken_goal(const ServeGoals& goals, const UnderLoad& seen);
+double value_of(const LatencySpread& spread, GoalOf of);
 
 }  // namespace shardwright

@@ -1,15 +1,19 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <set>
+#include <string>
+#include <variant>
 
 #include "planner/parallel.h"
-#include "planner/serve/serve_plan.h"
+#include "planner/serve/simulate_layout.h"
 
 namespace shardwright {
 namespace {
 
-/// A fewest-GPUs search looks at copies of up to so many GPUs.
-constexpr std::int64_t kLargestCopy = 64;
+/// A fewest-GPUs search looks at copies of up to so many GPUs, at so many in all, and plays so many layouts.
+constexpr std::int64_t kLargestCopy = 64, kMostGpusOfLoad = 65536;
+constexpr int kMostPlayed = 64;
 
 bool allows(const std::optional<int>& pin, std::int64_t value) { return !pin || *pin == value; }
 
@@ -120,8 +124,7 @@ ServedLayout pooled(const ServeRequest& request, const Prefiller& prefill, const
   plan.prediction = decode.prediction;
   ServePrediction& p = *plan.prediction;
   const double busy = rate / can_prefill, servers = static_cast<double>(x * prefill.layout.attention_data);
-  const Bytes sent{p.kv_bytes_per_token * w.isl};
-  const Seconds transfer = sent / request.machine.links.back().bandwidth;
+  const Seconds transfer = handover_time({p.kv_bytes_per_token * w.isl}, x * prefill.layout.gpus(), request.machine);
   const double wide = p.ttft_high / p.ttft;
   p.ttft = prefill.one.latency + transfer + Seconds{0.5 * busy / (1 - busy) * prefill.one.added.value / servers};
   const double share = rate * static_cast<double>(w.osl) / p.output_tokens_per_second;
@@ -221,6 +224,12 @@ std::vector<ServedLayout> front_of(std::vector<ServedLayout> plans) {
   return front;
 }
 
+bool sooner_under_load(const ServedLayout& a, const ServedLayout& b) {
+  return a.under_load->seen.latency.mean < b.under_load->seen.latency.mean;
+}
+
+constexpr std::size_t kNearest = 3;
+
 /// How far a plan is from its goals, as a factor.
 double distance(const ServeGoals& goals, const ServePrediction& p) {
   double worst = 0;
@@ -239,7 +248,8 @@ void answer(const ServeRequest& request, std::vector<ServedLayout> tried, std::v
     if (machine.price_per_gpu_hour)
       of.cost_per_million_output_tokens =
           *machine.price_per_gpu_hour * static_cast<double>(p.gpus()) / 3600 / of.output_tokens_per_second * 1e6;
-    p.rejection = broken_goal(request.goals, of);
+    const bool told = p.rejection || p.under_load || request.goals.of != GoalOf::mean;
+    if (!told) p.rejection = broken_goal(request.goals, of);
     p.keeps_goals = !p.rejection;
     if (p.rejection) ++result.search.rejected[p.rejection->reason];
     (p.keeps_goals ? kept : broken).push_back(std::move(p));
@@ -261,7 +271,7 @@ void answer(const ServeRequest& request, std::vector<ServedLayout> tried, std::v
     });
     broken = std::move(misses);
   }
-  for (std::size_t i = 0; i < broken.size() && i < 3; ++i) result.nearest.push_back(std::move(broken[i]));
+  for (std::size_t i = 0; i < broken.size() && i < kNearest; ++i) result.nearest.push_back(std::move(broken[i]));
 }
 
 /// Loads of every copy of each of the sizes; where a number of clients is asked for, of as many copies as there is room
@@ -322,6 +332,172 @@ std::vector<ServeLayout> copies_on(const ServeRequest& request, std::int64_t gpu
   return all;
 }
 
+namespace {
+
+// ---- A load ----
+
+/// Sizes of copies that a search for the fewest GPUs looks at: all within a node, then whole nodes.
+std::vector<std::int64_t> sizes_of_copies(const Machine& machine) {
+  std::vector<std::int64_t> sizes;
+  const std::int64_t node = std::max(1, machine.gpus_per_node);
+  for (std::int64_t n = 1; n <= kLargestCopy; ++n)
+    if (n <= node || n % node == 0) sizes.push_back(n);
+  return sizes;
+}
+
+/// Copies of one layout, as many as bear the load in the mean; more where the load, played, says so.
+struct Candidate {
+  const Copy* copy = nullptr;
+  std::int64_t copies = 0, most = 0;
+  ServedLayout plan;
+
+  std::int64_t gpus() const { return plan.gpus(); }
+  bool operator<(const Candidate& other) const {
+    const auto key = [](const Candidate& c) {
+      const ServePrediction& p = *c.plan.prediction;
+      return std::make_tuple(c.gpus(), p.ttft + p.tpot, c.plan.layout);
+    };
+    return key(*this) < key(other);
+  }
+};
+
+/// The smallest batch with which so many copies answer as many as ask.
+std::optional<ServedLayout> at_load(const ServeRequest& request, const Copy& copy, std::int64_t copies) {
+  const double tokens = request.load->requests_per_second * static_cast<double>(request.workload.osl);
+  for (const Point& point : copy.points)
+    if (point.prediction.output_tokens_per_second * static_cast<double>(copies) >= tokens) return served(point, copies);
+  return std::nullopt;
+}
+
+/// The fewest copies of it that bear the load while further tokens come as promised in the mean; first tokens are
+/// left to the play, as their waits hang on who comes when. Or what comes nearest.
+std::variant<Candidate, ServedLayout> fewest_copies(const ServeRequest& request, const Copy& copy) {
+  const ServeGoals further{{}, request.goals.max_tpot_seconds, GoalOf::mean};
+  double most = 0;
+  for (const Point& p : copy.points)
+    if (!broken_goal(further, p.prediction)) most = std::max(most, p.prediction.output_tokens_per_second);
+  if (most == 0) {
+    ServedLayout near = served(copy.points.front(), 1);
+    near.rejection = broken_goal(further, *near.prediction);
+    return near;
+  }
+  const double tokens = request.load->requests_per_second * static_cast<double>(request.workload.osl);
+  Candidate c;
+  c.copy = &copy;
+  c.copies = static_cast<std::int64_t>(std::ceil(tokens / most));
+  c.most = 4 * c.copies + 4;
+  if (request.pins.dp) {
+    c.most = *request.pins.dp;
+    if (c.copies <= c.most) c.copies = c.most;
+  }
+  const std::int64_t size = copy.points.front().layout.gpus();
+  if (c.copies > c.most || c.copies * size > kMostGpusOfLoad) {
+    const std::int64_t shown = std::min(c.most, kMostGpusOfLoad / size);
+    ServedLayout near = served(copy.points.back(), std::max<std::int64_t>(1, shown));
+    near.rejection = Rejection{"load", std::to_string(near.layout.replicas) + " copies do not bear it"};
+    return near;
+  }
+  c.plan = *at_load(request, copy, c.copies);
+  return c;
+}
+
+/// Plays candidates, those with the fewest GPUs first, each with a copy more where it breaks a promise.
+void play_fewest(const ServeRequest& request, std::multiset<Candidate> candidates, std::vector<ServedLayout>& kept,
+                 std::vector<ServedLayout>& broken, bool& all_looked_at) {
+  LoadPlayer player(request);
+  int played = 0;
+  while (!candidates.empty() && kept.size() < static_cast<std::size_t>(request.top)) {
+    Candidate c = *candidates.begin();
+    candidates.erase(candidates.begin());
+    if (!kept.empty() && c.gpus() > kept.front().gpus()) return;
+    if (played++ == kMostPlayed) {
+      all_looked_at = false;
+      return;
+    }
+    c.plan.under_load = player.play(c.plan);
+    c.plan.rejection = broken_goal(request.goals, *c.plan.under_load);
+    if (!c.plan.rejection) {
+      kept.push_back(c.plan);
+      continue;
+    }
+    broken.push_back(c.plan);
+    if (++c.copies > c.most || c.copies * c.copy->points.front().layout.gpus() > kMostGpusOfLoad) continue;
+    c.plan = *at_load(request, *c.copy, c.copies);
+    candidates.insert(std::move(c));
+  }
+}
+
+void plan_fewest(const ServeRequest& request, ServeResult& result) {
+  std::vector<ServedLayout> kept, broken, misses;
+  std::multiset<Candidate> candidates;
+  std::vector<Copy> copies = copies_of(request, sizes_of_copies(request.machine), std::nullopt, result.search);
+  for (Copy& copy : copies) {
+    result.search.priced += static_cast<std::int64_t>(copy.points.size());
+    if (copy.misses) {
+      ++result.search.rejected["memory"];
+      misses.push_back(std::move(*copy.misses));
+      continue;
+    }
+    auto found = fewest_copies(request, copy);
+    if (auto* c = std::get_if<Candidate>(&found))
+      candidates.insert(std::move(*c));
+    else
+      broken.push_back(std::get<ServedLayout>(std::move(found)));
+  }
+  bool all = true;
+  play_fewest(request, std::move(candidates), kept, broken, all);
+  result.gpus = kept.empty() ? 0 : kept.front().gpus();
+  result.search.considered = result.search.priced + static_cast<std::int64_t>(misses.size());
+  answer(request, kept.empty() ? std::move(broken) : std::move(kept), std::move(misses), result);
+  std::stable_sort(result.plans.begin(), result.plans.end(), sooner_under_load);
+  result.search.proven_best = result.search.proven_best && all;
+}
+
+/// Of plans that were ranked without it, those that bear a load.
+void play_plans(const ServeRequest& request, ServeResult& result) {
+  LoadPlayer player(request);
+  std::vector<ServedLayout> kept, broken;
+  for (ServedLayout& p : result.plans) {
+    p.under_load = player.play(p);
+    p.rejection = broken_goal(request.goals, *p.under_load);
+    p.keeps_goals = !p.rejection;
+    if (p.rejection) ++result.search.rejected[p.rejection->reason];
+    (p.keeps_goals ? kept : broken).push_back(std::move(p));
+  }
+  std::stable_sort(kept.begin(), kept.end(), sooner_under_load);
+  if (kept.empty() && !broken.empty()) {
+    broken.resize(std::min<std::size_t>(broken.size(), kNearest));
+    result.nearest = std::move(broken);
+  }
+  result.plans = std::move(kept);
+  result.search.proven_best = false;  // others than these may answer sooner
+}
+
+/// All that fills so many GPUs.
+void plan_filling(const ServeRequest& request, std::int64_t gpus, ServeResult& result) {
+  std::vector<std::int64_t> sizes;
+  for (const std::int64_t n : divisors(gpus))
+    if (allows(request.pins.dp, gpus / n)) sizes.push_back(n);
+  std::vector<ServedLayout> tried, misses;
+  if (!request.pins.disaggregated.value_or(false)) {
+    for (Copy& copy : copies_of(request, sizes, gpus, result.search)) {
+      for (const Point& point : copy.points) tried.push_back(served(point, gpus / point.layout.gpus()));
+      if (!copy.misses) continue;
+      ++result.search.rejected["memory"];
+      misses.push_back(std::move(*copy.misses));
+    }
+  }
+  if (request.pins.disaggregated.value_or(!request.workload.concurrency && gpus > 1 && !request.pins.dp))
+    for (ServedLayout& p : all_pools(request, gpus)) tried.push_back(std::move(p));
+  result.search.considered = static_cast<std::int64_t>(tried.size() + misses.size());
+  for (const auto& [reason, n] : result.search.rejected) result.search.considered += reason == "memory" ? 0 : n;
+  result.search.priced = static_cast<std::int64_t>(tried.size());
+  result.gpus = gpus;
+  answer(request, std::move(tried), std::move(misses), result);
+}
+
+}  // namespace
+
 ServeResult plan_serving(const ServeRequest& request) {
   ServeResult result;
   result.model = request.model.name;
@@ -329,48 +505,13 @@ ServeResult plan_serving(const ServeRequest& request) {
   result.engine = request.engine.name;
   result.workload = request.workload;
   result.goals = request.goals;
-  result.requests_per_second = request.requests_per_second;
-  const std::int64_t gpus = request.gpus.value_or(request.machine.gpus_per_node);
-  const bool fewest = request.requests_per_second.has_value() && !request.gpus;
-  std::vector<std::int64_t> sizes;
-  if (fewest) {
-    for (std::int64_t n = 1; n <= kLargestCopy; n *= 2) sizes.push_back(n);
-  } else {
-    for (const std::int64_t n : divisors(gpus))
-      if (allows(request.pins.dp, gpus / n)) sizes.push_back(n);
+  result.load = request.load;
+  if (request.load && !request.gpus) {
+    plan_fewest(request, result);
+    return result;
   }
-  std::vector<ServedLayout> tried, misses;
-  const bool together = !request.pins.disaggregated.value_or(false);
-  if (together) {
-    for (Copy& copy : copies_of(request, sizes, fewest ? std::nullopt : std::optional(gpus), result.search)) {
-      for (const Point& point : copy.points) {
-        const double answers = point.prediction.output_tokens_per_second / static_cast<double>(request.workload.osl);
-        const std::int64_t n = fewest ? static_cast<std::int64_t>(std::ceil(*request.requests_per_second / answers))
-                                      : gpus / point.layout.gpus();
-        tried.push_back(served(point, n));
-      }
-      if (!copy.misses) continue;
-      ++result.search.rejected["memory"];
-      misses.push_back(std::move(*copy.misses));
-    }
-  }
-  if (!fewest && request.pins.disaggregated.value_or(!request.workload.concurrency && gpus > 1))
-    for (ServedLayout& p : all_pools(request, gpus)) tried.push_back(std::move(p));
-  result.search.considered = static_cast<std::int64_t>(tried.size() + misses.size());
-  for (const auto& [reason, n] : result.search.rejected) result.search.considered += reason == "memory" ? 0 : n;
-  result.search.priced = static_cast<std::int64_t>(tried.size());
-  if (fewest) {
-    // Goals first, then GPUs, then speed.
-    std::erase_if(tried, [&](const ServedLayout& p) { return broken_goal(request.goals, *p.prediction).has_value(); });
-    const auto least = std::min_element(
-        tried.begin(), tried.end(), [](const ServedLayout& a, const ServedLayout& b) { return a.gpus() < b.gpus(); });
-    const std::int64_t needed = least == tried.end() ? 0 : least->gpus();
-    std::erase_if(tried, [&](const ServedLayout& p) { return p.gpus() != needed; });
-    result.gpus = needed;
-  } else {
-    result.gpus = gpus;
-  }
-  answer(request, std::move(tried), std::move(misses), result);
+  plan_filling(request, request.gpus.value_or(request.machine.gpus_per_node), result);
+  if (request.load) play_plans(request, result);
   return result;
 }
 

@@ -9,6 +9,8 @@ constexpr std::array<std::string_view, 6> kKvNames = {"bf16", "fp8", "int8", "in
 constexpr std::array<std::string_view, 9> kWeightNames = {"bf16",  "fp16", "fp8",  "fp8_block", "mxfp8",
                                                           "nvfp4", "int8", "int4", "mxfp4"};
 
+constexpr std::array<std::string_view, 5> kGoalNames = {"mean", "p50", "p90", "p95", "p99"};
+
 template <typename Enum, std::size_t n>
 std::optional<Enum> named(const std::array<std::string_view, n>& names, std::string_view text) {
   for (std::size_t i = 0; i < n; ++i)
@@ -75,6 +77,9 @@ ProductFormat product_format(WeightFormat format) {
 }
 
 bool supports(const Machine& machine, WeightFormat format) { return supports(machine, product_format(format).compute); }
+
+std::string_view name_of(GoalOf of) { return kGoalNames[static_cast<std::size_t>(of)]; }
+std::optional<GoalOf> goal_of_named(std::string_view text) { return named<GoalOf>(kGoalNames, text); }
 
 double Speculation::gained() const {
   double sum = 1, chance = 1;

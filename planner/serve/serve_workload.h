@@ -5,10 +5,12 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "hardware/data_type.h"
 #include "hardware/kernel_spec.h"
 #include "hardware/machine.h"
+#include "planner/serve/arrivals.h"
 
 namespace shardwright {
 
@@ -65,9 +67,26 @@ struct ServeWorkload {
   bool operator==(const ServeWorkload&) const = default;
 };
 
-/// What is promised of each request, in the mean.
+/// Which request of many a promise is about: the mean one, or the slowest of a share of them.
+enum class GoalOf { mean, p50, p90, p95, p99 };
+inline constexpr std::array kGoalsOf = {GoalOf::mean, GoalOf::p50, GoalOf::p90, GoalOf::p95, GoalOf::p99};
+std::string_view name_of(GoalOf);
+std::optional<GoalOf> goal_of_named(std::string_view text);
+
+/// What is promised of requests. Percentiles are of a load (ServeLoad).
 struct ServeGoals {
   std::optional<double> max_ttft_seconds, max_tpot_seconds;
+  GoalOf of = GoalOf::mean;
+};
+
+/// Requests that come by themselves, to be played (simulate.h).
+struct ServeLoad {
+  double requests_per_second = 0;
+  std::vector<Arrival> trace;  ///< empty: independent arrivals, lengths about isl and osl
+  LengthSpread lengths;
+  std::int64_t requests = 0;  ///< played; 0: as many as percentiles need
+  std::uint64_t seed = 1;
+  bool operator==(const ServeLoad&) const = default;
 };
 
 }  // namespace shardwright

@@ -54,14 +54,39 @@ StepTimes::Decode StepTimes::decode(std::int64_t batch, std::int64_t context, co
     d.time += speculation.tokens * device(known->second, decode_factor);
   }
   d.time = std::max(d.time, as_double(parts) * slowest);
-  d.host = Seconds{c[step_seconds] + c[sequence_seconds] * as_double(batch)};
+  d.host = host(batch);
   d.time += d.host;
   return d;
 }
 
+Seconds StepTimes::host(std::int64_t batch) const {
+  return Seconds{engine_.constants[step_seconds] + engine_.constants[sequence_seconds] * as_double(batch)};
+}
+
+StepTimes::Prefill StepTimes::beside(const SequenceGroup& group, std::int64_t batch, std::int64_t context) {
+  Step mixed = {group};
+  if (batch > 0) mixed.push_back({batch, 1, context});
+  const Known& with = known(mixed);
+  const Known* without = batch > 0 ? &known({{batch, 1, context}}) : nullptr;
+  Prefill p;
+  for (std::size_t s = 0; s < with.stages.size(); ++s) {
+    StepCost more = with.stages[s];
+    Seconds others;
+    if (without) {
+      more.add(-1, without->stages[s]);
+      others = device(without->stages[s], decode_factor);
+    }
+    const Seconds added = std::max(Seconds{}, device(more, prefill_factor));
+    p.added = std::max(p.added, added);
+    p.latency += added + others;
+    p.cost.add(1, more);
+  }
+  p.latency += host(batch) + as_double(layout_.pipeline - 1) * engine_.constants[communication_factor] * with.handover;
+  return p;
+}
+
 StepTimes::Prefill StepTimes::prefill(std::int64_t prompts, std::int64_t isl, std::int64_t batch,
                                       std::int64_t context) {
-  const ServeConstants& c = engine_.constants;
   // Chunks: as many tokens of a step as decoding leaves. The middle one stands for all.
   const std::int64_t room =
       std::max<std::int64_t>(std::min<std::int64_t>(64, engine_.max_tokens), engine_.max_tokens - batch);
@@ -72,29 +97,21 @@ StepTimes::Prefill StepTimes::prefill(std::int64_t prompts, std::int64_t isl, st
   else if (chunks > 1)
     group = {std::max<std::int64_t>(1, prompts / chunks), isl, 0};
   const double times = as_double(prompts * isl) / as_double(group.sequences * group.tokens);
-  Step mixed = {group};
-  if (batch > 0) mixed.push_back({batch, 1, context});
-  const Known& with = known(mixed);
-  const Known* without = batch > 0 ? &known({{batch, 1, context}}) : nullptr;
+  const Prefill one = beside(group, batch, context);
   Prefill p;
-  Seconds slowest;
-  for (std::size_t s = 0; s < with.stages.size(); ++s) {
-    StepCost more = with.stages[s];
-    Seconds beside;
-    if (without) {
-      more.add(-1, without->stages[s]);
-      beside = device(without->stages[s], decode_factor);
-    }
-    const Seconds added = std::max(Seconds{}, device(more, prefill_factor));
-    slowest = std::max(slowest, added);
-    p.latency += added + beside;
-    p.cost.add(times, more);
-  }
-  const Seconds host = {c[step_seconds] + c[sequence_seconds] * as_double(batch)};
-  p.latency = p.latency + (times - 1) * slowest + host +
-              as_double(layout_.pipeline - 1) * c[communication_factor] * with.handover;
-  p.added = times * slowest;
-  if (!without) p.added += times * host;
+  p.cost.add(times, one.cost);
+  p.latency = one.latency + (times - 1) * one.added;
+  p.added = times * one.added;
+  if (batch == 0) p.added += times * host(0);
+  return p;
+}
+
+StepTimes::Prefill StepTimes::piece(std::int64_t tokens, std::int64_t reach, std::int64_t batch, std::int64_t context) {
+  // One prompt's tokens behind others of it, or several prompts from their beginning.
+  const std::int64_t prompts = 2 * reach >= tokens ? 1 : divided_up(tokens, 2 * std::max<std::int64_t>(1, reach));
+  const std::int64_t each = divided_up(tokens, prompts);
+  Prefill p = beside({prompts, each, std::max<std::int64_t>(0, reach - each / 2)}, batch, context);
+  if (batch == 0) p.added += host(0);
   return p;
 }
 
@@ -180,15 +197,6 @@ void finish(ServePrediction& p, const Machine& machine, const ServeEngine& engin
         *machine.price_per_gpu_hour * as_double(gpus) / 3600 / p.output_tokens_per_second * 1e6;
 }
 
-std::int64_t kv_per_token(StepTimes& times) {
-  // Without the page's rounding: of a whole number of pages.
-  const std::int64_t block = times.engine().block_tokens, stages = times.layout().pipeline;
-  std::int64_t bytes = 0;
-  for (std::int64_t s = 0; s < stages; ++s)
-    bytes += times.pricer().kv(static_cast<std::size_t>(s), block * times.layout().context).value;
-  return bytes / block;
-}
-
 /// Prompts that come together: as many as end at once in the mean, at least one.
 std::int64_t together(const ServeEngine& engine, const ServeWorkload& w, double batch) {
   const double ended = batch * w.speculation.gained() / as_double(w.osl);
@@ -198,13 +206,28 @@ std::int64_t together(const ServeEngine& engine, const ServeWorkload& w, double 
 
 }  // namespace
 
+std::int64_t kv_bytes_per_token(StepTimes& times) {
+  // Without the page's rounding: of a whole number of pages.
+  const std::int64_t block = times.engine().block_tokens, stages = times.layout().pipeline;
+  std::int64_t bytes = 0;
+  for (std::int64_t s = 0; s < stages; ++s)
+    bytes += times.pricer().kv(static_cast<std::size_t>(s), block * times.layout().context).value;
+  return bytes / block;
+}
+
+Seconds handover_time(Bytes kv, std::int64_t prefill_gpus, const Machine& machine) {
+  RankGroup pair;
+  pair.add(2, prefill_gpus);
+  return collective_cost({CollectiveKind::send_recv, kv, pair}, machine).time;
+}
+
 ServePrediction aggregated(StepTimes& times, const Machine& machine, const ServeWorkload& w) {
   const ServeLayout& layout = times.layout();
   const ServeEngine& engine = times.engine();
   const std::int64_t ranks = std::int64_t{layout.replicas} * layout.attention_data;
   ServePrediction p;
   p.memory = serve_memory(times.pricer(), machine, engine, w);
-  p.kv_bytes_per_token = kv_per_token(times);
+  p.kv_bytes_per_token = kv_bytes_per_token(times);
   const std::int64_t most = std::max<std::int64_t>(1, p.memory.largest_batch);  // what does not fit is priced, too
   const double asked = w.concurrency ? as_double(*w.concurrency) / as_double(ranks) : as_double(most);
   const double running = std::clamp(asked, 1.0, as_double(most));
@@ -237,6 +260,28 @@ ServePrediction aggregated(StepTimes& times, const Machine& machine, const Serve
   return p;
 }
 
+ServePrediction aggregated_at_rate(StepTimes& times, const Machine& machine, const ServeWorkload& workload,
+                                   double per_second) {
+  const ServeConstants constants = times.engine().constants;
+  ServeConstants apart = constants;
+  apart[clumping] = 0;  // of closed loops: requests that come by themselves come one by one
+  times.use(apart);
+  ServeWorkload w = workload;
+  w.concurrency.reset();
+  ServePrediction p = aggregated(times, machine, w);
+  // More clients ask more often; steps are priced anew for each number, so by halves.
+  std::int64_t low = 0, high = p.concurrency;
+  while (high - low > std::max<std::int64_t>(1, high / 64)) {
+    w.concurrency = low + (high - low) / 2;
+    const ServePrediction middle = aggregated(times, machine, w);
+    const bool enough = middle.output_tokens_per_second >= per_second * as_double(w.osl);
+    if (enough) p = middle;
+    (enough ? high : low) = *w.concurrency;
+  }
+  times.use(constants);
+  return p;
+}
+
 PoolPrediction disaggregated(StepTimes& prefill, StepTimes& decode, const Machine& machine, const ServeWorkload& w) {
   const ServeLayout &there = prefill.layout(), &here = decode.layout();
   const ServeEngine& engine = decode.engine();
@@ -247,17 +292,14 @@ PoolPrediction disaggregated(StepTimes& prefill, StepTimes& decode, const Machin
   ServeWorkload prompts = w;
   prompts.osl = 1;
   pool.prefill_memory = serve_memory(prefill.pricer(), machine, prefill.engine(), prompts);
-  p.kv_bytes_per_token = kv_per_token(decode);
+  p.kv_bytes_per_token = kv_bytes_per_token(decode);
   const std::int64_t most = std::max<std::int64_t>(1, p.memory.largest_batch);
 
   // A worker's ranks prefill side by side, each one prompt.
   const StepTimes::Prefill one = prefill.prefill(1, w.isl, 0, 0);
   const double servers = as_double(std::int64_t{there.replicas} * there.attention_data);
   const double can_prefill = servers / one.added.value;
-  RankGroup pair;
-  pair.add(2, there.gpus());
-  const Bytes sent{p.kv_bytes_per_token * w.isl};
-  pool.transfer = collective_cost({CollectiveKind::send_recv, sent, pair}, machine).time;
+  pool.transfer = handover_time({p.kv_bytes_per_token * w.isl}, there.gpus(), machine);
   const double gained = w.speculation.gained(), further = as_double(std::max<std::int64_t>(0, w.osl - 1)) / gained;
   const double asked = w.concurrency ? as_double(*w.concurrency) : as_double(most * ranks);
 

@@ -34,6 +34,8 @@ class StepTimes {
     StepCost cost;    ///< of all stages
   };
   Prefill prefill(std::int64_t prompts, std::int64_t isl, std::int64_t batch, std::int64_t context);
+  /// The same of one step's tokens, of however many prompts: each sees `reach` tokens before it, in the mean.
+  Prefill piece(std::int64_t tokens, std::int64_t reach, std::int64_t batch, std::int64_t context);
 
   StepPricer& pricer() { return pricer_; }
   const ServeEngine& engine() const { return engine_; }
@@ -47,6 +49,9 @@ class StepTimes {
     Seconds handover;
   };
   const Known& known(const Step& step);
+  /// Of one step; `added` without the host's time.
+  Prefill beside(const SequenceGroup& group, std::int64_t batch, std::int64_t context);
+  Seconds host(std::int64_t batch) const;
   Seconds device(const StepCost& cost, ServeConstant factor) const;
 
   ServeEngine engine_;
@@ -86,6 +91,15 @@ struct ServePrediction {
 /// times half the others where the engine prefills first, for half the root of their number where it does not, and what
 /// it waits for then does not come between its further tokens: ttft grows, tpot falls, their sum stays.
 ServePrediction aggregated(StepTimes& times, const Machine& machine, const ServeWorkload& workload);
+/// The same where `per_second` requests come by themselves: with as many clients, up to those that fit, as ask so
+/// often.
+ServePrediction aggregated_at_rate(StepTimes& times, const Machine& machine, const ServeWorkload& workload,
+                                   double per_second);
+/// Bytes of a token's keys and values, of one rank, all stages.
+std::int64_t kv_bytes_per_token(StepTimes& times);
+
+/// Time of a prompt's keys and values from a rank that prefills to one that decodes, behind all `prefill_gpus`.
+Seconds handover_time(Bytes kv, std::int64_t prefill_gpus, const Machine& machine);
 
 /// Prefill and decode apart: `prefill` and `decode` have the layouts of a worker each, with replicas as workers. Keys
 /// and values go over the network to the decoding worker.

@@ -147,21 +147,85 @@ TEST_CASE("where nothing keeps the promises the nearest are told") {
   CHECK(none.nearest.front().rejection->reason == "memory");
 }
 
-TEST_CASE("the fewest GPUs for a load bear it, and one copy less would not") {
+ServeRequest under(double per_second) {
   ServeRequest r = request("llama-3.1-70b", 8);
   r.gpus.reset();
-  r.requests_per_second = 20;
+  r.load = ServeLoad{per_second, {}, {}, 2000, 1};
   r.goals = {1, 0.05};
+  return r;
+}
+
+TEST_CASE("the fewest GPUs for a load bear it when it is played, and fewer do not") {
+  ServeRequest r = under(20);
   const ServeResult result = plan_serving(r);
   REQUIRE_FALSE(result.plans.empty());
   const ServedLayout& best = result.plans.front();
   CHECK(result.gpus == best.gpus());
-  const double answers = best.prediction->output_tokens_per_second / 256;
-  CHECK(answers >= 20);
-  const int copies = best.layout.replicas;
-  CHECK(answers * (copies - 1) / copies < 20);
-  r.requests_per_second = 40;
+  CHECK(result.search.proven_best);
+  REQUIRE(best.under_load);
+  CHECK_FALSE(best.under_load->overloaded);
+  CHECK(best.under_load->seen.ttft.mean <= 1);
+  CHECK(best.under_load->seen.tpot.mean <= 0.05);
+  for (int gpus = 1; gpus < result.gpus; ++gpus) {
+    ServeRequest fewer = r;
+    fewer.gpus = gpus;
+    fewer.pins.disaggregated = false;
+    CHECK(plan_serving(fewer).plans.empty());
+  }
+  r.load->requests_per_second = 40;
   CHECK(plan_serving(r).gpus >= result.gpus);
+}
+
+TEST_CASE("a promise to nearly all requests takes no fewer GPUs than one in the mean") {
+  ServeRequest r = under(20);
+  r.goals = {0.3, 0.03};
+  const std::int64_t mean = plan_serving(r).gpus;
+  r.goals.of = GoalOf::p99;
+  const ServeResult all = plan_serving(r);
+  REQUIRE_FALSE(all.plans.empty());
+  CHECK(all.gpus >= mean);
+  CHECK(all.plans.front().under_load->seen.ttft.p99 <= 0.3);
+}
+
+TEST_CASE("a load that nothing bears as promised says why") {
+  ServeRequest r = under(20);
+  r.goals = {1, 0.0001};
+  ServeResult result = plan_serving(r);
+  CHECK(result.plans.empty());
+  REQUIRE_FALSE(result.nearest.empty());
+  CHECK(result.nearest.front().rejection->reason == "tpot");
+  // As many copies as are pinned, and no more.
+  r = under(500);
+  r.pins = parse_serve_layout("tp=4,dp=2", "--pin");
+  result = plan_serving(r);
+  CHECK(result.plans.empty());
+  REQUIRE_FALSE(result.nearest.empty());
+  CHECK(result.nearest.front().rejection->detail == "2 copies do not bear it");
+  r.load->requests_per_second = 1;
+  result = plan_serving(r);
+  REQUIRE_FALSE(result.plans.empty());
+  for (const ServedLayout& plan : result.plans) CHECK(plan.layout.replicas == 2);
+}
+
+TEST_CASE("with a number of GPUs, plans that bear a load come by how soon they answer, pools too") {
+  ServeRequest r = under(10);
+  r.gpus = 8;
+  const ServeResult result = plan_serving(r);
+  REQUIRE(result.plans.size() > 1);
+  CHECK_FALSE(result.search.proven_best);
+  for (std::size_t i = 0; i < result.plans.size(); ++i) {
+    CHECK_FALSE(result.plans[i].under_load->overloaded);
+    if (i > 0)
+      CHECK(result.plans[i].under_load->seen.latency.mean >= result.plans[i - 1].under_load->seen.latency.mean);
+  }
+  r.pins = parse_serve_layout("serving=disaggregated", "--pin");
+  const ServeResult pools = plan_serving(r);
+  REQUIRE_FALSE(pools.plans.empty());
+  for (const ServedLayout& plan : pools.plans) CHECK(plan.pools.has_value());
+  r.load->requests_per_second = 10000;
+  const ServeResult none = plan_serving(r);
+  CHECK(none.plans.empty());
+  CHECK(none.nearest.front().rejection->reason == "load");
 }
 
 TEST_CASE("pins hold in every plan") {
@@ -175,7 +239,16 @@ TEST_CASE("pins hold in every plan") {
     CHECK_FALSE(plan.pools);
   }
   r.pins = parse_serve_layout("serving=disaggregated", "--pin");
-  for (const ServedLayout& plan : plan_serving(r).plans) CHECK(plan.pools.has_value());
+  const ServeResult pools = plan_serving(r);
+  REQUIRE_FALSE(pools.plans.empty());
+  for (const ServedLayout& plan : pools.plans) CHECK(plan.pools.has_value());
+  r.pins = parse_serve_layout("dp=2", "--pin");
+  const ServeResult copies = plan_serving(r);
+  REQUIRE_FALSE(copies.plans.empty());
+  for (const ServedLayout& plan : copies.plans) {
+    CHECK_FALSE(plan.pools);
+    CHECK(plan.layout.replicas == 2);
+  }
 }
 
 TEST_CASE("a price makes tokens cost") {
