@@ -12,9 +12,11 @@
 
 namespace shardwright {
 
+using cpu::each;
 using cpu::exponential;
 using cpu::floats;
 using cpu::gemm;
+using cpu::largest_of;
 using cpu::sum_of;
 
 namespace {
@@ -96,13 +98,6 @@ KeyRange seen_in_block(const AttentionShape& s, const Rows& rows, std::int64_t i
   return {begin, std::clamp<std::int64_t>(seen.end - first, begin, count)};
 }
 
-float largest_of(const float* x, const KeyRange& range, float before) {
-  float most = before;
-  for (std::int64_t j = range.first; j < range.end; ++j)
-    if (!(x[j] <= most)) most = x[j];  // also when it is not a number
-  return most;
-}
-
 }  // namespace
 
 void CpuOperators::softmax(In x, std::int64_t keys, std::span<const KeyRange> seen, View y) {
@@ -112,11 +107,12 @@ void CpuOperators::softmax(In x, std::int64_t keys, std::span<const KeyRange> se
     const std::int64_t first = range.first, end = std::min(range.end, keys);
     std::fill_n(to, first, 0.0f);
     std::fill(to + end, to + keys, 0.0f);
-    const float most = largest_of(from, {first, end}, -std::numeric_limits<float>::infinity());
-    for (std::int64_t i = first; i < end; ++i) to[i] = exponential(from[i] - most);
-    const float* row = to + first;
+    const float* x_row = from + first;
+    float* row = to + first;
+    const float most = largest_of(x_row, end - first, -std::numeric_limits<float>::infinity());
+    each(end - first, [=](std::int64_t i) { row[i] = exponential(x_row[i] - most); });
     const float inverse = 1.0f / sum_of(end - first, [row](std::int64_t i) { return row[i]; });
-    for (std::int64_t i = first; i < end; ++i) to[i] *= inverse;
+    each(end - first, [=](std::int64_t i) { row[i] *= inverse; });
     from += keys, to += keys;
   }
 }
@@ -126,7 +122,7 @@ void CpuOperators::softmax_gradient(In y, In dy, std::int64_t keys, View dx) {
   float* to = floats(dx);
   for (std::int64_t row = 0; row < y.elements / keys; ++row, p += keys, d += keys, to += keys) {
     const float along = sum_of(keys, [p, d](std::int64_t i) { return p[i] * d[i]; });
-    for (std::int64_t i = 0; i < keys; ++i) to[i] = p[i] * (d[i] - along);
+    each(keys, [=](std::int64_t i) { to[i] = p[i] * (d[i] - along); });
   }
 }
 
@@ -152,13 +148,13 @@ void CpuOperators::attention(const AttentionViews& in, const AttentionShape& s, 
         std::fill(p + seen.end, p + wide, 0.0f);
         if (seen.first == seen.end) continue;
         const float before = top;
-        top = largest_of(p, seen, before);
-        for (std::int64_t j = seen.first; j < seen.end; ++j) p[j] = exponential(p[j] - top);
+        const std::int64_t keys_seen = seen.end - seen.first;
+        float* visible = p + seen.first;
+        top = largest_of(visible, keys_seen, before);
+        each(keys_seen, [visible, most_now = top](std::int64_t j) { visible[j] = exponential(visible[j] - most_now); });
         const float shrink = total == 0.0f ? 0.0f : exponential(before - top);
-        const float* visible = p + seen.first;
-        total = total * shrink + sum_of(seen.end - seen.first, [visible](std::int64_t j) { return visible[j]; });
-        if (shrink != 1.0f)
-          for (std::int64_t j = 0; j < s.value_dim; ++j) row[j] *= shrink;
+        total = total * shrink + sum_of(keys_seen, [visible](std::int64_t j) { return visible[j]; });
+        if (shrink != 1.0f) each(s.value_dim, [=](std::int64_t j) { row[j] *= shrink; });
       }
       gemm(rows.count, s.value_dim, wide, 1.0f, {block.data(), kKeys, false},
            {floats(in.v) + values.at(s, rows, first), values.stride(s), false}, 1.0f, to, o_stride);
@@ -177,7 +173,7 @@ void CpuOperators::attention(const AttentionViews& in, const AttentionShape& s, 
       floats(log_sum_exp)[rows.at + i * rows.step] = top + std::log(total);
       float* row = to + i * o_stride;
       const float factor = shrink / total;
-      for (std::int64_t j = 0; j < s.value_dim; ++j) row[j] *= factor;
+      each(s.value_dim, [=](std::int64_t j) { row[j] *= factor; });
     }
   });
 }
@@ -222,10 +218,10 @@ void CpuOperators::attention_gradient(const AttentionViews& in, In o, In log_sum
           std::fill_n(row, seen.first, 0.0f);
           std::fill(row + seen.end, row + wide, 0.0f);
         }
-        for (std::int64_t j = seen.first; j < seen.end; ++j) {
-          p_row[j] = exponential(p_row[j] - log_sum);
-          dp_row[j] = scale * p_row[j] * (dp_row[j] - mean);
-        }
+        each(seen.end - seen.first, [=, x = p_row + seen.first, d_x = dp_row + seen.first](std::int64_t j) {
+          x[j] = exponential(x[j] - log_sum);
+          d_x[j] = scale * x[j] * (d_x[j] - mean);
+        });
       }
       if (!d.v.empty())
         gemm(wide, s.value_dim, rows.count, 1.0f, {p, kKeys, true}, {d_row, o_stride, false}, 1.0f, floats(d.v) + v_at,

@@ -7,6 +7,7 @@
 
 namespace shardwright {
 
+using cpu::each;
 using cpu::floats;
 using cpu::sum_of;
 
@@ -41,15 +42,13 @@ void norm_gradient(const float* x, const float* weight, const float* dy, std::in
     if (sum) std::fill_n(sum, width, 0.0f);
   for (std::int64_t row = 0; row < rows; ++row, x += width, dy += width) {
     const Moments m = moments(x, width, centred);
-    for (std::int64_t i = 0; i < width; ++i) normed[i] = (x[i] - m.mean) * m.inverse;
+    each(width, [=](std::int64_t i) { normed[i] = (x[i] - m.mean) * m.inverse; });
     const float along = sum_of(width, [=](std::int64_t i) { return dy[i] * weight[i] * normed[i]; }) / n;
     const float mean = centred ? sum_of(width, [=](std::int64_t i) { return dy[i] * weight[i]; }) / n : 0.0f;
-    if (d_weight)
-      for (std::int64_t i = 0; i < width; ++i) d_weight[i] += dy[i] * normed[i];
-    if (d_bias)
-      for (std::int64_t i = 0; i < width; ++i) d_bias[i] += dy[i];
+    if (d_weight) each(width, [=](std::int64_t i) { d_weight[i] += dy[i] * normed[i]; });
+    if (d_bias) each(width, [=](std::int64_t i) { d_bias[i] += dy[i]; });
     if (!dx) continue;
-    for (std::int64_t i = 0; i < width; ++i) dx[i] = m.inverse * (dy[i] * weight[i] - normed[i] * along - mean);
+    each(width, [=](std::int64_t i) { dx[i] = m.inverse * (dy[i] * weight[i] - normed[i] * along - mean); });
     dx += width;
   }
 }
@@ -65,10 +64,10 @@ void CpuOperators::rms_norm(In x, In weight, View y, View normalised) {
   for (std::int64_t row = 0; row < x.elements / width; ++row, a += width, to += width) {
     const float inverse = moments(a, width, false).inverse;
     if (plain) {
-      for (std::int64_t i = 0; i < width; ++i) plain[i] = a[i] * inverse;
+      each(width, [=](std::int64_t i) { plain[i] = a[i] * inverse; });
       plain += width;
     }
-    for (std::int64_t i = 0; i < width; ++i) to[i] = a[i] * inverse * w[i];
+    each(width, [=](std::int64_t i) { to[i] = a[i] * inverse * w[i]; });
   }
 }
 
@@ -78,7 +77,7 @@ void CpuOperators::layer_norm(In x, In weight, In bias, View y) {
   const std::int64_t width = weight.elements;
   for (std::int64_t row = 0; row < x.elements / width; ++row, a += width, to += width) {
     const Moments m = moments(a, width, true);
-    for (std::int64_t i = 0; i < width; ++i) to[i] = (a[i] - m.mean) * m.inverse * w[i] + b[i];
+    each(width, [=](std::int64_t i) { to[i] = (a[i] - m.mean) * m.inverse * w[i] + b[i]; });
   }
 }
 

@@ -6,6 +6,7 @@
 
 namespace shardwright {
 
+using cpu::each;
 using cpu::floats;
 
 void CpuOperators::adam_step(const AdamStep& s, In gradient, View weight, View first_moment, View second_moment,
@@ -19,12 +20,12 @@ void CpuOperators::adam_step(const AdamStep& s, In gradient, View weight, View f
               other2 = single(1.0 - s.beta2),
               correction1 = single(1.0 / (1.0 - std::pow(s.beta1, static_cast<double>(s.step)))),
               correction2 = single(1.0 / (1.0 - std::pow(s.beta2, static_cast<double>(s.step))));
-  for (std::int64_t i = 0; i < weight.elements; ++i) {
+  each(weight.elements, [=](std::int64_t i) {
     const float g = d[i] * scale;
     m[i] = beta1 * m[i] + other1 * g;
     v[i] = beta2 * v[i] + other2 * g * g;
     w[i] = decay * w[i] - rate * (m[i] * correction1) / (std::sqrt(v[i] * correction2) + epsilon);
-  }
+  });
   if (!copy.empty()) cast(weight, copy);
 }
 

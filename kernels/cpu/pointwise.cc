@@ -10,6 +10,7 @@
 
 namespace shardwright {
 
+using cpu::each;
 using cpu::floats;
 using cpu::sigmoid;
 
@@ -57,10 +58,10 @@ void turn(const float* x, const RotaryShape& shape, float direction, float* y) {
         const std::int64_t row = ((o * shape.sequence + s) * shape.inner + n) * shape.width;
         const float *a = x + row, *b = x + row + half;
         float *to_a = y + row, *to_b = y + row + half;
-        for (std::int64_t i = 0; i < half; ++i) {
+        each(half, [=](std::int64_t i) {
           to_a[i] = c[i] * a[i] - d[i] * b[i];
           to_b[i] = d[i] * a[i] + c[i] * b[i];
-        }
+        });
       }
     }
   }
@@ -83,40 +84,41 @@ Element CpuOperators::element(DataType type) const {
 void CpuOperators::gelu(In x, View y) {
   const float* a = floats(x);
   float* to = floats(y);
-  for (std::int64_t i = 0; i < y.elements; ++i)
+  each(y.elements, [=](std::int64_t i) {
     to[i] = 0.5f * a[i] * (1.0f + std::erf(a[i] * static_cast<float>(1.0 / std::numbers::sqrt2)));
+  });
 }
 
 void CpuOperators::gelu_gradient(In x, In dy, View dx) {
   const float *a = floats(x), *d = floats(dy);
   float* to = floats(dx);
   const auto root = static_cast<float>(1.0 / std::sqrt(2.0 * std::numbers::pi));
-  for (std::int64_t i = 0; i < dx.elements; ++i) {
+  each(dx.elements, [=](std::int64_t i) {
     const float cdf = 0.5f * (1.0f + std::erf(a[i] * static_cast<float>(1.0 / std::numbers::sqrt2)));
     to[i] = d[i] * (cdf + a[i] * root * cpu::exponential(-0.5f * a[i] * a[i]));
-  }
+  });
 }
 
 void CpuOperators::silu(In x, View y) {
   const float* a = floats(x);
   float* to = floats(y);
-  for (std::int64_t i = 0; i < y.elements; ++i) to[i] = a[i] * sigmoid(a[i]);
+  each(y.elements, [=](std::int64_t i) { to[i] = a[i] * sigmoid(a[i]); });
 }
 
 void CpuOperators::gated_silu(In gate, In up, View y) {
   const float *g = floats(gate), *u = floats(up);
   float* to = floats(y);
-  for (std::int64_t i = 0; i < y.elements; ++i) to[i] = g[i] * sigmoid(g[i]) * u[i];
+  each(y.elements, [=](std::int64_t i) { to[i] = g[i] * sigmoid(g[i]) * u[i]; });
 }
 
 void CpuOperators::gated_silu_gradient(In gate, In up, In dy, View d_gate, View d_up) {
   const float *g = floats(gate), *u = floats(up), *d = floats(dy);
   float *to_gate = floats(d_gate), *to_up = floats(d_up);
-  for (std::int64_t i = 0; i < gate.elements; ++i) {
+  each(gate.elements, [=](std::int64_t i) {
     const float s = sigmoid(g[i]), before = d[i];
     to_gate[i] = before * u[i] * s * (1.0f + g[i] * (1.0f - s));
     to_up[i] = before * g[i] * s;
-  }
+  });
 }
 
 void CpuOperators::sigmoid_scale(In x, In scale, View y) {
@@ -124,7 +126,8 @@ void CpuOperators::sigmoid_scale(In x, In scale, View y) {
   float* to = floats(y);
   for_each_row(x.elements, scale.elements, [&](std::int64_t row, std::int64_t width) {
     const float factor = sigmoid(s[row]);
-    for (std::int64_t i = row * width; i < (row + 1) * width; ++i) to[i] = factor * a[i];
+    each(width,
+         [x_row = a + row * width, y_row = to + row * width, factor](std::int64_t i) { y_row[i] = factor * x_row[i]; });
   });
 }
 
@@ -145,7 +148,9 @@ void CpuOperators::scale_rows(In x, In scale, View y) {
   const float *a = floats(x), *s = floats(scale);
   float* to = floats(y);
   for_each_row(x.elements, scale.elements, [&](std::int64_t row, std::int64_t width) {
-    for (std::int64_t i = row * width; i < (row + 1) * width; ++i) to[i] = s[row] * a[i];
+    each(width, [x_row = a + row * width, y_row = to + row * width, factor = s[row]](std::int64_t i) {
+      y_row[i] = factor * x_row[i];
+    });
   });
 }
 
@@ -154,7 +159,7 @@ void CpuOperators::dropout(In x, In mask, double probability, View y) {
   float* to = floats(y);
   const auto scale = static_cast<float>(1.0 / (1.0 - probability));
   visit_numbers(mask, [&](const auto* keep) {
-    for (std::int64_t i = 0; i < y.elements; ++i) to[i] = a[i] * static_cast<float>(keep[i]) * scale;
+    each(y.elements, [=](std::int64_t i) { to[i] = a[i] * static_cast<float>(keep[i]) * scale; });
   });
 }
 
@@ -180,11 +185,10 @@ void CpuOperators::residual_sum(const std::vector<In>& terms, View y) {
   if (!started && left.size() == 1) return cast(terms[0], y);
   if (!started) {
     const float *a = left[0], *b = left[1];
-    for (std::int64_t i = 0; i < y.elements; ++i) to[i] = a[i] + b[i];
+    each(y.elements, [=](std::int64_t i) { to[i] = a[i] + b[i]; });
     next = 2;
   }
-  for (; next < left.size(); ++next)
-    for (std::int64_t i = 0; i < y.elements; ++i) to[i] += left[next][i];
+  for (; next < left.size(); ++next) each(y.elements, [to, a = left[next]](std::int64_t i) { to[i] += a[i]; });
 }
 
 }  // namespace shardwright

@@ -7,6 +7,7 @@
 
 namespace shardwright {
 
+using cpu::each;
 using cpu::floats;
 
 namespace {
@@ -42,15 +43,14 @@ void CpuOperators::gather_gradient(In ids, In dy, std::int64_t first, View d_tab
     if (row < 0) continue;
     const float* from = floats(dy) + t * width;
     float* to = floats(d_table) + row * width;
-    for (std::int64_t i = 0; i < width; ++i) to[i] += from[i];
+    each(width, [=](std::int64_t i) { to[i] += from[i]; });
   }
 }
 
 void CpuOperators::vocabulary_max(In logits, std::int64_t columns, View largest) {
   const float* x = floats(logits);
   for (std::int64_t t = 0; t < largest.elements; ++t, x += columns) {
-    float most = x[0];
-    for (std::int64_t i = 0; i < columns; ++i) most = x[i] > most ? x[i] : most;
+    float most = cpu::largest_of(x, columns, x[0]);
     // 0 times a number is 0; what is no number, or infinite, shows.
     const float shows = cpu::sum_of(columns, [x](std::int64_t i) { return 0.0f * x[i]; });
     if (shows != 0.0f && std::any_of(x, x + columns, [](float v) { return std::isnan(v); }))
@@ -68,7 +68,7 @@ void CpuOperators::vocabulary_exp_sum(In logits, In largest, std::int64_t column
       floats(sum)[t] = cpu::sum_of(columns, [x, top](std::int64_t i) { return cpu::exponential(x[i] - top); });
       continue;
     }
-    for (std::int64_t i = 0; i < columns; ++i) keep[i] = cpu::exponential(x[i] - top);
+    each(columns, [=](std::int64_t i) { keep[i] = cpu::exponential(x[i] - top); });
     floats(sum)[t] = cpu::sum_of(columns, [keep](std::int64_t i) { return keep[i]; });
     keep += columns;
   }
@@ -78,7 +78,7 @@ void CpuOperators::vocabulary_exp_sum_gradient(In logits, In largest, In d_sum, 
   const float *x = floats(logits), *most = floats(largest), *d = floats(d_sum);
   float* to = floats(d_logits);
   for (std::int64_t t = 0; t < largest.elements; ++t, x += columns, to += columns)
-    for (std::int64_t i = 0; i < columns; ++i) to[i] = d[t] * cpu::exponential(x[i] - most[t]);
+    each(columns, [=](std::int64_t i) { to[i] = d[t] * cpu::exponential(x[i] - most[t]); });
 }
 
 void CpuOperators::vocabulary_pick(In logits, In labels, std::int64_t columns, std::int64_t first, View picked) {
