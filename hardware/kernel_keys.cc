@@ -170,7 +170,28 @@ std::array<Keys, kKernelFamilies> make_families() {
       .type_as("kv_type", "type")
       .type_as("gemm_type", "type")
       .scaling();
-  keys(KernelFamily::memory).required("bytes", 0);
+  keys(KernelFamily::memory)
+      .required("bytes", 0)
+      .word("pass", {"stream",
+                     "copy",
+                     "sum",
+                     "add_bias",
+                     "add_bias_gradient",
+                     "rms_norm",
+                     "rms_norm_gradient",
+                     "layer_norm",
+                     "layer_norm_gradient",
+                     "gelu",
+                     "gelu_gradient",
+                     "gated_silu",
+                     "gated_silu_gradient",
+                     "rotary",
+                     "vocabulary_max",
+                     "vocabulary_exp_sum",
+                     "vocabulary_exp_sum_gradient",
+                     "gather",
+                     "gather_gradient",
+                     "adam"});
   keys(KernelFamily::collective)
       .required_word("op", {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"})
       .required("bytes", 0)
@@ -377,6 +398,7 @@ void walk(MlaModuleSpec& spec, Slots& slots) {
 template <typename Slots>
 void walk(MemorySpec& spec, Slots& slots) {
   slots.count(spec.moved.value);
+  slots.word(spec.pass);
 }
 
 template <typename Slots>

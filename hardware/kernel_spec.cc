@@ -97,6 +97,38 @@ class SpecReader {
 
 }  // namespace
 
+int arrays_of(MemoryPass pass) {
+  switch (pass) {
+    case MemoryPass::add_bias_gradient:
+    case MemoryPass::vocabulary_max:
+    case MemoryPass::vocabulary_exp_sum:
+      return 1;
+    case MemoryPass::stream:
+    case MemoryPass::copy:
+    case MemoryPass::add_bias:
+    case MemoryPass::rms_norm:
+    case MemoryPass::layer_norm:
+    case MemoryPass::gelu:
+    case MemoryPass::rotary:
+    case MemoryPass::vocabulary_exp_sum_gradient:
+    case MemoryPass::gather:
+      return 2;
+    case MemoryPass::sum:
+    case MemoryPass::rms_norm_gradient:
+    case MemoryPass::layer_norm_gradient:
+    case MemoryPass::gelu_gradient:
+    case MemoryPass::gated_silu:
+    case MemoryPass::gather_gradient:
+      return 3;
+    case MemoryPass::gated_silu_gradient:
+      return 5;
+    case MemoryPass::adam:
+      return 6;  // as Adam is priced: gradient, twice each moment, the parameter
+  }
+  assert(false && "a pass without arrays");
+  return 2;
+}
+
 GemmSpec as_batch(const GroupedGemmSpec& spec) {
   return {.m = spec.m_per_group,
           .n = spec.n,

@@ -111,9 +111,39 @@ struct MlaModuleSpec {
   bool operator==(const MlaModuleSpec&) const = default;
 };
 
+/// What a pass over memory does with what it reads. On a core that decides its time more than its bytes do; a machine
+/// that knows nothing of a pass takes it for a `stream`, one array times a number.
+enum class MemoryPass {
+  stream,
+  copy,
+  sum,  // of two arrays
+  add_bias,
+  add_bias_gradient,
+  rms_norm,
+  rms_norm_gradient,
+  layer_norm,
+  layer_norm_gradient,
+  gelu,
+  gelu_gradient,
+  gated_silu,
+  gated_silu_gradient,
+  rotary,
+  vocabulary_max,
+  vocabulary_exp_sum,
+  vocabulary_exp_sum_gradient,
+  gather,
+  gather_gradient,
+  adam,
+};
+inline constexpr int kMemoryPasses = 20;
+
+/// Whole arrays that a pass reads and writes: of so many times its elements are the bytes that it moves.
+int arrays_of(MemoryPass pass);
+
 /// A kernel that streams memory: norm, activation, add, optimizer.
 struct MemorySpec {
   Bytes moved;  // read plus written
+  MemoryPass pass = MemoryPass::stream;
   bool operator==(const MemorySpec&) const = default;
 };
 

@@ -36,6 +36,13 @@ std::optional<GemmSpec> with_cast(const KernelSpec& spec) {
   return other;
 }
 
+/// A pass of which no table says how long it takes, as the plainest one.
+std::optional<KernelSpec> as_stream(const KernelSpec& spec) {
+  const auto* memory = std::get_if<MemorySpec>(&spec);
+  if (memory == nullptr || memory->pass == MemoryPass::stream) return std::nullopt;
+  return MemorySpec{memory->moved};
+}
+
 AttentionSpec forward_of(AttentionSpec spec) {
   spec.backward = false;
   return spec;
@@ -117,6 +124,7 @@ std::optional<KernelCost> MeasuredTimes::find_own(const KernelSpec& spec) const 
   if (rows.size() > 0) return KernelCost{least_time(table(family), rows), CostSource::measured, kMeasuredError};
   if (!is_pointed(family)) {
     const auto read = curves(family).read(spec);
+    if (const auto stream = as_stream(spec); stream && !read) return find_own(*stream);
     return read || !grouped(spec) ? read : find_own(as_batch(*grouped(spec)));
   }
   const auto cost = index(family).read(spec);
@@ -174,7 +182,11 @@ MeasuredTimes::Least MeasuredTimes::own_steady_time(const KernelSpec& spec) cons
   if (const auto* memory = std::get_if<MemorySpec>(&spec)) {
     const SizeCurve* curve = curves(family).curve_of(to_slots(spec));
     const auto bytes = static_cast<double>(memory->moved.value);
-    return {{curve->least_slope(bytes) * bytes}, false};
+    const Least least{{curve ? curve->least_slope(bytes) * bytes : INFINITY}, curve == nullptr || curve->points() < 2};
+    const auto stream = as_stream(spec);
+    if (!least.curves_too || !stream) return least;
+    const Least otherwise = own_steady_time(*stream);
+    return {std::min(least.time, otherwise.time), otherwise.curves_too};
   }
   if (!has_points(spec)) return {{0}, false};
   Least least{index(family).least(spec).value_or(Seconds{INFINITY}), !index(family).reads(spec)};

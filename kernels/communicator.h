@@ -34,11 +34,13 @@ class Communicator {
   virtual void broadcast(View data, int root) = 0;
   virtual void barrier() = 0;
 
-  /// What is under way; its buffer stays alive and alone until wait(). Destroyed only when it is waited for.
+  /// What is under way; its buffer stays alive and alone until wait(), or until done() is true. Destroyed only then.
   class Request {
    public:
     virtual ~Request() = default;
     virtual void wait() = 0;
+    /// Whether wait() would not wait. A communicator that cannot tell says no.
+    virtual bool done() { return false; }
   };
   /// Messages between two ranks with the same tag arrive in the order in which they were sent. Neither call waits.
   virtual std::unique_ptr<Request> send(In data, int to, int tag) = 0;

@@ -89,6 +89,11 @@ std::vector<KernelSpec> general_grid(DataType type, int ranks) {
                                  .type = type});
   constexpr std::int64_t kLargest = std::int64_t{64} << 20;
   for (std::int64_t bytes = 1024; bytes <= kLargest; bytes *= 4) list.push_back(MemorySpec{{bytes}});
+  for (int pass = 1; pass < kMemoryPasses; ++pass) {
+    const std::int64_t arrays = arrays_of(static_cast<MemoryPass>(pass));
+    for (std::int64_t elements = 1 << 12; elements <= 1 << 22; elements *= 8)
+      list.push_back(MemorySpec{{4 * arrays * elements}, static_cast<MemoryPass>(pass)});
+  }
   for (int group = 2; group <= ranks; ++group) {
     if (ranks % group != 0) continue;
     for (int kind = 0; kind < 5; ++kind) {

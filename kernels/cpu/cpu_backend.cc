@@ -8,6 +8,8 @@
 #include <functional>
 #include <initializer_list>
 #include <limits>
+#include <numeric>
+#include <random>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -15,7 +17,9 @@
 #include "kernels/cpu/blas.h"
 #include "kernels/cpu/cpu_operators.h"
 #include "kernels/host/host_operators.h"
+#include "kernels/memory_pass.h"
 #include "kernels/reference/reference.h"
+#include "kernels/reference/reference_operators.h"
 #include "kernels/sampled_error.h"
 
 namespace shardwright {
@@ -187,20 +191,37 @@ Work attention_backward(const AttentionSpec& spec, CpuOperators& operators) {
 
 // ---- memory ----
 
-/// Half is read, half is written: y = s x.
+/// A pass as its operator is called, compared with the reference on its first numbers.
 Work memory_pass(const MemorySpec& s, CpuOperators& operators) {
-  const std::int64_t n = std::max<std::int64_t>(s.moved.value / 8, 1);
-  const auto run = [n, &operators](const float* in, float* out) {
-    static const float half = 0.5f;
-    operators.scale_rows(in_view(in, n), in_view(&half, 1), out_view(out, n));
+  const PassShape shape = pass_shape(s, bytes_of(Element::fp32));
+  auto order = std::make_shared<std::vector<std::int64_t>>(static_cast<std::size_t>(shape.rows()));
+  std::iota(order->begin(), order->end(), 0);
+  std::shuffle(order->begin(), order->end(), std::mt19937_64(1));
+  const auto ids = [](const std::vector<std::int64_t>& rows) {
+    return In(rows.data(), static_cast<std::int64_t>(rows.size()), Element::int64);
   };
-  const auto error = [=](float* in, float* out) {
-    run(in, out);
-    for (std::int64_t i = 0; i < n; ++i)
-      if (out[i] != 0.5f * in[i]) return 1.0;
-    return 0.0;
+  const std::int64_t read = shape.in * shape.elements, written = shape.out * shape.elements;
+  const auto run = [=, &operators](const float* in, float* out) {
+    run_pass(s.pass, operators, shape, in_view(in, read), out_view(out, written), ids(*order));
   };
-  return {n, n, run, error};
+  const auto error = [=, &operators](float* in, float*) {
+    constexpr std::int64_t kMost = 1 << 13;
+    const std::int64_t largest = kMost * bytes_of(Element::fp32) * arrays_of(s.pass);
+    const PassShape small = pass_shape({{std::min(s.moved.value, largest)}, s.pass}, bytes_of(Element::fp32));
+    std::vector<std::int64_t> rows(static_cast<std::size_t>(small.rows()));
+    for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<std::int64_t>(rows.size() - 1 - i);
+    constexpr float kBefore = 0.5f;
+    const Array x(in, in + small.in * small.elements);
+    Array expected(static_cast<std::size_t>(small.out * small.elements), kBefore);
+    std::vector<float> made(expected.size(), kBefore);
+    const auto plain = make_reference_operators();
+    run_pass(s.pass, *plain, small, {x.data(), small.in * small.elements, Element::fp64},
+             {expected.data(), small.out * small.elements, Element::fp64}, ids(rows));
+    run_pass(s.pass, operators, small, in_view(in, small.in * small.elements),
+             out_view(made.data(), small.out * small.elements), ids(rows));
+    return off_by(Array(made.begin(), made.end()), expected);
+  };
+  return {read, written, run, error};
 }
 
 // ---- collectives ----
@@ -308,6 +329,8 @@ class CpuBackend final : public Backend {
     if (const auto* s = std::get_if<GemmSpec>(&spec)) sum = static_cast<double>(s->k);
     if (const auto* s = std::get_if<GroupedGemmSpec>(&spec)) sum = static_cast<double>(s->k);
     if (const auto* s = std::get_if<AttentionSpec>(&spec)) sum = static_cast<double>(s->key_length + s->head_dim);
+    if (const auto* s = std::get_if<MemorySpec>(&spec))
+      sum = static_cast<double>(pass_shape(*s, bytes_of(Element::fp32)).width);
     return 4 * kUnit * (8 + std::sqrt(sum));
   }
 

@@ -1,5 +1,9 @@
 #pragma once
 
+#include <array>
+#include <map>
+#include <vector>
+
 #include "kernels/host/host_operators.h"
 
 namespace shardwright {
@@ -65,6 +69,11 @@ class CpuOperators final : public HostOperators {
   void adam_step(const AdamStep& step, In gradient, View weight, View first_moment, View second_moment,
                  View copy) override;
   void square_sum(In x, View sum) override;
+
+ private:
+  const float* turns_of(const RotaryShape& shape);
+
+  std::map<std::array<std::int64_t, 3>, std::vector<float>> turns_;  // by width, first position, length
 };
 
 }  // namespace shardwright

@@ -40,27 +40,21 @@ const std::int64_t* ids(const In& in) {
 
 namespace {
 
-/// `direction` 1 turns forward, -1 back.
-void turn(const float* x, const RotaryShape& shape, float direction, float* y) {
+/// `direction` 1 turns forward, -1 back. `turns`: of each position cosines, then sines.
+void turn(const float* x, const RotaryShape& shape, const float* turns, float direction, float* y) {
   assert(shape.width % 2 == 0 && "pairs of elements are turned");
   const std::int64_t half = shape.width / 2;
-  std::vector<float> cosine(static_cast<std::size_t>(half)), sine(static_cast<std::size_t>(half));
-  for (std::int64_t s = 0; s < shape.sequence; ++s) {
-    for (std::int64_t i = 0; i < half; ++i) {
-      const double angle = static_cast<double>(shape.first_position + s) *
-                           std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(shape.width));
-      cosine[static_cast<std::size_t>(i)] = static_cast<float>(std::cos(angle));
-      sine[static_cast<std::size_t>(i)] = direction * static_cast<float>(std::sin(angle));
-    }
-    const float *c = cosine.data(), *d = sine.data();
-    for (std::int64_t o = 0; o < shape.outer; ++o) {
+  for (std::int64_t o = 0; o < shape.outer; ++o) {
+    for (std::int64_t s = 0; s < shape.sequence; ++s) {
+      const float *c = turns + s * shape.width, *d = c + half;
       for (std::int64_t n = 0; n < shape.inner; ++n) {
         const std::int64_t row = ((o * shape.sequence + s) * shape.inner + n) * shape.width;
         const float *a = x + row, *b = x + row + half;
         float *to_a = y + row, *to_b = y + row + half;
         each(half, [=](std::int64_t i) {
-          to_a[i] = c[i] * a[i] - d[i] * b[i];
-          to_b[i] = d[i] * a[i] + c[i] * b[i];
+          const float sine = direction * d[i];
+          to_a[i] = c[i] * a[i] - sine * b[i];
+          to_b[i] = sine * a[i] + c[i] * b[i];
         });
       }
     }
@@ -163,10 +157,29 @@ void CpuOperators::dropout(In x, In mask, double probability, View y) {
   });
 }
 
-void CpuOperators::rotary(In x, const RotaryShape& shape, View y) { turn(floats(x), shape, 1.0f, floats(y)); }
+/// Cosines and sines take longer than the turning: they are kept.
+const float* CpuOperators::turns_of(const RotaryShape& shape) {
+  std::vector<float>& turns = turns_[{shape.width, shape.first_position, shape.sequence}];
+  if (!turns.empty()) return turns.data();
+  const std::int64_t half = shape.width / 2;
+  turns.resize(static_cast<std::size_t>(shape.sequence * shape.width));
+  for (std::int64_t i = 0; i < half; ++i) {
+    const double turn = std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(shape.width));
+    for (std::int64_t s = 0; s < shape.sequence; ++s) {
+      const double angle = static_cast<double>(shape.first_position + s) * turn;
+      turns[static_cast<std::size_t>(s * shape.width + i)] = static_cast<float>(std::cos(angle));
+      turns[static_cast<std::size_t>(s * shape.width + half + i)] = static_cast<float>(std::sin(angle));
+    }
+  }
+  return turns.data();
+}
+
+void CpuOperators::rotary(In x, const RotaryShape& shape, View y) {
+  turn(floats(x), shape, turns_of(shape), 1.0f, floats(y));
+}
 
 void CpuOperators::rotary_gradient(In dy, const RotaryShape& shape, View dx) {
-  turn(floats(dy), shape, -1.0f, floats(dx));
+  turn(floats(dy), shape, turns_of(shape), -1.0f, floats(dx));
 }
 
 void CpuOperators::residual_sum(const std::vector<In>& terms, View y) {

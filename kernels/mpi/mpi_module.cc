@@ -60,6 +60,11 @@ class MpiRequest final : public Communicator::Request {
  public:
   MPI_Request request = MPI_REQUEST_NULL;
   void wait() override { SHARDWRIGHT_MPI(MPI_Wait(&request, MPI_STATUS_IGNORE)); }
+  bool done() override {
+    int flag = 0;
+    SHARDWRIGHT_MPI(MPI_Test(&request, &flag, MPI_STATUS_IGNORE));
+    return flag != 0;
+  }
 };
 
 class MpiCommunicator final : public Communicator {

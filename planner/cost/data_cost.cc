@@ -111,7 +111,8 @@ DataCost cost_of(const GraphPrice& price, const Layout& layout, const Machine& m
       sized(sharded, formats.gradient) + 2 * cost.optimizer_state + sized(sharded, formats.parameter);
   if (elements > 0) {
     const double moved = static_cast<double>(streamed.value) * engine.optimizer_traffic();
-    const MemorySpec pass{{static_cast<std::int64_t>(moved)}};
+    const MemorySpec pass{{static_cast<std::int64_t>(moved)},
+                          engine.own_kernels ? MemoryPass::adam : MemoryPass::stream};
     const KernelCost optimizer = look_up(pass, machine);
     cost.optimizer = optimizer.time;
     visit(pass, optimizer, false);

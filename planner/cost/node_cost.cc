@@ -69,6 +69,50 @@ MemorySpec mean_kernel(const CostContext& context, const ShardedGraph& sharded, 
   return {{static_cast<std::int64_t>(std::ceil(moved / chain.kernels))}};
 }
 
+/// What an operator that only streams memory computes, as it is measured where it is measured by itself.
+MemoryPass pass_of(OpKind kind, bool backward) {
+  switch (kind) {
+    case OpKind::add_bias:
+      return backward ? MemoryPass::add_bias_gradient : MemoryPass::add_bias;
+    case OpKind::rms_norm:
+      return backward ? MemoryPass::rms_norm_gradient : MemoryPass::rms_norm;
+    case OpKind::layer_norm:
+      return backward ? MemoryPass::layer_norm_gradient : MemoryPass::layer_norm;
+    case OpKind::gelu:
+      return backward ? MemoryPass::gelu_gradient : MemoryPass::gelu;
+    case OpKind::gated_silu:
+      return backward ? MemoryPass::gated_silu_gradient : MemoryPass::gated_silu;
+    case OpKind::rotary:
+      return MemoryPass::rotary;
+    case OpKind::vocabulary_max:
+      return MemoryPass::vocabulary_max;
+    case OpKind::vocabulary_exp_sum:
+      return backward ? MemoryPass::vocabulary_exp_sum_gradient : MemoryPass::vocabulary_exp_sum;
+    case OpKind::gather:
+    case OpKind::dispatch:
+      return backward ? MemoryPass::gather_gradient : MemoryPass::gather;
+    case OpKind::combine:
+      return backward ? MemoryPass::gather : MemoryPass::gather_gradient;
+    default:
+      return MemoryPass::stream;
+  }
+}
+
+/// What it moves, and what it does with it where the engine's kernels are this program's: those touch of the logits no
+/// more than the labels', and add to them in their place.
+MemorySpec own_pass(const CostContext& context, const ShardedGraph& sharded, const Node& node, Bytes moved) {
+  if (node.kind == Node::Kind::sum) {
+    for (ValueId v : node.inputs)
+      if (sharded.value(v).one_hot) moved = 3 * bytes_of(context.graph, sharded.value(v), context.formats);
+    return {moved, MemoryPass::sum};
+  }
+  const OpKind kind = context.graph.op(node.op).kind;
+  const bool backward = node.gradient >= 0;
+  if (kind == OpKind::vocabulary_pick && !backward)
+    moved = 3 * bytes_of(context.graph, sharded.value(node.outputs[0]), context.formats);
+  return {moved, pass_of(kind, backward)};
+}
+
 MemorySpec streaming(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   if (is_written_out(context, node)) return mean_kernel(context, sharded, node);
   Bytes moved;
@@ -79,6 +123,7 @@ MemorySpec streaming(const CostContext& context, const ShardedGraph& sharded, co
   };
   std::for_each(node.inputs.begin(), node.inputs.end(), add);
   std::for_each(node.outputs.begin(), node.outputs.end(), add);
+  if (context.own_kernels) return own_pass(context, sharded, node, moved);
   return {moved};
 }
 
@@ -87,7 +132,9 @@ MemorySpec streaming(const CostContext& context, const ShardedGraph& sharded, co
 MemorySpec gather_rows(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   const ValueId rows = node.gradient < 0 ? node.outputs[0] : node.inputs[0];
   const std::int64_t passes = node.gradient < 0 ? 2 : 3;
-  return {passes * bytes_of(context.graph, sharded.value(rows), context.formats)};
+  const Bytes moved = passes * bytes_of(context.graph, sharded.value(rows), context.formats);
+  if (!context.own_kernels) return {moved};
+  return {moved, node.gradient < 0 ? MemoryPass::gather : MemoryPass::gather_gradient};
 }
 
 /// Query parts [batch, sequence, kv_head, query_in_group, width], key parts and values [batch, key_sequence, (kv_head,)
@@ -262,6 +309,35 @@ Moves moves_of(const CostContext& context, const ShardedGraph& sharded, const No
   return moves;
 }
 
+/// Whether all of a block lies in front of what one index of its dimension `at` has: only then its parts along that
+/// dimension lie one behind the other.
+bool is_outermost(const CostContext& context, const DimList& dims, const Placement& p, int at) {
+  for (int i = 0; i < at; ++i)
+    if (context.extents[dims[i]] > context.mesh.size_of(p.dims[i])) return false;
+  return true;
+}
+
+/// Copies that bring a collective's pieces into the order of ranks, and those of its result into place: as the executor
+/// makes them (profiler/execute/mover.cc).
+MemorySpec packing(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
+  MemorySpec copies = {{}, MemoryPass::copy};
+  if (node.kind != Node::Kind::reshard) return copies;
+  const Value &from = sharded.value(node.inputs[0]), &to = sharded.value(node.outputs[0]);
+  const DimList& dims = context.graph.tensor(from.tensor).dims;
+  const double width = bytes_per_element(context.graph.tensor(from.tensor), from, context.formats);
+  for (int k = 0; k < node.steps.count; ++k) {
+    const ReshardSteps::Step& step = node.steps.steps[k];
+    const bool no_pieces = step.kind == ReshardStep::slice || step.kind == ReshardStep::all_reduce;
+    int times = 0;
+    for (int i = 0; i < dims.size() && !no_pieces; ++i) {
+      const bool was = set_of(from.placement.dims[i]) & step.axes, is = set_of(to.placement.dims[i]) & step.axes;
+      if (was != is && !is_outermost(context, dims, from.placement, i)) ++times;
+    }
+    copies.moved += Bytes{static_cast<std::int64_t>(2 * times * width * static_cast<double>(step.held_elements))};
+  }
+  return copies;
+}
+
 }  // namespace
 
 double bytes_per_element(const Tensor& tensor, const Value& value, const TrainingFormats& formats) {
@@ -396,6 +472,9 @@ void for_each_kernel(const CostContext& context, const ShardedGraph& sharded, co
   const double factor = context.constants[EngineConstant::communication_factor];
   for (const Move& move : moves_of(context, sharded, node))
     visit(move.spec, longer(factor, collective_cost(move.spec, context.machine)), move.times, false);
+  if (!context.own_kernels) return;
+  if (const MemorySpec copies = packing(context, sharded, node); copies.moved > Bytes{})
+    visit(copies, look_up(copies, context.machine), 1, false);
 }
 
 }  // namespace

@@ -26,6 +26,7 @@ struct CostContext {
   double crossing = 1;  // of routed rows: see CollectiveSpec
   EngineConstants constants = {};
   bool adds_gradients = false;  // products add weight gradients to what earlier micro-batches left
+  bool own_kernels = false;     // as Engine has it
 };
 
 /// What a compute or sum node asks of a device; nothing for a node that only moves data between ranks. Products of

@@ -259,6 +259,7 @@ std::vector<Engine> read_engine(const YamlCursor& top) {
                  "scatters_sends",
                  "fused_optimizer",
                  "adds_gradients",
+                 "own_kernels",
                  "constants",
                  "habits",
                  "flavours"});
@@ -285,6 +286,7 @@ std::vector<Engine> read_engine(const YamlCursor& top) {
   engine.scatters_sends = top.at("scatters_sends").boolean();
   engine.fused_optimizer = top.at("fused_optimizer").boolean();
   engine.adds_gradients = top.at("adds_gradients").boolean();
+  if (const auto own = top.find("own_kernels")) engine.own_kernels = own->boolean();
   if (const auto constants = top.find("constants")) engine.is_neutral = constants->one_of({"fitted", "neutral"}) == 1;
   if (const auto habits = top.find("habits")) read_habits(*habits, engine.habits);
   std::vector<Engine> all = {engine};

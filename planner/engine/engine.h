@@ -78,7 +78,10 @@ struct Engine {
   bool scatters_sends = false;
   bool fused_optimizer = true;  ///< one kernel for all of a rank's parameters
   bool adds_gradients = true;   ///< its products add a weight's gradient to that of earlier micro-batches
-  bool is_neutral = false;      ///< takes nothing beyond its kernels as they were measured: no constants are fitted
+  /// Passes over memory are asked as what they compute, and what a collective moves is packed and unpacked apart: its
+  /// kernels are this program's own, measured so.
+  bool own_kernels = false;
+  bool is_neutral = false;  ///< takes nothing beyond its kernels as they were measured: no constants are fitted
   EngineHabits habits;
   EngineConstants constants;
   PredictionErrors errors;

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -21,12 +22,21 @@ struct RowList {
   std::int64_t count() const { return static_cast<std::int64_t>(places.size()); }
 };
 
+struct OneHot;
+
 /// One rank's numbers of one value. Freed with the last copy.
 struct Block {
   View view;
   std::shared_ptr<void> owner;
-  std::shared_ptr<const RowList> rows;  ///< of routed rows only
+  std::shared_ptr<const RowList> rows = nullptr;    ///< of routed rows only
+  std::shared_ptr<const OneHot> one_hot = nullptr;  ///< then `view` has the only number of each row that is not 0
   explicit operator bool() const { return owner != nullptr; }
+};
+
+/// A block [rows, columns] whose rows have one number each: where labels[row] - first is a column, there.
+struct OneHot {
+  Block labels;
+  std::int64_t columns = 1, first = 0;
 };
 
 /// More memory is wanted than a rank may have.
@@ -35,7 +45,8 @@ class RanOutOfMemory : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// Hands out blocks and counts the bytes that live.
+/// Hands out blocks and counts the bytes that live. What is given back is kept for blocks of about the same size: every
+/// step asks for the same ones, and fresh memory costs a system its pages.
 class Memory {
  public:
   /// `limit`: of the bytes that may live at once; 0 is none.
@@ -48,7 +59,9 @@ class Memory {
  private:
   struct Counts {
     Bytes current, peak;
+    std::multimap<std::int64_t, std::shared_ptr<void>> kept;  // by size
   };
+  std::shared_ptr<void> raw(Bytes& size);
   Operators& operators_;
   Bytes limit_;
   std::shared_ptr<Counts> counts_ = std::make_shared<Counts>();

@@ -163,7 +163,11 @@ Block Executor::read(const RunGraph& g, const Programme::Instance& instance, Val
   if (!known && value.maker >= 0 && g.sharded.nodes[shardwright::at(value.maker)].kind == Node::Kind::gather_parameter)
     run_node(g, instance, value.maker, pass);  // forward runs again
   if (!known) throw std::logic_error("a value is read before it is made: " + g.graph.tensor(value.tensor).name);
-  return known;
+  if (!known.one_hot) return known;
+  Block whole = memory_.make(known.view.elements * known.one_hot->columns, known.view.element);
+  operators_.fill(whole.view, 0);
+  add_one_hot(known, whole);
+  return whole;
 }
 
 void Executor::run_node(const RunGraph& g, const Programme::Instance& instance, NodeId n, Pass& pass) {
@@ -172,13 +176,21 @@ void Executor::run_node(const RunGraph& g, const Programme::Instance& instance, 
     case Node::Kind::compute:
       compute(g, instance, node, pass);
       break;
-    case Node::Kind::sum:
+    case Node::Kind::sum: {
+      const Where here = where(g, instance, node, pass);
+      const During during(recorder_, {Doing::Kind::compute, here.name, here});
       made(g, instance, node.outputs[0], sum(g, node, pass), pass);
+      operators_.synchronize();
       break;
-    case Node::Kind::reshard:
-      made(g, instance, node.outputs[0],
-           mover_.reshard(g, node, read(g, instance, node.inputs[0], pass), where(g, instance, node, pass)), pass);
+    }
+    case Node::Kind::reshard: {
+      const ValueId v = node.inputs[0];
+      Block from = read(g, instance, v, pass);
+      if (is_last_read(g, v, pass)) at(pass, v) = {};  // it may be changed in its place
+      made(g, instance, node.outputs[0], mover_.reshard(g, node, std::move(from), where(g, instance, node, pass)),
+           pass);
       break;
+    }
     case Node::Kind::gather_parameter: {
       const std::int64_t elements = g.sharded.value(node.outputs[0]).elements;
       made(g, instance, node.outputs[0],
@@ -191,15 +203,24 @@ void Executor::run_node(const RunGraph& g, const Programme::Instance& instance, 
   read_off(g, node, pass);
 }
 
+namespace {
+
+/// Whether a value is wanted beyond the nodes that read it.
+bool stays(const RunGraph& g, ValueId v, bool backward) {
+  return v == g.sharded.stream_out || v == g.sharded.stream_in_gradient ||
+         g.graph.tensor(g.sharded.value(v).tensor).role == TensorRole::index || (!backward && g.saved[at(v)]);
+}
+
+}  // namespace
+
+bool Executor::is_last_read(const RunGraph& g, ValueId v, const Pass& pass) const {
+  return pass.reads[shardwright::at(v)] == 1 && !stays(g, v, pass.backward);
+}
+
 /// What nobody reads any more is freed.
 void Executor::read_off(const RunGraph& g, const Node& node, Pass& pass) {
   const auto done = [&](ValueId v) {
-    if (pass.reads[shardwright::at(v)] > 0) return;
-    const Value& value = g.sharded.value(v);
-    const bool stays = v == g.sharded.stream_out || v == g.sharded.stream_in_gradient ||
-                       g.graph.tensor(value.tensor).role == TensorRole::index ||
-                       (!pass.backward && g.saved[shardwright::at(v)]);
-    if (!stays) at(pass, v) = {};
+    if (pass.reads[shardwright::at(v)] == 0 && !stays(g, v, pass.backward)) at(pass, v) = {};
   };
   for (ValueId v : node.inputs) {
     --pass.reads[shardwright::at(v)];
@@ -230,30 +251,53 @@ void Executor::made(const RunGraph& g, const Programme::Instance& instance, Valu
   at(pass, v) = std::move(block);
 }
 
-/// A term that is not partial over an axis of the result enters on coordinate 0 of it.
+/// A term that is not partial over an axis of the result enters on coordinate 0 of it. The sum takes the place of a
+/// term that nobody else reads.
 Block Executor::sum(const RunGraph& g, const Node& node, Pass& pass) {
   const Placement& to = g.sharded.value(node.outputs[0]).placement;
   std::vector<In> terms;
-  Block first;
+  std::vector<Block> one_hot;
+  Block first, result;
   for (ValueId v : node.inputs) {
     const AxisSet more = static_cast<AxisSet>(to.partial & ~g.sharded.value(v).placement.partial);
     bool enters = true;
     for (std::size_t a = 0; a < programme_.mesh.axes().size(); ++a)
       enters = enters && (!(more >> a & 1) || coordinate(programme_.mesh, line_, static_cast<AxisId>(a)) == 0);
-    const Block& term = at(pass, v);
+    Block& term = at(pass, v);
     if (!term) throw std::logic_error("a term is added before it is made");
+    if (term.one_hot) {
+      if (enters) one_hot.push_back(term);
+      continue;
+    }
     if (!first) first = term;
     if (first.rows && first.rows->places != term.rows->places)
       throw std::logic_error("terms of a sum have different rows");
-    if (enters) terms.push_back(term.view);
+    if (!enters) continue;
+    terms.push_back(term.view);
+    if (!result && is_last_read(g, v, pass) && term.owner.use_count() == (first.owner == term.owner ? 2 : 1))
+      result = term;
   }
-  Block result = memory_.make(first.view.elements, first.view.element);
+  if (!first) throw std::logic_error("a sum of one-hot terms alone");
+  if (!result) result = memory_.make(first.view.elements, first.view.element);
   result.rows = first.rows;
   if (terms.empty())
     operators_.fill(result.view, 0);
-  else if (!result.view.empty())
+  else if (!result.view.empty() && !(terms.size() == 1 && terms[0].data == result.view.data))
     operators_.residual_sum(terms, result.view);
+  for (const Block& term : one_hot) add_one_hot(term, result);
   return result;
+}
+
+void Executor::add_one_hot(const Block& term, const Block& to) {
+  const OneHot& hot = *term.one_hot;
+  std::vector<double> at = operators_.download(hot.labels.view);
+  for (std::size_t row = 0; row < at.size(); ++row) {
+    const double column = at[row] - static_cast<double>(hot.first), columns = static_cast<double>(hot.columns);
+    at[row] = column >= 0 && column < columns ? static_cast<double>(row) * columns + column : -1;
+  }
+  const Block ids = memory_.make(static_cast<std::int64_t>(at.size()), Element::int64);
+  operators_.upload(at, ids.view);
+  operators_.gather_gradient(ids.view, term.view, 0, to.view, true);
 }
 
 void Executor::compute(const RunGraph& g, const Programme::Instance& instance, const Node& node, Pass& pass) {
@@ -366,6 +410,7 @@ void Executor::hand_on(int part, int route, int micro_batch, bool gradient, Bloc
   }
   const During during(
       recorder_, {Doing::Kind::send, std::string(gradient ? "d " : "") + "stream to stage " + std::to_string(to), {}});
+  forget_sent();
   auto request = world_.send(block.view, static_cast<int>(programme_.rank_of(to, line_)), t);
   sent_.push_back({std::move(request), std::move(block)});
 }
@@ -389,6 +434,11 @@ Block Executor::take(int part, int route, int micro_batch, bool gradient) {
   if (fault_.kind == Fault::Kind::drop && fault_.place == name)
     operators_.fill(block.view, std::numeric_limits<double>::quiet_NaN());
   return block;
+}
+
+/// Blocks that have arrived are freed.
+void Executor::forget_sent() {
+  std::erase_if(sent_, [](const Sent& s) { return s.request->done(); });
 }
 
 void Executor::finish_sends() {

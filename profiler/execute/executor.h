@@ -55,6 +55,8 @@ class Executor {
   void run_node(const RunGraph& g, const Programme::Instance& instance, NodeId n, Pass& pass);
   void compute(const RunGraph& g, const Programme::Instance& instance, const Node& node, Pass& pass);
   Block sum(const RunGraph& g, const Node& node, Pass& pass);
+  void add_one_hot(const Block& term, const Block& to);
+  bool is_last_read(const RunGraph& g, ValueId v, const Pass& pass) const;
   Block read(const RunGraph& g, const Programme::Instance& instance, ValueId v, Pass& pass);
   void read_off(const RunGraph& g, const Node& node, Pass& pass);
   void made(const RunGraph& g, const Programme::Instance& instance, ValueId v, Block block, Pass& pass);
@@ -68,6 +70,7 @@ class Executor {
   void hand_on(int part, int route, int micro_batch, bool gradient, Block block);
   Block take(int part, int route, int micro_batch, bool gradient);
   int tag(int part, int route, int micro_batch, bool gradient) const;
+  void forget_sent();
   void finish_sends();
 
   const Programme& programme_;

@@ -424,8 +424,8 @@ std::vector<Block> Kernel::backward(const Gradient& gradient) {
       return {d};
     }
     case OpKind::vocabulary_pick: {
-      Block d = block(dims(0), number_);
-      ops_.vocabulary_pick_gradient(in(1), dy_.view, columns(), begin_[last(0)], d.view);
+      Block d = dy_;
+      d.one_hot = std::make_shared<const OneHot>(OneHot{operands_[1], columns(), begin_[last(0)]});
       return {d};
     }
     case OpKind::cross_entropy: {

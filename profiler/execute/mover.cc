@@ -88,22 +88,21 @@ Block Mover::copy(const Block& block) {
   return to;
 }
 
-Block Mover::reshard(const RunGraph& graph, const Node& node, const Block& from, const Where& where) {
+Block Mover::reshard(const RunGraph& graph, const Node& node, Block block, const Where& where) {
   const Value& to = graph.sharded.value(node.outputs[0]);
   const Tensor& tensor = graph.graph.tensor(to.tensor);
   const Combine combine = to.gradient ? Combine::sum : tensor.combine;
-  Block block = from;
-  if (from.rows) {
+  if (block.rows) {
     for (int k = 0; k < node.steps.count; ++k) block = step_rows(node.steps.steps[k], graph, node, block, where);
     return block;
   }
   const Placement& at = graph.sharded.value(node.inputs[0]).placement;
   for (const TransferStep& s : steps_of(&node, graph, tensor.dims, at, to.placement, node.steps))
-    block = step(s, block, combine, where);
+    block = step(s, std::move(block), combine, where);
   return block;
 }
 
-Block Mover::step(const TransferStep& s, const Block& from, Combine combine, const Where& where) {
+Block Mover::step(const TransferStep& s, Block from, Combine combine, const Where& where) {
   const std::string name = std::string(name_of(s.kind)) + " " + where.name;
   const Element element = from.view.element;
   if (s.kind == ReshardStep::slice) {
@@ -114,7 +113,7 @@ Block Mover::step(const TransferStep& s, const Block& from, Combine combine, con
   const Fault::Kind wrong = fault_at(name);
   const Reduction reduction = reduction_of(combine, wrong == Fault::Kind::operation);
   if (s.kind == ReshardStep::all_reduce) {
-    Block to = copy(from);
+    Block to = from.owner.use_count() == 1 ? std::move(from) : copy(from);
     all_reduce(to, s.axes, reduction_of(combine, false), where);
     return to;
   }

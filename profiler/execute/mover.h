@@ -50,8 +50,9 @@ class Mover {
   Mover(const Programme& programme, std::int64_t line, const Groups& groups, Operators& operators, Memory& memory,
         Recorder& recorder, const Fault& fault);
 
-  /// A value of a graph to the placement of another. `where`: the node, for faults and reports.
-  Block reshard(const RunGraph& graph, const Node& node, const Block& from, const Where& where);
+  /// A value of a graph to the placement of another, in its place where nobody else has the block. `where`: the node,
+  /// for faults and reports.
+  Block reshard(const RunGraph& graph, const Node& node, Block block, const Where& where);
   /// A stored piece of a weight to the whole of it, `elements` long.
   Block gather_flat(const Block& piece, AxisSet axes, std::int64_t elements, const Where& where);
   /// A gradient to the piece that this rank keeps: over `scatter` it is added up, over the rest of `cut` it is cut.
@@ -73,7 +74,7 @@ class Mover {
  private:
   const std::vector<TransferStep>& steps_of(const void* key, const RunGraph& graph, const DimList& dims,
                                             const Placement& from, const Placement& to, const ReshardSteps& steps);
-  Block step(const TransferStep& step, const Block& from, Combine combine, const Where& where);
+  Block step(const TransferStep& step, Block from, Combine combine, const Where& where);
   Block step_rows(const ReshardSteps::Step& step, const RunGraph& graph, const Node& node, const Block& from,
                   const Where& where);
   std::shared_ptr<const RowList> row_list(const RunGraph& graph, const DimList& dims, const Placement& placement,

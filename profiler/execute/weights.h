@@ -18,7 +18,9 @@ struct FirstValues {
 struct RunOptions {
   std::uint64_t seed = 1;
   std::map<std::string, FirstValues> first_values = {};  ///< of weights by name; others have what fits their use
-  AdamStep adam = {1e-3, 0.9, 0.95, 1e-6, 0.0, 1, 1.0};
+  /// Its epsilon lies above the rounding of gradients that are 0 but for that (of the bias of keys), which it would make
+  /// steps of otherwise.
+  AdamStep adam = {1e-3, 0.9, 0.95, 1e-5, 0.0, 1, 1.0};
 };
 
 /// The weights of one rank, by name in the whole model, with their gradients and the optimizer's state: what

@@ -87,6 +87,7 @@ TEST_CASE("a question's text has the family and the keys without their defaults"
   CHECK(to_string(MlaModuleSpec{.heads = 16, .query_length = 1, .key_length = 9, .absorbed = true}) ==
         "mla_module heads=16 query=1 key=9 absorbed=true type=bf16");
   CHECK(to_string(MemorySpec{Bytes{1000}}) == "memory bytes=1000");
+  CHECK(to_string(MemorySpec{Bytes{1000}, MemoryPass::adam}) == "memory bytes=1000 pass=adam");
   CHECK(to_string(MoeExchangeSpec{.op = MoeExchangeOp::combine,
                                   .mode = MoeExchangeMode::low_latency,
                                   .tokens = 16,
