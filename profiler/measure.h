@@ -55,6 +55,7 @@ class Measurer {
   Round round(PreparedKernel& kernel, int runs);
   bool drifted();
   double largest(double value);
+  std::variant<MeasuredKernel, NotMeasured> check_and_time(const KernelSpec& spec);
   std::variant<MeasuredKernel, NotMeasured> time(PreparedKernel& kernel);
 
   Backend& backend_;

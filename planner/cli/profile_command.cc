@@ -15,8 +15,11 @@
 #include "hardware/input_file.h"
 #include "hardware/measured_times.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cuda_library.h"
 #include "kernels/mpi/mpi_ranks.h"
 #include "kernels/threads/threads_communicator.h"
+#include "planner/cli/backend_option.h"
 #include "planner/cli/commands.h"
 #include "planner/cli/line_file.h"
 #include "planner/cli/options.h"
@@ -24,6 +27,7 @@
 #include "planner/cli/plan_file.h"
 #include "planner/pricer.h"
 #include "profiler/cpu_facts.h"
+#include "profiler/gpu_facts.h"
 #include "profiler/profile.h"
 #include "profiler/wanted.h"
 #include "reports/json.h"
@@ -60,6 +64,7 @@ class InterruptsNoted {
 constexpr std::array<const char*, 3> kSources = {"--for", "--model", "--unmeasured"};
 
 struct ProfileOptions {
+  std::string backend = "cpu";
   int ranks = 1;
   std::string out;
   std::string source;  // one of kSources, or ""
@@ -70,8 +75,7 @@ struct ProfileOptions {
 
 ProfileOptions read_options(const Arguments& arguments) {
   ProfileOptions options;
-  if (const std::string backend = arguments.find("--backend").value_or("cpu"); backend != "cpu")
-    throw InputError(fmt::format("--backend: must be cpu, the only one of this build, got '{}'", shown(backend)));
+  options.backend = read_backend(arguments);
   if (const auto ranks = arguments.find("--ranks"))
     options.ranks = static_cast<int>(whole_number("--ranks", *ranks, 1, kMostRanks));
   const auto out = arguments.find("--out");
@@ -105,7 +109,7 @@ PlanRequest question(const Arguments& arguments, const ProfileOptions& options, 
   }
   asked.positionals[1] = with_tables ? options.out : machine_file_in(options.out);
   asked.options.try_emplace("--gpus", std::to_string(options.ranks));
-  asked.options.try_emplace("--precision", "fp32");
+  asked.options.try_emplace("--precision", options.backend == "cuda" ? "bf16" : "fp32");
   PlanRequest request = read_question(asked);
   if (const auto layout = asked.find("--layout")) request.pins = parse_layout(*layout, "--layout");
   return request;
@@ -127,7 +131,12 @@ class Folder {
   bool has_machine() const { return fs::exists(machine_file_in(path_)); }
   void write_machine(const std::string& text) const { write_file(machine_file_in(path_), text); }
 
-  void add(const JournalRow& row) {
+  /// `condition`: what the device was like meanwhile; "" where nobody watched.
+  void add(const JournalRow& row, const std::string& condition) {
+    if (!condition.empty()) {
+      if (!conditions_) conditions_ = std::make_unique<LineFile>(path_ + "/conditions.txt");
+      conditions_->append(fmt::format("{}\t{}\n", to_string(row.spec), condition));
+    }
     const std::string line = journal_line(row);
     journal_.append(line);
     journal_.sync();
@@ -170,6 +179,7 @@ class Folder {
 
   std::string path_;
   LineFile journal_;
+  std::unique_ptr<LineFile> conditions_;
   std::map<std::string, JournalRow> rows_;
 };
 
@@ -192,6 +202,76 @@ std::string today() {
   return {text.data(), std::strftime(text.data(), text.size(), "%Y-%m-%d", &parts)};
 }
 
+/// What is measured: a core a rank, or a GPU.
+class Measured {
+ public:
+  virtual ~Measured() = default;
+  virtual Backend& backend() = 0;
+  virtual KernelSpec reference() const = 0;
+  virtual StoppingRule rule() const = 0;
+  virtual std::vector<KernelSpec> grid() const = 0;
+  virtual std::string machine() const = 0;  // its name
+  virtual int ranks() const = 0;            // as its file says them; 0: whatever it says
+  /// machine.yaml, from what is measured now. All ranks call.
+  virtual std::string measure(Measurer& measurer) = 0;
+};
+
+class MeasuredCores final : public Measured {
+ public:
+  MeasuredCores(const ProfileOptions& options, Communicator& ranks)
+      : ranks_(ranks),
+        facts_(system_facts(options.ranks)),
+        backend_(make_cpu_backend(ranks, options.hot ? Bytes{} : twice_the_cache())) {}
+  Backend& backend() override { return *backend_; }
+  KernelSpec reference() const override { return cpu_reference_kernel(); }
+  StoppingRule rule() const override { return {}; }
+  std::vector<KernelSpec> grid() const override { return general_grid(DataType::fp32, facts_.ranks); }
+  std::string machine() const override { return machine_name(facts_); }
+  int ranks() const override { return facts_.ranks; }
+  std::string measure(Measurer& measurer) override {
+    measure_facts(facts_, measurer, ranks_);
+    const std::string libraries = fmt::format("{}; {}; shardwright {}", backend_->library(KernelFamily::gemm),
+                                              ranks_.size() > 1 ? mpi_version() : "one rank", version());
+    return machine_yaml(facts_, today(), libraries);
+  }
+
+ private:
+  Communicator& ranks_;
+  CpuFacts facts_;
+  std::unique_ptr<Backend> backend_;
+};
+
+class MeasuredGpus final : public Measured {
+ public:
+  MeasuredGpus(const ProfileOptions& options, Communicator& ranks)
+      : ranks_(ranks),
+        gpu_(cuda::library().open(cuda::gpu_of_rank(cuda::library().gpus()))),
+        backend_(make_cuda_backend(*gpu_, ranks, options.hot ? Bytes{} : gpu_->facts().l2 + gpu_->facts().l2)) {}
+  Backend& backend() override { return *backend_; }
+  KernelSpec reference() const override { return gpu_reference_kernel(); }
+  StoppingRule rule() const override {
+    StoppingRule rule;
+    rule.round = {1e-3};  // events tell about half a microsecond
+    return rule;
+  }
+  std::vector<KernelSpec> grid() const override { return gpu_grid(ranks_.size()); }
+  std::string machine() const override { return machine_name(gpu_->facts()); }
+  int ranks() const override { return 0; }
+  std::string measure(Measurer& measurer) override {
+    return machine_yaml(measure_gpu(*gpu_, measurer, ranks_), today(), fmt::format("shardwright {}", version()));
+  }
+
+ private:
+  Communicator& ranks_;
+  std::unique_ptr<cuda::Gpu> gpu_;
+  std::unique_ptr<Backend> backend_;
+};
+
+std::unique_ptr<Measured> make_measured(const ProfileOptions& options, Communicator& ranks) {
+  if (options.backend == "cuda") return std::make_unique<MeasuredGpus>(options, ranks);
+  return std::make_unique<MeasuredCores>(options, ranks);
+}
+
 /// One profile, on all ranks; the folder is the first's.
 class Profile {
  public:
@@ -199,9 +279,8 @@ class Profile {
       : arguments_(arguments),
         options_(options),
         ranks_(ranks),
-        facts_(system_facts(options.ranks)),
-        backend_(make_cpu_backend(ranks, options.hot ? Bytes{} : twice_the_cache())),
-        measurer_(*backend_, ranks, steady_clock(), rule(options), cpu_reference_kernel()) {
+        measured_(make_measured(options, ranks)),
+        measurer_(measured_->backend(), ranks, steady_clock(), rule(), measured_->reference()) {
     if (ranks.rank() == 0) folder_ = std::make_unique<Folder>(options.out);
   }
 
@@ -215,17 +294,17 @@ class Profile {
       if (folder_) list = next_list();
       const std::string any = told_by_first(ranks_, list.empty() ? "" : "some");
       if (any.empty()) break;
-      all = profile_kernels(list, measurer_, *backend_, ranks_, steady_clock(), listener());
+      all = profile_kernels(list, measurer_, measured_->backend(), ranks_, steady_clock(), listener());
       if (folder_) folder_->write_tables();
     }
     return folder_ ? answer() : kDone;
   }
 
  private:
-  static StoppingRule rule(const ProfileOptions& options) {
-    StoppingRule rule;
-    rule.void_rounds = !options.shared;
-    rule.longest = options.most;
+  StoppingRule rule() const {
+    StoppingRule rule = measured_->rule();
+    rule.void_rounds = !options_.shared;
+    rule.longest = options_.most;
     return rule;
   }
 
@@ -234,23 +313,24 @@ class Profile {
     const std::string there = told_by_first(ranks_, first && folder_->has_machine() ? "yes" : "");
     if (there.empty()) {
       if (first) progress("measuring the machine itself");
-      measure_facts(facts_, measurer_, ranks_);
-      const std::string libraries = fmt::format("{}; {}; shardwright {}", backend_->library(KernelFamily::gemm),
-                                                ranks_.size() > 1 ? mpi_version() : "one rank", version());
-      if (first) folder_->write_machine(machine_yaml(facts_, today(), libraries));
+      const std::string text = measured_->measure(measurer_);
+      if (first) folder_->write_machine(text);
     }
     if (!first) return;
     const Machine machine = find_machine(options_.out);
-    if (machine.name != machine_name(facts_) || machine.gpus_per_node != options_.ranks)
+    if (machine.name != measured_->machine())
+      throw InputError(fmt::format("--out: '{}' is of {}, this is {}: name another folder", shown(options_.out),
+                                   machine.name, measured_->machine()));
+    if (measured_->ranks() != 0 && machine.gpus_per_node != measured_->ranks())
       throw InputError(fmt::format("--out: '{}' is of {} with {} ranks, this is {} with {}: name another folder",
-                                   shown(options_.out), machine.name, machine.gpus_per_node, machine_name(facts_),
-                                   options_.ranks));
+                                   shown(options_.out), machine.name, machine.gpus_per_node, measured_->machine(),
+                                   measured_->ranks()));
   }
 
   std::vector<KernelSpec> next_list() {
     if (options_.source == "--unmeasured")
       return folder_->missing(read_kernel_list(read_file(options_.given, kLongestList), options_.given));
-    if (options_.source.empty()) return folder_->missing(general_grid(DataType::fp32, options_.ranks));
+    if (options_.source.empty()) return folder_->missing(measured_->grid());
     const PlanRequest request = question(arguments_, options_, folder_->write_tables());
     const PlanResult result = options_.source == "--for" ? estimate(request) : plan(request);
     return wanted_kernels(request, result, folder_->known());
@@ -259,7 +339,7 @@ class Profile {
   ProfileListener listener() {
     ProfileListener listener;
     listener.row = [this](const JournalRow& row) {
-      folder_->add(row);
+      folder_->add(row, measured_->backend().condition());
       const Seconds now = steady_clock().now();
       constexpr Seconds kOften = {10};
       if (now - tables_written_ < kOften) return;
@@ -273,7 +353,7 @@ class Profile {
 
   int answer() {
     progress("");
-    const std::string machine = machine_name(facts_);
+    const std::string machine = measured_->machine();
     if (interrupted != 0)
       write_stdout(fmt::format("interrupted with {} kernels; the same command goes on\n", folder_->rows().size()));
     else
@@ -286,8 +366,7 @@ class Profile {
   const Arguments& arguments_;
   const ProfileOptions& options_;
   Communicator& ranks_;
-  CpuFacts facts_;
-  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Measured> measured_;
   Measurer measurer_;
   std::unique_ptr<Folder> folder_;  // of the first rank
   Seconds tables_written_ = steady_clock().now();
@@ -309,6 +388,7 @@ std::vector<std::string> words_of(const Arguments& arguments) {
 void check_question(const ProfileOptions& options) {
   if (options.source == "--unmeasured") read_kernel_list(read_file(options.given, kLongestList), options.given);
   if (options.source == "--model") find_model(options.given);
+  if (options.backend == "cuda") check_gpus(options.ranks);
   if (options.ranks == 1) return;
   if (const std::string missing = mpi_missing(); !missing.empty())
     throw InputError(fmt::format("--ranks: more than one rank needs MPI: {}", missing));
@@ -360,13 +440,15 @@ Command profile_command() {
       "measure this machine's kernels, for plans to go by",
       {"profile --out measured-here   # a general grid; goes on if stopped",
        "profile --model MODEL.yaml --ranks 2 --sequence-length 256 \\\n    --global-batch 8 --out measured-here",
-       "profile --for plan.json --ranks 2 --out measured-here", "profile --unmeasured todo.txt --out measured-here"},
+       "profile --for plan.json --ranks 2 --out measured-here", "profile --unmeasured todo.txt --out measured-here",
+       "profile --backend cuda --model MODEL.yaml --ranks 8 \\\n    --sequence-length 4096 --global-batch 64 --out "
+       "measured-gpus"},
       {},
-      {{"--backend", "NAME", "what computes: cpu (default)", Completes::words, {"cpu"}},
+      {backend_option(),
        {"--model", "MODEL", "what the plans of a model on --ranks need", Completes::words, model_names()},
        {"--for", "PLAN.json", "what this plan needs (plan --json)", Completes::files},
        {"--unmeasured", "LIST", "these kernels (plan --unmeasured)", Completes::files},
-       {"--ranks", "N", "cores at once, each a process (default 1)"},
+       {"--ranks", "N", "cores or GPUs at once, each a process"},
        {"--out", "DIR", "the measured machine: facts and tables", Completes::files},
        {"--seconds", "S", "at most on one kernel (default 3)"},
        {"--hot", "", "runs find their numbers in the caches"},

@@ -180,5 +180,19 @@ TEST_CASE("of several ranks the slowest counts, and all stop together") {
   });
 }
 
+TEST_CASE("a kernel that fails when it runs has that reason, unless the device is lost with it") {
+  const auto alone = make_alone_communicator();
+  CountingClock clock;
+  FakeBackend backend(clock);
+  const std::string reference = "memory bytes=64", kernel = "memory bytes=8";
+  Measurer measurer(backend, *alone, clock, {}, parse_kernel_spec(reference, "test"));
+  backend.breaks[kernel] = "refused";
+  const auto answer = measurer.measure(parse_kernel_spec(kernel, "test"));
+  REQUIRE(std::holds_alternative<NotMeasured>(answer));
+  CHECK(std::get<NotMeasured>(answer).reason == "refused");
+  backend.breaks[reference] = "the device is lost";
+  CHECK_THROWS_WITH(measurer.measure(parse_kernel_spec(kernel, "test")), "the device is lost");
+}
+
 }  // namespace
 }  // namespace shardwright

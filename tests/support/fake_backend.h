@@ -3,6 +3,7 @@
 #include <functional>
 #include <map>
 #include <new>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -35,6 +36,7 @@ class FakeBackend final : public Backend {
   std::map<std::string, std::string> lacks;  // why not
   std::map<std::string, double> errors;      // others 0
   std::vector<std::string> too_large;
+  std::map<std::string, std::string> breaks;       // what is thrown when it is timed
   std::vector<std::pair<std::string, int>> timed;  // in order: kernel, runs
 
   std::string name() const override { return "fake"; }
@@ -53,6 +55,7 @@ class FakeBackend final : public Backend {
   }
   Timed time(PreparedKernel& kernel, int runs) override {
     auto& fake = static_cast<Kernel&>(kernel);
+    if (const auto what = breaks.find(fake.text); what != breaks.end()) throw std::runtime_error(what->second);
     timed.emplace_back(fake.text, runs);
     Timed sum;
     const auto given = durations.find(fake.text);
