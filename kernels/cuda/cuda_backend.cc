@@ -5,12 +5,16 @@
 #include <functional>
 #include <limits>
 #include <map>
+#include <numeric>
 #include <optional>
+#include <random>
 #include <stdexcept>
 #include <utility>
 #include <vector>
 
 #include "kernels/cuda/product_samples.h"
+#include "kernels/memory_pass.h"
+#include "kernels/reference/reference_operators.h"
 #include "kernels/sampled_error.h"
 
 namespace shardwright {
@@ -378,25 +382,46 @@ Work attention(const AttentionSpec& spec, Gpu& gpu) {
 
 // ---- memory ----
 
-/// Half is read, half is written: a copy that an operator makes.
+/// A pass as its operator is called, in fp32, compared with the reference on its first numbers.
 Work memory_pass(const MemorySpec& s, Gpu& gpu) {
   Work work;
-  const std::int64_t n = std::max<std::int64_t>(s.moved.value / 8, 1);
-  work.in.add(4 * n, Fill::fp32);
-  work.out.add(4 * n);
-  work.run = [n, &gpu](char* in, char* out) {
-    gpu.operators().residual_sum({view(in, n, Element::fp32)}, view(out, n, Element::fp32));
+  constexpr std::int64_t kWidth = 4;  // bytes of a number
+  const PassShape shape = pass_shape(s, kWidth);
+  const std::int64_t read = shape.in * shape.elements, written = shape.out * shape.elements;
+  work.in.add(read * kWidth, Fill::fp32);
+  work.out.add(written * kWidth);
+  // Rows that are gathered, in no order; given once, since they are few.
+  std::vector<double> order(static_cast<std::size_t>(shape.rows()));
+  std::iota(order.begin(), order.end(), 0.0);
+  std::shuffle(order.begin(), order.end(), std::mt19937_64(1));
+  const auto ids = [&gpu](const std::vector<double>& rows) {
+    const auto count = static_cast<std::int64_t>(rows.size());
+    const auto memory = gpu.allocate({count * bytes_of(Element::int64)});
+    gpu.operators().upload(rows, {memory.get(), count, Element::int64});
+    return std::pair(memory, In(memory.get(), count, Element::int64));
   };
-  work.error = [n, run = work.run, &gpu](char* in, char* out) {
-    run(in, out);
-    // All of what is small, the ends of what is large.
-    constexpr std::int64_t kMost = 1 << 20;
-    const std::int64_t some = std::min(n, kMost);
-    for (const std::int64_t first : {std::int64_t{0}, n - some})
-      if (gpu.operators().download(view(in, n, Element::fp32).part(first, some)) !=
-          gpu.operators().download(view(out, n, Element::fp32).part(first, some)))
-        return 1.0;
-    return 0.0;
+  work.run = [=, &gpu, rows = ids(order)](char* in, char* out) {
+    run_pass(s.pass, gpu.operators(), shape, view(in, read, Element::fp32), view(out, written, Element::fp32),
+             rows.second);
+  };
+  work.error = [=, &gpu](char* in, char* out) {
+    constexpr std::int64_t kMost = 1 << 13;
+    const PassShape small = pass_shape({{std::min(s.moved.value, kMost * kWidth * arrays_of(s.pass))}, s.pass}, kWidth);
+    std::vector<double> backwards(static_cast<std::size_t>(small.rows()));
+    for (std::size_t i = 0; i < backwards.size(); ++i) backwards[i] = static_cast<double>(backwards.size() - 1 - i);
+    const std::vector<std::int64_t> plain_ids(backwards.begin(), backwards.end());
+    const View given = view(in, small.in * small.elements, Element::fp32),
+               made = view(out, small.out * small.elements, Element::fp32);
+    constexpr double kBefore = 0.5;
+    std::vector<double> expected(static_cast<std::size_t>(made.elements), kBefore);
+    const std::vector<double> x = gpu.operators().download(given);
+    const auto plain = make_reference_operators();
+    run_pass(s.pass, *plain, small, {x.data(), given.elements, Element::fp64},
+             {expected.data(), made.elements, Element::fp64}, {plain_ids.data(), small.rows(), Element::int64});
+    gpu.operators().fill(made, kBefore);
+    const auto rows = ids(backwards);
+    run_pass(s.pass, gpu.operators(), small, given, made, rows.second);
+    return off_by(gpu.operators().download(made), expected);
   };
   return work;
 }
@@ -532,7 +557,9 @@ class CudaBackend final : public Backend {
     }
     if (const auto* s = std::get_if<CollectiveSpec>(&spec))
       return *moved_as(*s) == Element::fp32 ? 4 * unit(DataType::fp32) : 4 * unit(DataType::bf16);
-    return 0;  // a copy
+    if (const auto* s = std::get_if<MemorySpec>(&spec))
+      return 8 * unit(DataType::fp32) * (8 + std::sqrt(static_cast<double>(pass_shape(*s, 4).width)));
+    return 0;
   }
 
   std::unique_ptr<PreparedKernel> prepare(const KernelSpec& spec) override {

@@ -23,20 +23,24 @@ std::string bus_of(int index) {
   return bus.data();
 }
 
+Bytes taken_now() {
+  std::size_t free = 0, all = 0;
+  SHARDWRIGHT_CUDA(cudaMemGetInfo(&free, &all));
+  return {static_cast<std::int64_t>(all - free)};
+}
+
 /// What a GPU says once it is in use; `libraries` is ours.
 GpuFacts facts_of(int index, const Nvml& nvml, const std::string& libraries) {
   cudaDeviceProp p = {};
   SHARDWRIGHT_CUDA(cudaGetDeviceProperties(&p, index));
-  std::size_t free = 0, all = 0;
-  SHARDWRIGHT_CUDA(cudaMemGetInfo(&free, &all));
   GpuFacts facts;
   facts.name = p.name;
   facts.major = p.major;
   facts.minor = p.minor;
   facts.multiprocessors = p.multiProcessorCount;
   SHARDWRIGHT_CUDA(cudaGetDeviceCount(&facts.on_node));
-  facts.memory = {static_cast<std::int64_t>(all)};
-  facts.taken = {static_cast<std::int64_t>(all - free)};
+  facts.memory = {static_cast<std::int64_t>(p.totalGlobalMem)};
+  facts.taken = taken_now();
   facts.l2 = {p.l2CacheSize};
   facts.driver = nvml.driver();
   facts.libraries = libraries;
@@ -91,6 +95,7 @@ class CudaGpu final : public Gpu {
 
   const GpuFacts& facts() const override { return facts_; }
   GpuCondition condition() override { return nvml_.condition(); }
+  Bytes taken() override { return taken_now(); }
   Operators& operators() override { return operators_; }
   std::unique_ptr<Communicator> communicator(Communicator& host) override {
     return make_nccl_communicator(device_, host);

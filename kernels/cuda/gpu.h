@@ -49,6 +49,8 @@ class Gpu {
   virtual ~Gpu() = default;
   virtual const GpuFacts& facts() const = 0;
   virtual GpuCondition condition() = 0;
+  /// Of its memory, by all who use it. What operators free stays taken, so that this is the most that they had.
+  virtual Bytes taken() = 0;
   virtual Operators& operators() = 0;
   /// The same ranks, whose numbers in this GPU's memory NCCL moves; numbers of the host go by `host`, which outlives
   /// it. Collective.

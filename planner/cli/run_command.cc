@@ -10,8 +10,10 @@
 #include <thread>
 
 #include "hardware/input_error.h"
+#include "kernels/cuda/cuda_library.h"
 #include "kernels/mpi/mpi_ranks.h"
 #include "kernels/threads/threads_communicator.h"
+#include "planner/cli/backend_option.h"
 #include "planner/cli/commands.h"
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
@@ -48,10 +50,13 @@ Prepared prepare(const std::string& path, const Arguments& arguments) {
   if (const auto given = arguments.find("--ranks"))
     if (const std::int64_t n = whole_number("--ranks", *given, 1, 1 << 20); n != ranks)
       throw InputError(fmt::format("--ranks: the plan is for {} ranks, got {}", ranks, n));
+  const std::string backend = read_backend(arguments);
+  if (backend == "cuda") check_gpus(static_cast<int>(ranks));
   Pricer pricer(plan.request);
   try {
     Programme programme = make_programme(plan.request.model, layout, plan.request.workload, pricer.orders(layout));
     TrialQuestion question;
+    question.backend = backend;
     if (const auto steps = arguments.find("--steps"))
       question.rounds = static_cast<int>(whole_number("--steps", *steps, 1, 1'000'000));
     question.options.seed = plan.seed;
@@ -78,7 +83,14 @@ int answer(const Prepared& p, Trial trial, const Arguments& arguments) {
 }
 
 Trial run_here(const Prepared& p, Communicator& world, const std::vector<StepResult>* one_rank, StatusBoard* board) {
-  return run_trial(p.programme, world, p.question, one_rank, steady_clock(), board);
+  if (p.question.backend != "cuda") return run_trial(p.programme, world, p.question, one_rank, steady_clock(), board);
+  const int gpus = cuda::library().gpus();
+  const auto gpu = cuda::library().open(is_mpi_rank() ? cuda::gpu_of_rank(gpus) : world.rank());
+  const auto ranks = gpu->communicator(world);
+  TrialQuestion question = p.question;
+  question.operators = &gpu->operators();
+  question.device_memory = [&] { return gpu->taken(); };
+  return run_trial(p.programme, *ranks, question, one_rank, steady_clock(), board);
 }
 
 std::vector<StepResult> reference_of(const Prepared& p) {
@@ -175,7 +187,7 @@ std::vector<Option> run_at_once_options() {
 
 int run_at_once(const Arguments& arguments, const PlanRequest& request, const PlanResult& result) {
   Arguments of_run;
-  for (const char* option : {"--ranks", "--steps", "--communicator", "--measurements", "--threads"})
+  for (const char* option : {"--backend", "--ranks", "--steps", "--communicator", "--measurements", "--threads"})
     if (const auto value = arguments.find(option)) of_run.options[option] = *value;
   if (const auto trial = arguments.find("--trial")) of_run.options["--json"] = *trial;
   if (const auto plan = arguments.find("--plan")) return run_plan(*plan, of_run);
@@ -196,7 +208,8 @@ int run_at_once(const Arguments& arguments, const PlanRequest& request, const Pl
 }
 
 std::vector<Option> running_options() {
-  return {{"--ranks", "N", "ranks of this machine: as many as the plan has"},
+  return {backend_option(),
+          {"--ranks", "N", "ranks of this machine: as many as the plan has"},
           {"--steps", "K", "rounds that are timed (default 5)"},
           {"--communicator",
            "NAME",

@@ -178,7 +178,8 @@ Difference worst_of(Communicator& world, Difference own) {
 
 Trial trial_of(const Programme& programme, Communicator& world, const TrialQuestion& question,
                const std::vector<StepResult>* one_rank, Clock& clock, Stopwatch& watch) {
-  const auto operators = make_operators(question.backend);
+  const auto made = question.operators ? nullptr : make_operators(question.backend);
+  Operators* const operators = question.operators ? question.operators : made.get();
   Memory memory(*operators, question.memory_limit);
   const Fault none;
   Executor executor(programme, world, *operators, memory, watch, question.options, none);
@@ -244,11 +245,12 @@ Trial trial_of(const Programme& programme, Communicator& world, const TrialQuest
     }
   }
   trial.loss = executor.loss();
+  const Bytes resident = question.device_memory ? question.device_memory() : peak_resident();
   for (int stage = 0; stage < programme.pipeline.stages; ++stage) {
     const bool here = stage == executor.stage();
     trial.peaks.push_back(
         {{static_cast<std::int64_t>(largest(world, here ? static_cast<double>(memory.peak().value) : 0))},
-         {static_cast<std::int64_t>(largest(world, here ? static_cast<double>(peak_resident().value) : 0))}});
+         {static_cast<std::int64_t>(largest(world, here ? static_cast<double>(resident.value) : 0))}});
   }
 
   std::vector<Seconds> good;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -43,7 +44,7 @@ struct Trial {
   std::vector<TrialOperator> operators;
   struct Peak {
     Bytes allocated;  ///< the executor's own
-    Bytes resident;   ///< of the process: everything
+    Bytes resident;   ///< of the process, or of its device: everything
   };
   std::vector<Peak> peaks;  ///< by stage, the worst of its ranks
   std::string communicator, backend;
@@ -58,6 +59,8 @@ struct TrialQuestion {
   double busy = 0.95;       ///< a round is void where a rank computed less than this of the time that it computed in,
   double drift = 0.1;       ///< or a product before or after it took so much more than the fastest
   std::string backend = "cpu";
+  Operators* operators = nullptr;        ///< of this rank, where it brings its own; else made by the backend's name
+  std::function<Bytes()> device_memory;  ///< taken on the rank's device now; none: what counts is the process's
 };
 
 inline constexpr double kEqualTolerance = 1e-4;  ///< fp32 beside double

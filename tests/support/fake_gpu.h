@@ -45,6 +45,7 @@ class FakeGpu final : public cuda::Gpu {
 
   const cuda::GpuFacts& facts() const override { return given; }
   cuda::GpuCondition condition() override { return now; }
+  Bytes taken() override { return given.taken; }
   Operators& operators() override { return operators_; }
   std::unique_ptr<Communicator> communicator(Communicator& host) override { return host.split(0); }
 
