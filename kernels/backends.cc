@@ -10,12 +10,20 @@
 
 namespace shardwright {
 
-std::vector<std::string> operator_names() { return {"reference", "cpu"}; }
+std::vector<std::string> operator_names() {
+  if (cuda::gpus_missing().empty()) return {"reference", "cpu", "cuda"};
+  return {"reference", "cpu"};
+}
 
 std::unique_ptr<Operators> make_operators(std::string_view name) {
   if (name == "reference") return make_reference_operators();
   if (name == "cpu") return std::make_unique<CpuOperators>();
-  throw std::runtime_error("there is no backend '" + std::string(name) + "'; there are reference, cpu");
+  if (name == "cuda") {
+    if (const std::string missing = cuda::gpus_missing(); !missing.empty())
+      throw std::runtime_error("there is no cuda here: " + missing);
+    return cuda::library().operators(cuda::gpu_of_rank(cuda::library().gpus()));
+  }
+  throw std::runtime_error("there is no backend '" + std::string(name) + "'; there are reference, cpu, cuda");
 }
 
 namespace {

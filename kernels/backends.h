@@ -10,7 +10,7 @@
 
 namespace shardwright {
 
-/// Names of the operators that this build has: "reference", "cpu".
+/// Names of the operators that run here: "reference", "cpu", and "cuda" where there is a GPU.
 std::vector<std::string> operator_names();
 /// Throws std::runtime_error where the build or the machine has none of that name, saying what is missing.
 std::unique_ptr<Operators> make_operators(std::string_view name);

@@ -20,6 +20,8 @@ class Library {
   virtual std::string no_gpus() const = 0;
   /// Becomes the thread's GPU. Throws std::runtime_error.
   virtual std::unique_ptr<Gpu> open(int index) = 0;
+  /// Its operators alone.
+  virtual std::unique_ptr<Operators> operators(int index) = 0;
 };
 
 /// Why kernels for GPUs cannot be loaded, "" where they can. `gpus`: or why there is none to run them on.

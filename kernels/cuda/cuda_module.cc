@@ -8,6 +8,7 @@
 
 #include "kernels/cuda/cuda_gpu.h"
 #include "kernels/cuda/cuda_library.h"
+#include "kernels/cuda/cuda_operators.h"
 
 namespace shardwright::cuda {
 namespace {
