@@ -113,7 +113,7 @@ TEST_CASE("a rank never receives in a lane in which it sends") {
 TEST_CASE("without a gpu its operators say what is missing") {
   const std::string missing = cuda::gpus_missing();
   if (missing.empty()) return;
-  CHECK(message_of([] { make_operators("cuda"); }) == "there is no cuda here: " + missing);
+  CHECK(message_of<std::runtime_error>([] { make_operators("cuda"); }) == "there is no cuda here: " + missing);
 }
 
 }  // namespace

@@ -101,7 +101,7 @@ TEST_CASE("a backend says which formats it lacks") {
   CHECK_THROWS_WITH(cpu->gather({one.data(), 1, Element::fp32}, {}, 0, {}),
                     "the cpu backend computes in ids of int64, not in fp32");
   CHECK_THROWS_WITH(cpu->fill({one.data(), 1, Element::bf16}, 0), "the host's kernels have no numbers of bf16");
-  CHECK_THROWS_WITH(make_operators("tpu"), "there is no backend 'tpu'; there are reference, cpu");
+  CHECK_THROWS_WITH(make_operators("tpu"), "there is no backend 'tpu'; there are reference, cpu, cuda");
 }
 
 }  // namespace
