@@ -20,7 +20,7 @@ class Library {
   virtual std::string no_gpus() const = 0;
   /// Becomes the thread's GPU. Throws std::runtime_error.
   virtual std::unique_ptr<Gpu> open(int index) = 0;
-  /// Its operators alone.
+  /// Of that GPU, for who needs nothing else of it. Throws std::runtime_error.
   virtual std::unique_ptr<Operators> operators(int index) = 0;
 };
 
