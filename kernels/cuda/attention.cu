@@ -1,11 +1,13 @@
-// softmax(scale * sum over parts of q k^T) v in pieces of queries whose scores are written to memory: products by
-// cuBLASLt, a kernel for the rows between them. The backward pass makes the probabilities again from the log-sum-exp.
+// softmax(scale * sum over parts of q k^T) v: forward in one kernel where it has the widths (fused_attention.h), else
+// in pieces of queries whose scores are written to memory: products by cuBLASLt, a kernel for the rows between them.
+// The backward pass always so; it makes the probabilities again from the log-sum-exp.
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <memory>
 
 #include "kernels/cuda/cuda_operators.h"
+#include "kernels/cuda/fused_attention.h"
 #include "kernels/cuda/operands.h"
 
 namespace shardwright {
@@ -266,6 +268,40 @@ class Added {
 
 constexpr int kRowThreads = 256;
 
+template <typename Number, int score_width, int value_width>
+void run_fused(cuda::Device& device, const AttentionViews& in, const AttentionShape& s, View o, View log_sum_exp) {
+  using Kernel = cuda::FusedAttention<Number, score_width, value_width>;
+  constexpr float kLog2E = 1.4426950408889634f;
+  Kernel kernel = {{},
+                   cuda::data_of<Number>(in.v),
+                   in.shared_value,
+                   s,
+                   scale_of(in) * kLog2E,
+                   in.sinks.empty() ? In{} : in.sinks,
+                   cuda::data_of<Number>(o),
+                   log_sum_exp};
+  for (std::size_t i = 0; i < in.parts.size(); ++i) {
+    const ScoreViews& part = in.parts[i];
+    kernel.parts[i] = {cuda::data_of<Number>(part.q), cuda::data_of<Number>(part.k), static_cast<int>(part.width),
+                       part.shared_key};
+  }
+  cuda::launch_blocks<Kernel::kThreads>(device, kernel.blocks(), Kernel::kThreads, Kernel::kShared, kernel);
+}
+
+/// Whether the fused kernel has it, for the widest of its widths; see there.
+bool is_fused(const AttentionViews& in, const AttentionShape& s, const View& o) {
+  const auto fits = [](const In& array) { return cuda::is_aligned(array.data, 16); };
+  if (in.v.element != Element::bf16 && in.v.element != Element::fp16) return false;
+  std::int64_t width = 0;
+  for (const ScoreViews& part : in.parts) {
+    if (part.width % 8 != 0 || !fits(part.q) || !fits(part.k)) return false;
+    if (part.q.element != in.v.element || part.k.element != in.v.element) return false;
+    width += part.width;
+  }
+  return in.parts.size() <= 2 && width <= 192 && s.value_dim <= 128 && s.value_dim % 8 == 0 && s.keys > 0 &&
+         fits(in.v) && fits(o) && o.element == in.v.element;
+}
+
 }  // namespace
 
 void CudaOperators::softmax(In x, std::int64_t keys, std::span<const KeyRange> seen, View y) {
@@ -306,6 +342,17 @@ void CudaOperators::make_scores(const AttentionViews& in, const AttentionShape& 
 }
 
 void CudaOperators::attention(const AttentionViews& in, const AttentionShape& s, View o, View log_sum_exp) {
+  if (is_fused(in, s, o)) {
+    std::int64_t width = 0;
+    for (const ScoreViews& part : in.parts) width += part.width;
+    const auto run = [&](auto number) {
+      using Number = decltype(number);
+      if (width <= 64 && s.value_dim <= 64) return run_fused<Number, 64, 64>(device_, in, s, o, log_sum_exp);
+      if (width <= 128) return run_fused<Number, 128, 128>(device_, in, s, o, log_sum_exp);
+      run_fused<Number, 192, 128>(device_, in, s, o, log_sum_exp);
+    };
+    return in.v.element == Element::bf16 ? run(cuda::Bfloat{}) : run(cuda::Half{});
+  }
   for_each_piece<AttentionPiece>(s, [&](const AttentionPiece& p) {
     const std::int64_t rows = p.rows(s), count = rows * p.keys;
     const auto memory = allocate({count * 4});

@@ -50,7 +50,58 @@ class Block {
     return reduce(x, [](Candidate a, Candidate b) { return better(a, b); });
   }
 
+  float sum_of_four(float x) const {
+    return of_four(x, [](float a, float b) { return a + b; });
+  }
+  float largest_of_four(float x) const {
+    return of_four(x, [](float a, float b) { return larger(a, b); });
+  }
+
+  template <typename Number>
+  void multiply(Tile<Number>, const Pairs& a, std::uint32_t b0, std::uint32_t b1, float (&c)[4]) const {
+    struct Share {
+      Pairs a;
+      std::uint32_t b[2];
+    };
+    Share* shares = reinterpret_cast<Share*>(memory_);
+    shares[thread_] = {a, {b0, b1}};
+    sync();
+    const Share* warp = shares + thread_ / kWarp * kWarp;
+    const auto number = [](std::uint32_t pair, int which) {
+      return to_float(Number{static_cast<std::uint16_t>(pair >> 16 * which)});
+    };
+    for (int i = 0; i < 4; ++i) {
+      const int row = thread_ % kWarp / 4 + i / 2 * 8, column = thread_ % 4 * 2 + i % 2;
+      for (int k = 0; k < 16; ++k) {
+        const int lane = k % 8 / 2;
+        c[i] += number(warp[row % 8 * 4 + lane].a.of[row / 8 + k / 8 * 2], k % 2) *
+                number(warp[column * 4 + lane].b[k / 8], k % 2);
+      }
+    }
+    sync();
+  }
+  template <typename Number>
+  void load_columns(const Number* tile, int stride, std::uint32_t& b0, std::uint32_t& b1) const {
+    const int row = thread_ % 4 * 2, column = thread_ % kWarp / 4;
+    const auto pair = [&](int first) {
+      return tile[first * stride + column].bits | static_cast<std::uint32_t>(tile[(first + 1) * stride + column].bits)
+                                                      << 16;
+    };
+    b0 = pair(row), b1 = pair(row + 8);
+  }
+
  private:
+  template <typename Join>
+  float of_four(float x, Join join) const {
+    float* parts = reinterpret_cast<float*>(memory_);
+    parts[thread_] = x;
+    sync();
+    const float* four = parts + thread_ / 4 * 4;
+    const float all = join(join(four[0], four[1]), join(four[2], four[3]));
+    sync();
+    return all;
+  }
+
   int thread_, threads_;
   char* memory_;
 };
@@ -62,9 +113,9 @@ void launch_each(Device&, std::int64_t count, const Kernel& kernel) {
   for (std::int64_t i = 0; i < count; ++i) kernel(i);
 }
 
-template <typename Kernel>
+template <int most_threads = kMostThreads, typename Kernel>
 void launch_blocks(Device& device, std::int64_t count, int threads, std::int64_t shared, const Kernel& kernel) {
-  assert(threads % kWarp == 0 && threads <= kMostThreads && "whole warps");
+  assert(threads % kWarp == 0 && threads <= most_threads && "whole warps");
   assert(kReduceBytes + shared <= device.properties().shared_per_block.value && "blocks have so much memory");
   static_cast<void>(device);
   std::vector<double> memory(kMostThreads + static_cast<std::size_t>(shared + 7) / 8);

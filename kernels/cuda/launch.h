@@ -25,6 +25,15 @@ inline constexpr int kWarp = 32, kMostThreads = 1024;
 /// Of a block's shared memory, for its own sums; the kernel's begins behind it.
 inline constexpr std::int64_t kReduceBytes = 512;
 
+/// Which format a warp's product is of.
+template <typename Number>
+struct Tile {};
+/// A thread's share of a matrix [16, 16] of 16-bit numbers: pairs (row, column), (row, column + 1) where row is the
+/// lane / 4 and column twice the lane % 4; then of row + 8; of column + 8; of both. As PTX's mma.m16n8k16 has it.
+struct Pairs {
+  std::uint32_t of[4];
+};
+
 /// Threads for `work` pieces that are alike, whole warps.
 inline int threads_for(std::int64_t work, int most = kMostThreads) {
   return static_cast<int>(std::clamp<std::int64_t>((work + kWarp - 1) / kWarp * kWarp, kWarp, most));
@@ -49,6 +58,10 @@ __device__ __forceinline__ Candidate from_lane(Candidate x, int other) {
 }
 
 /// The threads of one block, whole warps. What all of them call, all of them must reach.
+///
+/// By warps: multiply(Tile, a, b0, b1, c) adds to c [16, 8], of which a thread has (row, column), (row, column + 1) and
+/// those of row + 8, the product of a [16, 16] and b [16, 8]; of b it has the pair (2 (lane % 4), lane / 4), (that + 1,
+/// lane / 4), and that of eight rows below. load_columns reads such pairs from a row-major b in shared memory.
 class Block {
  public:
   __device__ __forceinline__ int thread() const { return static_cast<int>(threadIdx.x); }
@@ -81,6 +94,37 @@ class Block {
   __device__ __forceinline__ Candidate best(Candidate x) const {
     return reduce(x, [](Candidate a, Candidate b) { return better(a, b); });
   }
+
+  /// Of four neighbours, threads 4 i to 4 i + 3.
+  __device__ __forceinline__ float sum_of_four(float x) const {
+    x += from_lane(x, 1);
+    return x + from_lane(x, 2);
+  }
+  __device__ __forceinline__ float largest_of_four(float x) const {
+    x = larger(x, from_lane(x, 1));
+    return larger(x, from_lane(x, 2));
+  }
+  __device__ __forceinline__ void multiply(Tile<Half>, const Pairs& a, std::uint32_t b0, std::uint32_t b1,
+                                           float (&c)[4]) const {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a.of[0]), "r"(a.of[1]), "r"(a.of[2]), "r"(a.of[3]), "r"(b0), "r"(b1));
+  }
+  __device__ __forceinline__ void multiply(Tile<Bfloat>, const Pairs& a, std::uint32_t b0, std::uint32_t b1,
+                                           float (&c)[4]) const {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a.of[0]), "r"(a.of[1]), "r"(a.of[2]), "r"(a.of[3]), "r"(b0), "r"(b1));
+  }
+  template <typename Number>
+  __device__ __forceinline__ void load_columns(const Number* tile, int stride, std::uint32_t& b0,
+                                               std::uint32_t& b1) const {
+    // Threads 0 to 15 name the rows.
+    const auto row = static_cast<std::uint32_t>(__cvta_generic_to_shared(tile + thread() % 16 * stride));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];" : "=r"(b0), "=r"(b1) : "r"(row));
+  }
 };
 
 __device__ __forceinline__ void atomic_add(float* at, float x) { atomicAdd(at, x); }
@@ -92,8 +136,8 @@ __global__ void __launch_bounds__(256) run_each(std::int64_t count, const Kernel
     kernel(i);
 }
 
-template <typename Kernel>
-__global__ void __launch_bounds__(kMostThreads) run_blocks(std::int64_t count, const Kernel kernel) {
+template <int most_threads, typename Kernel>
+__global__ void __launch_bounds__(most_threads) run_blocks(std::int64_t count, const Kernel kernel) {
   const Block block;
   for (std::int64_t i = blockIdx.x; i < count; i += gridDim.x) {
     kernel(block, i);
@@ -112,18 +156,19 @@ void launch_each(Device& device, std::int64_t count, const Kernel& kernel) {
   SHARDWRIGHT_CUDA(cudaGetLastError());
 }
 
-/// kernel(block, i) for i below `count`, each by one block that has `shared` bytes of its own.
-template <typename Kernel>
+/// kernel(block, i) for i below `count`, each by one block that has `shared` bytes of its own. Fewer threads at most
+/// have more registers each.
+template <int most_threads = kMostThreads, typename Kernel>
 void launch_blocks(Device& device, std::int64_t count, int threads, std::int64_t shared, const Kernel& kernel) {
   if (count <= 0) return;
   constexpr std::int64_t kMostBlocks = 1 << 20, kUnasked = 48 << 10;
   const std::int64_t bytes = kReduceBytes + shared;
   if (bytes > kUnasked)
-    SHARDWRIGHT_CUDA(
-        cudaFuncSetAttribute(run_blocks<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+    SHARDWRIGHT_CUDA(cudaFuncSetAttribute(run_blocks<most_threads, Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                          static_cast<int>(bytes)));
   const auto blocks = static_cast<unsigned>(std::min(count, kMostBlocks));
-  run_blocks<<<blocks, static_cast<unsigned>(threads), static_cast<std::size_t>(bytes), device.stream()>>>(count,
-                                                                                                           kernel);
+  run_blocks<most_threads>
+      <<<blocks, static_cast<unsigned>(threads), static_cast<std::size_t>(bytes), device.stream()>>>(count, kernel);
   SHARDWRIGHT_CUDA(cudaGetLastError());
 }
 

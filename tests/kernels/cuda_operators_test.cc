@@ -17,6 +17,21 @@ TEST_CASE("CUDA's kernels agree with the reference where the host runs them") {
   for (const DataType type : {DataType::fp32, DataType::bf16, DataType::fp16}) check_against_reference(ours, type);
 }
 
+TEST_CASE("attention in one kernel is as exact as its format") {
+  CudaOperators ours;
+  const auto reference = make_reference_operators();
+  for (const KernelCase& c : kernel_cases()) {
+    if (!c.name.starts_with("attention")) continue;
+    CAPTURE(c.name);
+    KernelBench made(ours, DataType::fp16), expected(*reference, DataType::fp16);
+    c.run(made);
+    c.run(expected);
+    auto got = made.results(), want = expected.results();
+    got.resize(2), want.resize(2);  // o, and the log-sum-exp
+    CHECK(relative_difference(got, want) < 0x1p-9);
+  }
+}
+
 TEST_CASE("16-bit numbers are rounded as IEEE 754 has it, both ways") {
   using cuda::Bfloat;
   using cuda::from_float;
