@@ -99,9 +99,9 @@ struct SearchAnswer {
   std::vector<PricedLayout> pareto;  // fastest first
   std::vector<PricedLayout>
       nearest;  // when nothing fits: least reserved memory first, then the layout; at most kNearest
-  /// As many as PlanRequest::rejected_examples of each reason. "memory" first: of the layouts that were looked at to
-  /// the last split, as their floors would fit, those that no time bound tells to be slower; then the impossible ones
-  /// by reason, the first that are met, each with another detail.
+  /// As many as PlanRequest::rejected_examples of each reason. "memory" first: `nearest`, or, where anything fits,
+  /// of the layouts whose splits were looked at (their floors fit) those with the least bound on their time, which may
+  /// be faster than the best; then the impossible ones by reason, the first that are met, each with another detail.
   std::vector<PricedLayout> rejected;
 };
 SearchAnswer search(const PlanRequest& request, Pricer& pricer);

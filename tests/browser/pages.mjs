@@ -37,10 +37,10 @@ export function makePages(program, folder) {
   run(`estimate ${serving} --layout tp=2 --concurrency 16 --json served.json --html served.html`);
   run(`plan ${serving} --max-tpot 0.000001 --html unkept.html`);
   run('report serving.json served.json --out both.html');
-  const measured = read('serving.json');
-  measured.plans[0].predicted.percentiles = { ttft_seconds: { p50: 0.1, p99: 0.4 } };
-  write('percentiles.json', JSON.stringify(measured));
-  run('report percentiles.json --out percentiles.html');
+  const loaded = read('serving.json');
+  loaded.plans[0].under_load = { requests: 1000, overloaded: false, ttft_seconds: { p50: 0.1, p99: 0.4 } };
+  write('load.json', JSON.stringify(loaded));
+  run('report load.json --out load.html');
 
   const large = 'llama-3.1-405b h100-sxm-80gb --gpus 8 --sequence-length 4096';
   run(`plan ${large} --global-batch 8 --html nothing.html`);

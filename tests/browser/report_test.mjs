@@ -174,7 +174,7 @@ await test('axe finds nothing serious, in light and in dark', async () => {
     ['models', 390, 'light'],
     ['nothing', 390, 'dark'],
     ['serving', 390, 'light'],
-    ['percentiles', 1280, 'dark'],
+    ['load', 1280, 'dark'],
   ];
   for (const [name, width, colorScheme] of kinds) {
     const { page, close } = await open(name, { width, colorScheme, height: 844, bypassCSP: true });
@@ -266,9 +266,9 @@ await test('an answer of serving shows speed for all and for each, what a token 
     await page.getByText(plans[0].predicted.memory.max_batch_reason).first().isVisible(),
   );
   await close();
-  const other = await open('percentiles');
+  const other = await open('load');
   const table = other.page.getByRole('region', { name: 'Table of percentiles' });
-  same('percentiles with units', await table.locator('tbody tr').allTextContents(), ['ttft_seconds100 ms400 ms']);
+  same('percentiles with units', await table.locator('tbody tr').allTextContents(), ['first token (TTFT)100 ms400 ms']);
   await other.close();
 });
 

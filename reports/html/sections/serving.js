@@ -67,25 +67,36 @@ const layoutColumns = [
   { title: 'largest batch', value: predicted('max_batch'), help: 'that memory and the engine allow a rank' },
 ];
 
-const moreColumns = [
-  { title: 'TTFT from s', key: 'ttft_seconds_low' },
-  { title: 'TTFT to s', key: 'ttft_seconds_high' },
-  { title: 'TPOT from s', key: 'tpot_seconds_low' },
-  { title: 'TPOT to s', key: 'tpot_seconds_high' },
-  { title: 'price/M tokens', key: 'cost_per_million_output_tokens' },
-].map(({ title, key }) => ({
+const ofLoad = (title, quantity) => ({
   title,
-  value: predicted(key),
-  text: (plan) => units.number(plan.predicted?.[key]),
-  help: key.startsWith('cost') ? 'of output tokens' : 'of the 80 % interval',
-}));
+  value: (plan) => plan.under_load?.[quantity]?.p99,
+  text: (plan) => units.seconds(plan.under_load?.[quantity]?.p99),
+  help: 'of the load as played',
+});
+
+const moreColumns = [
+  ofLoad('TTFT p99', 'ttft_seconds'),
+  ofLoad('TPOT p99', 'tpot_seconds'),
+  ...[
+    { title: 'TTFT from s', key: 'ttft_seconds_low' },
+    { title: 'TTFT to s', key: 'ttft_seconds_high' },
+    { title: 'TPOT from s', key: 'tpot_seconds_low' },
+    { title: 'TPOT to s', key: 'tpot_seconds_high' },
+    { title: 'price/M tokens', key: 'cost_per_million_output_tokens' },
+  ].map(({ title, key }) => ({
+    title,
+    value: predicted(key),
+    text: (plan) => units.number(plan.predicted?.[key]),
+    help: key.startsWith('cost') ? 'of output tokens' : 'of the 80 % interval',
+  })),
+];
 
 function promisesText(work) {
   const slo = work.slo ?? {};
   const parts = [];
   if (slo.max_ttft_seconds) parts.push(`first token within ${units.seconds(slo.max_ttft_seconds)}`);
   if (slo.max_tpot_seconds) parts.push(`each further one within ${units.seconds(slo.max_tpot_seconds)}`);
-  return parts.join(', ');
+  return parts.join(', ') + (slo.of && parts.length > 0 ? ` (${slo.of})` : '');
 }
 
 function verdictSentence(data) {
@@ -152,6 +163,8 @@ function questionSection(data) {
       ['Answer', `${units.count(work.osl)} tokens`],
       ['Clients at once', work.concurrency ? units.count(work.concurrency) : 'as many as is best'],
       ['Requests a second', work.requests_per_second],
+      ['Arrivals', work.arrivals],
+      ['Lengths', work.lengths],
       ['Promised', promisesText(work)],
       ['Weights', work.precision],
       ['Experts', work.moe_precision],
@@ -333,27 +346,43 @@ function intervalChart(p) {
   });
 }
 
-/// { quantity: { p50, p90, ... } }, where the file has it.
-function percentileTable(percentiles) {
-  const rows = Object.entries(percentiles ?? {}).filter(([, values]) => values !== null && typeof values === 'object');
-  if (rows.length === 0) return null;
+/// Of a load that was played: { requests, ..., quantity: { mean, p50, p90, ... } }.
+function loadSection(data) {
+  const load = data.plans[0]?.under_load;
+  if (!load) return null;
+  const rows = Object.entries(load).filter(([, values]) => values !== null && typeof values === 'object');
   const names = [...new Set(rows.flatMap(([, values]) => Object.keys(values)))];
-  return [
-    el('h4', {}, 'Percentiles'),
-    table({
-      name: 'percentiles',
-      filter: false,
-      rows,
-      columns: [
-        { title: 'quantity', value: ([key]) => key, left: true },
-        ...names.map((name) => ({
-          title: name,
-          value: ([, values]) => values[name],
-          text: ([key, values]) => byUnit(`${key} ${name}`.replace(' ', '_'), values[name]),
-        })),
-      ],
-    }),
-  ];
+  const kQuantities = {
+    ttft_seconds: 'first token (TTFT)',
+    tpot_seconds: 'each further token (TPOT)',
+    request_latency_seconds: 'whole answer',
+  };
+  return section(
+    'load',
+    'Under the load',
+    'Arrivals played request by request, with queues: of a hundred requests p99 is what all but one stay below.',
+    load.overloaded &&
+      el('p', { class: 'verdict bad' }, 'It is overloaded: requests come faster than they are answered.'),
+    rows.length > 0 &&
+      table({
+        name: 'percentiles',
+        filter: false,
+        rows,
+        columns: [
+          { title: 'quantity', value: ([key]) => kQuantities[key] ?? key, left: true },
+          ...names.map((name) => ({
+            title: name,
+            value: ([, values]) => values[name],
+            text: ([key, values]) => byUnit(key, values[name]),
+          })),
+        ],
+      }),
+    definitions(
+      Object.entries(load)
+        .filter(([, value]) => typeof value === 'number')
+        .map(([key, value]) => [key.replaceAll('_', ' '), byUnit(key, value)]),
+    ),
+  );
 }
 
 function latencySection(data) {
@@ -372,7 +401,6 @@ function latencySection(data) {
       ['A decode step', units.seconds(p.decode_step_seconds)],
       ["A prompt adds to others' steps", units.seconds(p.prefill_added_seconds)],
     ]),
-    percentileTable(p.percentiles ?? data.percentiles),
   );
 }
 
@@ -489,6 +517,7 @@ export function servingSections(data) {
     rankingSection(data),
     paretoSection(data),
     latencySection(data),
+    loadSection(data),
     memorySection(data),
     poolsSection(data),
     sourcesSection(data),
