@@ -51,7 +51,8 @@ function verdictSentence(data) {
 /// Keys of a layout that differ, as "zero 3 instead of 1".
 function differences(other, layout) {
   const text = (value) => (Array.isArray(value) ? value.join('+') || 'none' : String(value));
-  const told = { ...other, layers_per_chunk: undefined, recompute_modules: undefined };
+  const told = { ...other, layers_per_chunk: undefined };
+  if (other.recompute !== layout.recompute && other.recompute !== 'selective') delete told.recompute_modules;
   return Object.keys(told)
     .filter((key) => told[key] !== undefined && text(other[key]) !== text(layout[key]))
     .map((key) => `${key} ${text(other[key])} instead of ${text(layout[key])}`)
