@@ -13,7 +13,7 @@ function significant(value, digits = 3) {
 export function seconds(value) {
   if (!known(value)) return unknown;
   const size = Math.abs(value);
-  if (size === 0) return '0 s';
+  if (size < 1e-12) return '0 s'; // what sums leave of nothing
   if (size < 9.995e-7) return `${significant(value * 1e9)} ns`;
   if (size < 9.995e-4) return `${significant(value * 1e6)} µs`;
   if (size < 0.9995) return `${significant(value * 1e3)} ms`;

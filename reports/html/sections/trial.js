@@ -13,7 +13,7 @@ export function byUnit(key, value) {
   if (/_bytes(_|$)/.test(key)) return units.bytes(value);
   if (/flops_per_second/.test(key)) return units.rate(value, 'FLOP/s');
   if (/(^|_)(mfu|share|error)$/.test(key)) return units.percent(value);
-  return units.number(value, 4);
+  return Number.isInteger(value) ? units.count(value) : units.number(value, 4);
 }
 
 const scalars = (object) => Object.entries(object ?? {}).filter(([, value]) => typeof value === 'number');
@@ -225,7 +225,7 @@ function roundsPart(rounds, predicted) {
                 : {
                     silent: true,
                     symbol: 'none',
-                    label: { formatter: 'predicted', color: colour('ink') },
+                    label: { formatter: 'predicted', position: 'insideEndTop', color: colour('ink') },
                     lineStyle: { color: colour('red') },
                     data: [{ yAxis: predicted }],
                   },
@@ -254,7 +254,9 @@ export function trialSections(data) {
   const verdict =
     step?.measured > 0 && step.predicted > 0
       ? `Measured ${units.seconds(step.measured)} a step, predicted ${units.seconds(step.predicted)}: ${units.signedPercent(relative(step))}.`
-      : 'No step was measured.';
+      : data.rounds?.length > 0 && data.rounds.every((round) => round.void)
+        ? `No step counts: all ${data.rounds.length} rounds are void, the first because ${data.rounds[0].reason}.`
+        : 'No step was measured.';
   const plain = (object) =>
     Object.entries(object ?? {})
       .filter(([, value]) => typeof value !== 'object')
