@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "planner/pipeline_shape.h"
 
@@ -42,6 +43,8 @@ Floor::Floor(const Pricer& pricer, const Layout& layout, Bytes stream, bool bala
   always_ = library_workspace(pricer.machine_) + (stages_ > 1 ? 2 * stream : Bytes{});
   send_ = send_time(layout, stream, pricer.machine_, pricer.engine_);
   fixed_ = pricer.engine_.constants.seconds(EngineConstant::step_seconds);
+  drain_ = stage_weights(1 / micro_batches_);
+  arrive_ = stage_weights(1 / (3 * micro_batches_));
   change_way(layout);
 }
 
@@ -50,9 +53,7 @@ void Floor::change_way(const Layout& layout) {
   parts_ = stages_ * layout.virtual_pipeline;
   round_ = Route(pipeline_of(layout, global_batch_)).shape_is_round();
   paired_ = has_pairs(layout);
-  const bool drains =
-      layout.virtual_pipeline == 1 && backward_tasks(layout.schedule) == BackwardTasks::whole && !paired_;
-  drained_ = drains ? 1 / (1 - std::pow(1 - 1 / micro_batches_, stages_)) : 0;
+  split_ = backward_tasks(layout.schedule) == BackwardTasks::split;
 }
 
 Floor::Passes Floor::passes(const Pricer& pricer, const ShapePrice& shape, const Recompute& recompute) {
@@ -61,17 +62,15 @@ Floor::Passes Floor::passes(const Pricer& pricer, const ShapePrice& shape, const
   const auto add = [&](const PassPrice& pass, int count) {
     sum.forward.push_back(count * pass.forward().value);
     sum.backward.push_back(count * pass.backward().value);
+    sum.gradient.push_back(count * (pass.backward() - pass.weight_gradient).value);
     sum.saved.push_back(count * static_cast<double>(pass.need.saved_reserved.value));
     sum.for_weights.push_back(count * static_cast<double>(pass.need.for_weights_reserved.value));
     sum.transient.push_back(static_cast<double>(pass.need.transient_reserved.value));
   };
-  for (std::size_t c = 0; c < shape.layers.size(); ++c) {
+  for (std::size_t c = 0; c < shape.layers.size(); ++c)
     add(shape.layers[c].passes[r], pricer.class_layers_until_[c].back());
-    sum.layer_forward = std::min(sum.layer_forward, shape.layers[c].passes[r].forward());
-  }
   add(shape.embedding.passes[0], 1);
   add(shape.head.passes[0], 1);
-  sum.embedding_forward = shape.embedding.passes[0].forward();
   return sum;
 }
 
@@ -83,17 +82,14 @@ Floor::Passes Floor::passes(const Pricer& pricer, const LeastPrice& least, int m
   const auto add = [&](const LeastPass& pass, int count) {
     sum.forward.push_back(count * pass.forward.at(share).value);
     sum.backward.push_back(count * pass.backward.at(share).value);
+    sum.gradient.push_back(count * pass.gradient.at(share).value);
     sum.saved.push_back(count * share * static_cast<double>(pass.saved.value));
     sum.for_weights.push_back(count * share * static_cast<double>(pass.for_weights.value));
     sum.transient.push_back(0);
   };
-  for (std::size_t c = 0; c < least.layers.size(); ++c) {
-    add(least.layers[c][r], pricer.class_layers_until_[c].back());
-    sum.layer_forward = std::min(sum.layer_forward, least.layers[c][r].forward.at(share));
-  }
+  for (std::size_t c = 0; c < least.layers.size(); ++c) add(least.layers[c][r], pricer.class_layers_until_[c].back());
   add(least.embedding[0], 1);
   add(least.head[0], 1);
-  sum.embedding_forward = least.embedding[0].forward.at(share);
   return sum;
 }
 
@@ -129,11 +125,10 @@ void lower(Floor::ByGraph& mine, const Floor::ByGraph& theirs) {
 void Floor::Passes::lower_to(const Passes& other) {
   lower(forward, other.forward);
   lower(backward, other.backward);
+  lower(gradient, other.gradient);
   lower(saved, other.saved);
   lower(for_weights, other.for_weights);
   lower(transient, other.transient);
-  layer_forward = std::min(layer_forward, other.layer_forward);
-  embedding_forward = std::min(embedding_forward, other.embedding_forward);
 }
 
 void Floor::Weights::lower_to(const Weights& other) {
@@ -152,9 +147,49 @@ void Floor::Weights::lower_to(const Weights& other) {
 }
 
 double Floor::firsts(const ByGraph& moves, const ByGraph& work) const {
+  const int middle = std::max(parts_ - 2, 0);
+  double layers = 0, least = 1e300;
+  ByGraph first;  // by class, of a part that has such a layer
+  for (std::size_t c = 0; c < layers_.size(); ++c) {
+    layers += layers_[c];
+    first.push_back(std::min(moves[c], work[c]) / layers_[c]);
+    least = std::min(least, first.back());
+  }
+  double most = 0;
+  for (std::size_t c = 0; c < layers_.size(); ++c) {
+    const double have = std::clamp(middle - (layers - layers_[c]), 0.0, static_cast<double>(middle));
+    most = std::max(most, have * first[c] + (middle - have) * least);
+  }
+  return most;
+}
+
+double Floor::least_layer(const ByGraph& seconds) const {
   double least = 1e300;
-  for (std::size_t c = 0; c < layers_.size(); ++c) least = std::min(least, std::min(moves[c], work[c]) / layers_[c]);
-  return std::max(parts_ - 2, 0) * least;
+  for (std::size_t c = 0; c < layers_.size(); ++c) least = std::min(least, seconds[c] / layers_[c]);
+  return least;
+}
+
+Floor::StageWeights Floor::stage_weights(double ratio) const {
+  const double q = 1 - ratio;
+  double to_p = 1, to_one_less = 1;  // q^p, q^(p-1)
+  for (int i = 0; i < stages_; ++i) {
+    to_one_less = to_p;
+    to_p *= q;
+  }
+  const double last = ratio / (1 - to_p), from_the_end = q / ratio - stages_ * to_p / (1 - to_p);
+  // A hair less: where the ratio is tiny, these are differences of large numbers.
+  return {last * to_one_less, last, std::max(0.0, stages_ - 1 - from_the_end - 1e-9 / ratio)};
+}
+
+double Floor::after_arrival(const ByGraph& forward, const ByGraph& all, double rest) const {
+  const std::size_t classes = layers_.size();
+  const auto [first, last, mean_stage] = arrive_;
+  double sum = last * all[classes + 1] + first * rest + mean_stage * send_.value;
+  for (std::size_t g = 0; g <= classes; ++g) {
+    const double at_first = first * all[g] + (1 - first) * forward[g];
+    sum += g == classes ? at_first : std::min(at_first, last * all[g]);
+  }
+  return sum;
 }
 
 Seconds Floor::time(const Passes& passes, const Weights& weights) const {
@@ -177,41 +212,52 @@ Seconds Floor::time(const Passes& passes, const Weights& weights) const {
         if (longer > work) least = std::min(least, sum(longer));
     return least;
   };
-  double each = 0, all = weights.optimizer.value;
-  ByGraph of_micro_batch;
-  for (std::size_t g = 0; g < passes.forward.size(); ++g) {
-    const double forward = passes.forward[g], backward = passes.backward[g];
-    each += forward + backward;
-    of_micro_batch.push_back(forward + backward);
+  ByGraph forward = passes.forward, backward = passes.backward, gradient = passes.gradient, all;
+  for (std::size_t g = 0; g < forward.size(); ++g) {
     if (weights.forward.empty()) {
-      all += counted * (forward + backward);
+      all.push_back(counted * (forward[g] + backward[g]));
       continue;
     }
-    of_micro_batch.back() += seconds(weights.forward[g], forward, weights.forward_beside) +
-                             seconds(weights.backward[g], backward, weights.backward_beside);
-    each += of_micro_batch.back() - (forward + backward);
-    all += least_sum(forward, weights.forward[g], weights.forward_beside, weights.gather[g], weights.forward_beside);
-    all += least_sum(backward, weights.backward[g], weights.backward_beside, weights.reduction[g],
-                     weights.reduction_beside);
+    all.push_back(
+        least_sum(forward[g], weights.forward[g], weights.forward_beside, weights.gather[g], weights.forward_beside) +
+        least_sum(backward[g], weights.backward[g], weights.backward_beside, weights.reduction[g],
+                  weights.reduction_beside));
+    forward[g] += seconds(weights.forward[g], forward[g], weights.forward_beside);
+    backward[g] += seconds(weights.backward[g], backward[g], weights.backward_beside);
+    gradient[g] += (weights.backward_beside ? hidden_ : 1) * weights.backward[g];
   }
+  double first = 0;  // of every row, in each micro-batch
   if (!weights.forward.empty() && weights.same_hide && balanced_) {
-    double first = 0;
     if (weights.forward_beside) first += firsts(weights.forward, passes.forward);
     if (weights.backward_beside) first += firsts(weights.backward, passes.backward);
-    each += first;
-    all += counted * first;
   }
-  // Stage i > 0 waits for the forwards of the embedding and of a layer in each chunk between: the mean over the stages.
-  const Seconds layer = balanced_ ? passes.layer_forward : Seconds{};
-  const Seconds waits = !round_ || paired_ ? Seconds{}
-                                           : (p - 1) / p * passes.embedding_forward +
-                                                 (p - 1) * (p - 2) / (2 * p) * layer + (p - 1) / 2 * send_;
-  const Seconds mean = Seconds{all / p} + waits;
-  double least = std::max(mean.value, drained_ * each);
-  if (round_ && !paired_) {
-    least = std::max(least, m * slowest_stage(of_micro_batch));
-    if (drained_ > 0) least = std::max(least, each + (m - 1) * of_micro_batch.back());
+  const auto total = [](const ByGraph& list) { return std::accumulate(list.begin(), list.end(), 0.0); };
+  const double rest = weights.optimizer.value + counted * first, send = send_.value;
+  double least = (total(all) + rest) / p;  // the mean of the stages
+  if (!round_ || paired_) return (1 - 1e-9) * (Seconds{least} + fixed_);
+
+  ByGraph once, returns;  // a micro-batch, whole, and until its gradient is back
+  for (std::size_t g = 0; g < forward.size(); ++g) {
+    once.push_back(forward[g] + backward[g]);
+    returns.push_back(split_ ? forward[g] + gradient[g] : once[g]);
   }
+  const double way = total(returns) + (split_ ? 0 : first), head = returns.back();
+  if (parts_ == stages_) {
+    least = std::max(least, m * drain_.last * way + 2 * drain_.mean_stage * send);
+    least = std::max(least, way + (m - 1) * head + 2 * (p - 1) * send);
+    least = std::max(least, after_arrival(forward, all, rest));
+  } else {
+    // Stage i > 0 waits for the forwards of the embedding and of a layer in each chunk between, its gradients for their
+    // backwards: the mean over the stages.
+    const auto waits = [&](const ByGraph& pass) {
+      const double layer = balanced_ ? least_layer(pass) : 0;
+      return (p - 1) / p * pass[layers_.size()] + (p - 1) * (p - 2) / (2 * p) * layer + (p - 1) / 2 * send;
+    };
+    const double there = waits(forward);
+    least = std::max(least + there, (m * total(once) + m * first) / p + there + (split_ ? 0 : waits(backward)));
+    least = std::max(least, way + 2 * (parts_ - 1) * send);
+  }
+  least = std::max(least, m * slowest_stage(once));
   return (1 - 1e-9) * (Seconds{least} + fixed_);
 }
 

@@ -17,7 +17,13 @@ namespace shardwright {
 ///   2. With one chunk a stage of x_i seconds, sum x_i = T, the step takes no less than x_0 + .. + x_(i-1) + m x_i for
 ///      each i (pipeline_lower_bound). The mean of these with weights proportional to (1 - 1/m)^(p-1-i) has the same
 ///      factor 1 / (1 - (1 - 1/m)^p) on every x, so it is that many T whatever the split. The last stage has the head:
-///      T and (m - 1) times that.
+///      T and (m - 1) times that. Where backward is split, x is without the weight gradient. With more chunks, one
+///      micro-batch's way.
+///   3. With one chunk a stage of a_i seconds in all of the step, a micro-batch's forward f_i among them, it takes no
+///      less than f_0 + .. + f_(i-1) + a_i. In the mean with weights w_i proportional to (1 - r)^(p-1-i), what is on
+///      stage i counts w_i a + (w_(i+1) + .. + w_(p-1)) f, and the latter sum is (w_(p-1) - w_i) / r: linear in w_i, so
+///      that each class of layers counts least on the first stage or on the last. Any r will do; where backward takes
+///      twice as long as forward, r = 1 / (3 m) makes all stages count alike.
 ///    Moves that hide have a first of their row in each pass of each part, which has nothing to hide behind: with a
 ///    balanced split all parts but the first and the last have a layer.
 /// memory: the largest of means over the stages, which the fullest is no less than.
@@ -30,15 +36,15 @@ namespace shardwright {
 ///      is at an end of the line, and since 1/x is convex the weights add up to no more than their integral.
 ///   3. The same of one class of layers alone, over the stages that have one of it: these have its transient and its
 ///      buffer, too.
-/// Stages and chunks without layers, which only given splits have, weaken all but the last. Fact 2 of time is of
-/// schedules that run backward whole; where passes are paired, a pair takes no less than the longer of the two.
+/// Stages and chunks without layers, which only given splits have, weaken all but the last. Facts 2 and 3 of time are
+/// of schedules that go round stage by stage; where passes are paired, a pair takes no less than the longer of the two.
 class Floor {
  public:
   /// Bytes of all layers of each class, of the embedding, of the head.
   using ByGraph = boost::container::static_vector<double, kMostLayerClasses + 2>;
   struct Passes {
-    ByGraph forward, backward;  ///< seconds
-    Seconds layer_forward{1e300}, embedding_forward;
+    ByGraph forward, backward;   ///< seconds
+    ByGraph gradient;            ///< of backward, what is not a weight gradient
     ByGraph saved, for_weights;  ///< bytes, until backward, and from the input gradient until the weight gradient
     ByGraph transient;           ///< of one layer
     /// Makes this no more than `other` in anything.
@@ -98,6 +104,15 @@ class Floor {
   double least_share(const Held& some, const Held& all) const;
   /// Of one row of moves in each part, what has nothing to hide behind.
   double firsts(const ByGraph& moves, const ByGraph& work) const;
+  /// The least time that a layer takes, where those of a class take `seconds`.
+  double least_layer(const ByGraph& seconds) const;
+  /// Weights of the stages, in proportion (1 - ratio)^(p-1-i), that add up to 1.
+  struct StageWeights {
+    double first, last, mean_stage;  // mean_stage: of the index of the stage
+  };
+  StageWeights stage_weights(double ratio) const;
+  /// Fact 3. `all`: of the layers, the embedding, the head; `rest`: of any stage, besides.
+  double after_arrival(const ByGraph& forward, const ByGraph& all, double rest) const;
 
   /// A time that the slowest stage takes at the least, however the layers are split. `seconds`: all of each graph.
   double slowest_stage(const ByGraph& seconds) const;
@@ -107,10 +122,12 @@ class Floor {
   double fragmentation_;
   Bytes always_;  // on every stage
   std::int64_t global_batch_;
-  double micro_batches_, drained_ = 0;  // the factor of fact 2, where there is one chunk a stage
+  double micro_batches_;
+  StageWeights drain_, arrive_;  // of facts 2 and 3
   int stages_, parts_ = 1;
   bool balanced_, late_counts_ = true;  // late: what waits for weight gradients counts whole
   bool round_ = true, paired_ = false;  // stage by stage and round again; a forward and a backward at once
+  bool split_ = false;                  // backward: the weight gradient may wait
   double hidden_;                       // what a second of moves still takes where it is hidden: see visible()
   Seconds send_, fixed_;
 };

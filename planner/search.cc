@@ -478,9 +478,19 @@ class Search {
     struct Line {
       const Node* node;
       const Runs::Run* run;
+      Range ways;  // of the run
       const Floor* floor;
       std::size_t recompute;
       const Weights::Priced* sharding;
+      std::int64_t count() const { return static_cast<std::int64_t>(ways.size()); }
+    };
+
+    /// A run of a node, and the floors of its ways: made when they are needed.
+    struct Ways {
+      const Node* node;
+      const Runs::Run* run;
+      const Layout* layout;
+      std::vector<const Floor*> floors;
     };
 
     /// All layouts with a micro-batch: those that no floor under all micro-batches dismisses are priced at this one.
@@ -523,11 +533,13 @@ class Search {
           if (!l) l = s_.layout_of(family_, node);
           s_.set_floor(floor, *l, family_, run);
           floors_.push_back(*floor);
+          Ways ways{&node, &run, &*l, std::vector<const Floor*>(run.ways.size())};
+          ways.floors.front() = &floors_.back();
           const std::size_t before = lines.size();
-          add_lines({&node, &run, &floors_.back(), 0, nullptr}, passes, {0, s_.recomputes_.size()}, weights(n),
+          add_lines(ways, {0, run.ways.size()}, passes, {0, s_.recomputes_.size()}, weights(n),
                     {0, weights(n).priced.size()}, lines);
           std::sort(lines.begin() + static_cast<std::ptrdiff_t>(before), lines.end(), [](const Line& a, const Line& b) {
-            return std::tie(a.recompute, a.sharding) < std::tie(b.recompute, b.sharding);
+            return std::tie(a.recompute, a.sharding, a.ways.first) < std::tie(b.recompute, b.sharding, b.ways.first);
           });
         }
       }
@@ -540,7 +552,7 @@ class Search {
       std::erase_if(lines, [&](const Line& line) {
         std::optional<Floor::Passes>& p = passes[line.recompute];
         if (!p) p = Floor::passes(s_.pricer_, sums, micro_batch, s_.recomputes_[line.recompute]);
-        return dismiss(*line.floor, *p, line.sharding->floor, std::ssize(line.run->ways));
+        return dismiss(*line.floor, *p, line.sharding->floor, line.count());
       });
     }
     std::vector<Floor::Passes> passes_at(int micro_batch) {
@@ -565,22 +577,33 @@ class Search {
       std::stable_sort(recomputes_.begin(), recomputes_.end(),
                        [&](std::size_t a, std::size_t b) { return saved[a] > saved[b]; });
     }
-    /// Lines of these choices of recomputation and of ways to shard, by halves: what dismisses a half dismisses all of
-    /// it.
-    void add_lines(const Line& line, const Ranges<Floor::Passes>& passes, Range recomputes, const Weights& weights,
+    /// Lines of these ways through the pipeline, choices of recomputation and ways to shard, by halves: what dismisses
+    /// a half dismisses all of it. The floor of the first of some ways holds for all of them.
+    void add_lines(Ways& of, Range ways, const Ranges<Floor::Passes>& passes, Range recomputes, const Weights& weights,
                    Range shardings, std::vector<Line>& lines) {
-      const auto count = static_cast<std::int64_t>(recomputes.size() * shardings.size());
-      if (dismiss(*line.floor, passes.least(recomputes), weights.least.least(shardings),
-                  count * std::ssize(line.run->ways)))
+      const std::size_t lines_here = recomputes.size() * shardings.size();
+      const bool can_part =
+          ways.size() > 1 && of.run->ways[ways.first].virtual_pipeline > 1;  // else no floor tells them apart
+      const Floor*& floor = of.floors[ways.first];
+      if (!floor) {
+        Layout l = *of.layout;
+        set_run(l, of.run->micro_batch, of.run->ways[ways.first]);
+        floors_.push_back(*of.floors.front());
+        floors_.back().change_way(l);
+        floor = &floors_.back();
+      }
+      if (dismiss(*floor, passes.least(recomputes), weights.least.least(shardings),
+                  static_cast<std::int64_t>(lines_here * ways.size())))
         return;
-      if (count == 1) {
-        lines.push_back(line);
-        lines.back().recompute = recomputes_[recomputes.first];
-        lines.back().sharding = &weights.priced[shardings.first];
+      if (lines_here == 1 && !can_part) {
+        lines.push_back(
+            {of.node, of.run, ways, floor, recomputes_[recomputes.first], &weights.priced[shardings.first]});
+      } else if (can_part && ways.size() >= std::max(recomputes.size(), shardings.size())) {
+        for (Range half : ways.halves()) add_lines(of, half, passes, recomputes, weights, shardings, lines);
       } else if (recomputes.size() >= shardings.size()) {
-        for (Range half : recomputes.halves()) add_lines(line, passes, half, weights, shardings, lines);
+        for (Range half : recomputes.halves()) add_lines(of, ways, passes, half, weights, shardings, lines);
       } else {
-        for (Range half : shardings.halves()) add_lines(line, passes, recomputes, weights, half, lines);
+        for (Range half : shardings.halves()) add_lines(of, ways, passes, recomputes, weights, half, lines);
       }
     }
     /// Counts layouts none of which matters.
@@ -634,7 +657,7 @@ class Search {
       const Line* of = nullptr;                     // whose they are
       for (const Line& line : lines) {
         const Floor::Passes& of_line = *passes[line.recompute];
-        if (dismiss(*line.floor, of_line, line.sharding->floor, std::ssize(line.run->ways))) continue;
+        if (dismiss(*line.floor, of_line, line.sharding->floor, line.count())) continue;
         const Bytes least_memory = line.floor->memory(of_line, line.sharding->floor);
         if (!of || std::tie(of->node, of->run, of->recompute) != std::tie(line.node, line.run, line.recompute)) {
           pipelines.clear();
@@ -646,12 +669,12 @@ class Search {
         const auto plain = one_chunk ? of_1f1b_.find(key) : of_1f1b_.end();
         const bool known_too_large = plain != of_1f1b_.end() && !plain->second;
         Fate fate = Fate::open;
-        for (std::size_t v = 0; v < pipelines.size(); ++v) {
+        for (std::size_t v = line.ways.first; v < line.ways.behind; ++v) {
           const Space::Way way = line.run->ways[v];
           // gpipe and zb-h1 need no less memory than 1f1b, zb-h2 no less than zb-h1, whose bound is its own, too, where
           // it has the same split.
           const bool as_before = fate == Fate::too_large || (fate == Fate::pruned && !pipelines[v - 1]->others());
-          const bool settled = known_too_large || (way.schedule == Schedule::zb_h2 && v > 0 && as_before);
+          const bool settled = known_too_large || (way.schedule == Schedule::zb_h2 && v > line.ways.first && as_before);
           if (settled && !s_.known_.empty()) {
             ++(known_too_large || fate == Fate::too_large ? found_.too_large : found_.pruned);
             continue;

@@ -133,7 +133,9 @@ GraphPricer::GraphPricer(DerivedGraphs& derived, const OpGraph& graph, const Mod
   std::iota(forward_.begin(), forward_.end(), 0);
   for (std::size_t i = 0; i < sharded_.nodes.size(); ++i) {
     const int kind = traffic_[i];
-    one_by_one_ = one_by_one_ && sharded_.nodes[i].ring == 0 && !runs_beside(overlap_, kind);
+    const bool may_hide = sharded_.nodes[i].ring != 0 || runs_beside(overlap_, kind);
+    one_by_one_ = one_by_one_ && !may_hide;
+    gradient_known_ = gradient_known_ && !(may_hide && sharded_.nodes[i].phase == Phase::weight_gradient);
   }
 }
 
@@ -271,6 +273,10 @@ std::vector<AskedKernel> GraphPricer::asked(int micro_batch, const Recompute& ch
   return all;
 }
 
+bool GraphPricer::counts_as_gradient(NodeId id) const {
+  return gradient_known_ && sharded_.nodes[static_cast<std::size_t>(id)].phase != Phase::weight_gradient;
+}
+
 std::vector<LeastPass> GraphPricer::least(const std::vector<Recompute>& choices) {
   size_for(workload_.global_batch);
   std::vector<LeastPass::Time> costs;
@@ -294,6 +300,8 @@ std::vector<LeastPass> GraphPricer::least(const std::vector<Recompute>& choices)
     LeastPass least;
     for (std::size_t i = 0; i < sharded_.forward_nodes; ++i) add_to(least.forward, costs[i]);
     for (NodeId n : backward.order) add_to(least.backward, costs[static_cast<std::size_t>(n)]);
+    for (NodeId n : backward.order)
+      if (counts_as_gradient(n)) add_to(least.gradient, costs[static_cast<std::size_t>(n)]);
     for (const auto& [pass, host] :
          {std::pair{&least.forward, host_time(forward_)}, {&least.backward, host_time(backward.order)}}) {
       pass->host = host.launches;
@@ -321,15 +329,21 @@ std::vector<LeastPass> GraphPricer::least_at(int micro_batch, const std::vector<
   };
   const Seconds forward = sum_of(forward_);
   const BackwardPlan* before = nullptr;
-  Seconds backward;
+  Seconds backward, gradient;
   for (const Recompute& choice : choices) {
     const BackwardPlan& plan = derived_.plan(choice);
-    if (&plan != before) backward = sum_of(plan.order);
+    if (&plan != before) {
+      backward = sum_of(plan.order);
+      gradient = {};
+      for (NodeId n : plan.order)
+        if (counts_as_gradient(n)) gradient += seconds[static_cast<std::size_t>(n)];
+    }
     before = &plan;
     LeastPass& pass = least[static_cast<std::size_t>(index_of(choice))];
     pass.forward.each = forward;
     pass.backward.each = backward;
-    pass.forward.together = pass.backward.together = {};
+    pass.gradient.each = gradient;
+    pass.forward.together = pass.backward.together = pass.gradient.together = {};
   }
   return least;
 }

@@ -98,6 +98,7 @@ struct LeastPass {
     Seconds at(double share) const { return std::max(host, each + share * together) + waits; }
   };
   Time forward, backward;
+  Time gradient;      ///< of backward, what is not a weight gradient
   Bytes saved;        ///< from forward to backward, before an allocator rounds it
   Bytes for_weights;  ///< from the input gradient to the weight gradient
 };
@@ -197,6 +198,8 @@ class GraphPricer {
   PassTime time_of(const std::vector<NodeId>& order) const;
   HostTime host_time(const std::vector<NodeId>& order) const;
   std::vector<char> read_narrow() const;  // weights, by tensor
+  /// Of a node of backward: its time is surely none of PassPrice::weight_gradient.
+  bool counts_as_gradient(NodeId id) const;
   std::vector<ValueBytes> sizes() const;
   std::vector<ValueBytes> sizes_of(const BackwardPlan& plan, std::vector<ValueBytes> sizes) const;
 
@@ -215,6 +218,7 @@ class GraphPricer {
   std::vector<NodeId> forward_;       // nodes in order
   PassOverlap overlap_;
   bool one_by_one_ = true;       // nothing runs beside anything
+  bool gradient_known_ = true;   // no weight gradient's communication runs beside anything
   std::vector<NodeCost> costs_;  // by node; empty where the sizes are new
 };
 

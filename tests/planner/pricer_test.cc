@@ -308,7 +308,7 @@ TEST_CASE("no layout falls below the floor of its shape") {
     CHECK(floor.memory(before, weights) <= worst);
     const LeastPrice sums = graphs.least_at(l.micro_batch, {l.recompute}, least);
     const Floor::Passes at = Floor::passes(pricer, sums, l.micro_batch, l.recompute);
-    CHECK(floor.time(at, weights) <= floored);
+    CHECK(floor.time(at, weights) <= (1 + 1e-12) * floored);  // sums in another order
     CHECK((1 + 1e-12) * floor.time(at, weights) >= floor.time(before, weights));
     CHECK(floor.memory(at, weights) == floor.memory(before, weights));
     const Floor::Passes plain = Floor::passes(pricer, pricer.least(shape_of(l)), l.micro_batch, {});
