@@ -171,11 +171,11 @@ double Floor::least_layer(const ByGraph& seconds) const {
 
 Floor::StageWeights Floor::stage_weights(double ratio) const {
   const double q = 1 - ratio;
-  double to_p = 1, to_one_less = 1;  // q^p, q^(p-1)
-  for (int i = 0; i < stages_; ++i) {
-    to_one_less = to_p;
-    to_p *= q;
-  }
+  double to_one_less = 1;  // q^(p-1)
+  double square = q;
+  for (int left = stages_ - 1; left > 0; left /= 2, square *= square)
+    if (left % 2 == 1) to_one_less *= square;
+  const double to_p = q * to_one_less;
   const double last = ratio / (1 - to_p), from_the_end = q / ratio - stages_ * to_p / (1 - to_p);
   // A hair less: where the ratio is tiny, these are differences of large numbers.
   return {last * to_one_less, last, std::max(0.0, stages_ - 1 - from_the_end - 1e-9 / ratio)};

@@ -78,9 +78,9 @@ class Space {
 /// Pricer::least, found without a look at any micro-batch), and the families are worked through in that order, in
 /// batches, each on `threads` threads. Before the first batch a few layouts of the first families are priced, so that
 /// it can prune, too; they are counted when their family is worked through. Inside a family, floors of growing price
-/// leave fewer and fewer layouts: from what no micro-batch falls below, with every recomputation and every zero and
-/// fsdp_group, by halves of both lists (LeastPrice); from the sums of the operators' times at the micro-batch; from the
-/// prices there; from the split of the layers (PipelineShape). Every layout is one of
+/// leave fewer and fewer layouts: from what no micro-batch falls below, with every recomputation, every zero and
+/// fsdp_group and every number of chunks, by halves of these lists (LeastPrice); from the sums of the operators' times
+/// at the micro-batch; from the prices there; from the split of the layers (PipelineShape). Every layout is one of
 ///   rejected  impossible, or proven not to fit
 ///   pruned    it can enter neither the top nor the front: a time that it cannot beat is above the step time of the
 ///             last of the top, and either above kFrontReach times the fastest, or some priced layout needs no more
