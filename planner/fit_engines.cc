@@ -376,7 +376,8 @@ Values rounded(Values values) {
 double width_beside_kernels(const std::vector<LeftOutStep>& rows) {
   std::vector<Weighed> needed;  // of each row, the width that just holds it
   for (const LeftOutStep& row : rows)
-    needed.push_back({std::sqrt(std::max(0.0, row.log * row.log - row.kernel_width * row.kernel_width)), 1});
+    for (const double log : {row.log, row.in_sample})
+      needed.push_back({std::sqrt(std::max(0.0, log * log - row.kernel_width * row.kernel_width)), 1});
   return least_above(needed);
 }
 
@@ -406,7 +407,7 @@ std::vector<Pair> pairs_of(const std::vector<TimedStep>& timed, const LeftOutSou
 
 std::string errors_yaml(const ErrorRecord& record) {
   std::string text =
-      "interval:  # half-widths of 80 % of log(predicted / measured), sources left out: planner/engine/"
+      "interval:  # half-widths of 80 % of log(predicted / measured), left out and in sample: planner/engine/"
       "prediction_errors.h\n";
   if (!record.date.empty()) text += fmt::format("  date: {}\n", record.date);
   text += fmt::format("  rows: {}\n", record.rows);
@@ -475,10 +476,12 @@ LeftOutSources leave_one_source_out(const std::vector<TimedStep>& timed, const E
   Steps steps(timed, options.threads);
   const Fit in_sample(steps, all_rows(steps), values_of(fit), options);
   std::set<std::string> sources;
-  for (const TimedStep& step : timed) sources.insert(step.source);
+  for (const TimedStep& step : timed)
+    if (options.left_out.empty() || std::count(options.left_out.begin(), options.left_out.end(), step.source))
+      sources.insert(step.source);
   LeftOutSources result;
   result.steps.resize(timed.size());
-  std::vector<double> all;
+  std::vector<double> all, all_before;
   for (const std::string& source : sources) {
     const auto others = rows_where(steps, [&](std::size_t i) { return timed[i].source != source; });
     const auto its = rows_where(steps, [&](std::size_t i) { return timed[i].source == source; });
@@ -500,14 +503,16 @@ LeftOutSources leave_one_source_out(const std::vector<TimedStep>& timed, const E
         return axis.chip == steps.chip(i) && axis.clock == member;
       });
       const bool fitted = steps.engine(i) != "generic" && found.engines.contains(steps.engine(i));
-      result.steps[i] = {left_out.log_of(i), steps.kernel_width(i), fitted, !guessed};
+      result.steps[i] = {left_out.log_of(i), steps.kernel_width(i), fitted, !guessed, in_sample.log_of(i)};
       errors.push_back(left_out.error_of(i));
       before.push_back(in_sample.error_of(i));
     }
     all.insert(all.end(), errors.begin(), errors.end());
+    all_before.insert(all_before.end(), before.begin(), before.end());
     result.sources.push_back({source, static_cast<int>(its.size()), median(errors), median(before)});
   }
   result.median_error = median(all);
+  result.in_sample = median(all_before);
   return result;
 }
 
@@ -553,8 +558,10 @@ Coverage coverage(const std::vector<TimedStep>& timed, const LeftOutSources& lef
     const double engine = timed[i].request.model.n_routed_experts > 0 ? errors.step_of_experts : errors.step;
     const double clock = step.known_clock ? 0 : errors.unknown_clock;
     held.steps += std::abs(step.log) <= std::hypot(step.kernel_width, engine, clock);
+    held.in_sample += std::abs(step.in_sample) <= std::hypot(step.kernel_width, engine);
   }
   held.steps /= static_cast<double>(timed.size());
+  held.in_sample /= static_cast<double>(timed.size());
   for (const Pair& pair : pairs_of(timed, left_out)) {
     ++held.pair_count;
     held.pairs += pair.off <= record.fitted.ratio[pair.degrees];

@@ -16,9 +16,10 @@ struct SustainedClock {
 
 struct EngineFitOptions {
   int threads = 0;
-  int least_rows = 20;       ///< an engine with fewer has no constants of its own
-  double least_gain = 0.01;  ///< nor one whose mean error falls by less
-  double pull = 1e-5;        ///< of a constant that differs by what is usual
+  int least_rows = 20;                     ///< an engine with fewer has no constants of its own
+  double least_gain = 0.01;                ///< nor one whose mean error falls by less
+  double pull = 1e-5;                      ///< of a constant that differs by what is usual
+  std::vector<std::string> left_out = {};  ///< sources that leave_one_source_out leaves out; empty: all
 };
 
 struct FittedEngine {
@@ -57,28 +58,31 @@ struct LeftOutStep {
   double kernel_width = 0;  ///< half of an 80 % interval of that log, from the errors of kernels and collectives alone
   bool fitted = false;      ///< its engine has constants of its own from other sources
   bool known_clock = false;
+  double in_sample = 0;  ///< that log by the fit to all sources
   bool operator==(const LeftOutStep&) const = default;
 };
 struct LeftOutSources {
   std::vector<LeftOutSource> sources;  ///< by name
-  double median_error = 0;             ///< over all rows, each left out with its source
+  double median_error = 0;             ///< over the rows of these, each left out with its source
+  double in_sample = 0;                ///< the same by `fit`
   std::vector<LeftOutStep> steps;      ///< in the order of the steps asked about
 };
 LeftOutSources leave_one_source_out(const std::vector<TimedStep>& steps, const EngineFit& fit,
                                     const EngineFitOptions& options);
 
-/// The errors that make intervals of 80 % hold of steps whose source was left out. Of engines with constants of their
-/// own and of the others, with experts and without: the least width that holds 80 % together with what the kernels
-/// explain, over the steps on machines with a known clock; a kind of fewer than 20 steps takes the width of all. Of an
+/// The errors that make intervals of 80 % hold. Who asks may run what some source did, or what none did, so each step
+/// counts twice: as predicted by the fit to all, and with its source left out. Of engines with constants of their own
+/// and of the others, with experts and without: the least width that holds 80 % together with what the kernels explain,
+/// over the steps on machines with a known clock; a kind of fewer than 20 steps takes the width of all. Of an
 /// unknown clock: what four in five of the fitted clocks stay below. Of ratios: the least width that holds 80 % of the
 /// pairs inside families, n pairs of one weighing as sqrt(n).
 ErrorRecord prediction_errors(const std::vector<TimedStep>& steps, const EngineFit& fit,
                               const LeftOutSources& left_out);
 
-/// Of the steps that were left out, the share that their 80 % intervals hold; of the pairs inside families, the share
-/// that those of their ratio hold.
+/// Of the steps that were left out, and of the same in sample, the share that their 80 % intervals hold; of the pairs
+/// inside families, left out, the share that those of their ratio hold.
 struct Coverage {
-  double steps = 0, pairs = 0;
+  double steps = 0, in_sample = 0, pairs = 0;
   int pair_count = 0;
 };
 Coverage coverage(const std::vector<TimedStep>& steps, const LeftOutSources& left_out, const ErrorRecord& errors);

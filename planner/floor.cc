@@ -111,6 +111,8 @@ Floor::Weights Floor::weights(const Pricer& pricer, const Pricer::Data& data) {
   for (std::size_t c = 0; c < data.layers.size(); ++c) add(data.layers[c], pricer.class_layers_until_[c].back());
   add(data.embedding, 1);
   add(data.head, 1);
+  const DataCost& table = data.second_table;
+  sum.resident.back() -= static_cast<double>((table.weights + table.gradients + table.optimizer_state).value);
   return sum;
 }
 

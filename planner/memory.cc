@@ -102,23 +102,51 @@ std::vector<char> narrow_products(const OpGraph& graph, const ShardedGraph& shar
   return narrow;
 }
 
-void save_narrow(const ShardedGraph& sharded, const BackwardPlan& plan, const std::vector<char>& narrow,
-                 const TrainingFormats& formats, std::vector<ValueBytes>& sizes) {
-  const double width = bytes_per_element(formats.compute);
-  if (width >= 2) return;
-  std::vector<char> by_product(sizes.size()), by_others(sizes.size());
+namespace {
+
+/// Who reads a value in backward.
+enum Reader : unsigned { product = 1, attention = 2, activation = 4, other = 8, late_product = 16, late_other = 32 };
+
+std::vector<unsigned> readers_of(const OpGraph& graph, const ShardedGraph& sharded, const BackwardPlan& plan,
+                                 const std::vector<char>& narrow) {
+  std::vector<unsigned> readers(sharded.values.size());
   for (NodeId n : plan.order) {
     const Node& node = sharded.nodes[static_cast<std::size_t>(n)];
-    const bool product = narrow[static_cast<std::size_t>(n)] && node.gradient >= 0;
-    for (ValueId v : node.inputs) (product ? by_product : by_others)[static_cast<std::size_t>(v)] = 1;
+    const OpKind kind = node.kind == Node::Kind::compute ? graph.op(node.op).kind : OpKind::residual_sum;
+    unsigned reader = other;
+    if (kind == OpKind::attention) reader = attention;
+    if (kind == OpKind::gated_silu || kind == OpKind::gelu) reader = activation;
+    const bool is_product = narrow[static_cast<std::size_t>(n)] && node.gradient >= 0;
+    if (is_product) reader = product;
+    if (node.phase == Phase::weight_gradient) reader |= is_product ? late_product : late_other;
+    for (ValueId v : node.inputs) readers[static_cast<std::size_t>(v)] |= reader;
   }
+  return readers;
+}
+
+}  // namespace
+
+void save_narrow(const OpGraph& graph, const ShardedGraph& sharded, const BackwardPlan& plan,
+                 const std::vector<char>& narrow, const TrainingFormats& formats, const MemoryHabits& habits,
+                 std::vector<ValueBytes>& sizes) {
+  if (!habits.narrow_activations || bytes_per_element(formats.compute) >= 2) return;
+  constexpr double kAttentionResult = 1.5;
+  const double width = bytes_read(formats);
+  const std::vector<unsigned> readers = readers_of(graph, sharded, plan, narrow);
   for (ValueId v : plan.saved) {
     const auto i = static_cast<std::size_t>(v);
-    if (!by_product[i]) continue;
-    const Bytes cast = stored(sharded.value(v).elements, width);
-    if (!by_others[i]) sizes[i] = {};
+    const unsigned by = readers[i] & (product | attention | activation | other);
+    const bool all_narrow = habits.narrow_saves && !(by & other) && by != attention;
+    if (!(by & product) && !all_narrow) continue;
+    if (by == product || all_narrow) sizes[i] = {};
+    const Bytes cast = stored(sharded.value(v).elements, by & attention && all_narrow ? kAttentionResult : width);
     sizes[i].allocated += cast;
     sizes[i].reserved += reserved_for(cast);
+  }
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    if (!(readers[i] & late_product) || readers[i] & late_other || sizes[i].allocated <= Bytes{}) continue;
+    const double cast = width * static_cast<double>(sharded.values[i].elements);
+    sizes[i].late = std::min(1.0, cast / static_cast<double>(sizes[i].allocated.value));
   }
 }
 
@@ -138,8 +166,11 @@ ValueBytes kept_for_weights(const ShardedGraph& sharded, const BackwardPlan& pla
       const auto i = static_cast<std::size_t>(v);
       if (!is_late(n) || seen[i]) continue;
       seen[i] = 1;
-      kept.allocated += sizes[i].allocated;
-      kept.reserved += sizes[i].reserved;
+      const auto share = [&](Bytes bytes) {
+        return Bytes{static_cast<std::int64_t>(std::ceil(sizes[i].late * static_cast<double>(bytes.value)))};
+      };
+      kept.allocated += share(sizes[i].allocated);
+      kept.reserved += share(sizes[i].reserved);
     }
   return kept;
 }

@@ -30,6 +30,7 @@ ActivationNeed activation_need(const OpGraph& graph, const ShardedGraph& sharded
 /// the graph makes them apart from the accumulated ones.
 struct ValueBytes {
   Bytes allocated, reserved;
+  double late = 1;  ///< of that, what a weight gradient keeps that runs later than the rest of backward
 };
 std::vector<ValueBytes> value_bytes(const OpGraph& graph, const ShardedGraph& sharded, const TrainingFormats& formats,
                                     bool gradients_apart = false);
@@ -41,8 +42,10 @@ ValueBytes kept_for_weights(const ShardedGraph& sharded, const BackwardPlan& pla
 
 /// Products that read what they multiply in a narrower format than it is stored in, by node.
 std::vector<char> narrow_products(const OpGraph& graph, const ShardedGraph& sharded, const TrainingFormats& formats);
-/// What only the gradients of such products read is saved as they read it; what others read, too, is saved both ways.
-void save_narrow(const ShardedGraph& sharded, const BackwardPlan& plan, const std::vector<char>& narrow,
-                 const TrainingFormats& formats, std::vector<ValueBytes>& sizes);
+/// What only the gradients of such products read is saved as they read it; what others read, too, is saved both ways,
+/// but for what MemoryHabits::narrow_saves says.
+void save_narrow(const OpGraph& graph, const ShardedGraph& sharded, const BackwardPlan& plan,
+                 const std::vector<char>& narrow, const TrainingFormats& formats, const MemoryHabits& habits,
+                 std::vector<ValueBytes>& sizes);
 
 }  // namespace shardwright

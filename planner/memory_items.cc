@@ -71,7 +71,7 @@ std::vector<MemoryItem> Pricer::memory_items(const Layout& layout, int stage) {
       list.activations(pricer.of_graph(0), "embedding.", kept, {});
     }
     if (part + 1 == route.parts()) {
-      list.weights(pricer.of_graph(1), "head.", 1, model_.tie_word_embeddings && layout.pipeline == 1);
+      list.weights(pricer.of_graph(1), "head.", 1, pipeline.has_both_ends(stage));
       list.activations(pricer.of_graph(1), "head.", kept, {});
     }
   }

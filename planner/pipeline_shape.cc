@@ -201,6 +201,15 @@ Bytes PipelineShape::Unchanging::reserved(Bytes kept, double fragmentation) cons
   return parts.total() - parts.transient + std::max(comes_and_goes + holes, widened);
 }
 
+bool PipelineShape::has_both_ends(int stage) const {
+  bool first = false, last = false;
+  for (int c = 0; c < route_.chunks(); ++c) {
+    first = first || part(stage, c) == 0;
+    last = last || part(stage, c) + 1 == pipeline_.parts();
+  }
+  return first && last;
+}
+
 PipelineShape::Unchanging PipelineShape::unchanging(const Data& data, int stage) const {
   Unchanging u;
   MemoryParts& p = u.parts;
@@ -228,6 +237,11 @@ PipelineShape::Unchanging PipelineShape::unchanging(const Data& data, int stage)
       p.transient = std::max(p.transient, transient);
       u.transient_reserved = std::max(u.transient_reserved, reserved);
     });
+  }
+  if (has_both_ends(stage)) {
+    p.weights -= data.second_table.weights;
+    p.gradients -= data.second_table.gradients;
+    p.optimizer -= data.second_table.optimizer_state;
   }
   if (base_.stages > 1) p.buffers += 2 * shape_.stream;  // one activation and one gradient on their way in
   p.buffers += shape_.placeholders[classes];

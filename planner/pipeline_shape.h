@@ -38,6 +38,8 @@ class PipelineShape {
 
   /// Micro-batches that each chunk of `stage` holds at the moment when activations peak.
   const InFlight& in_flight_counts(int stage) const;
+  /// Whether a stage has the embedding and the head.
+  bool has_both_ends(int stage) const;
   const Route& route() const { return route_; }
   /// Of all stages. Greedy ones look at the times without what keeps weights in step.
   const std::vector<Order>& orders() const;

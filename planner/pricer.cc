@@ -278,6 +278,12 @@ Pricer::Data Pricer::data_of(const ShapePrice& shape, const Layout& layout) cons
     data.layers.push_back(data_cost(g, layout, machine_, workload_, false, engine_));
   data.embedding = data_cost(shape.embedding, layout, machine_, workload_, false, engine_);
   data.head = data_cost(shape.head, layout, machine_, workload_, tied && layout.pipeline == 1, engine_);
+  if (!tied && shape.head.tied_elements > 0) {
+    const DataCost without = data_cost(shape.head, layout, machine_, workload_, true, engine_);
+    data.second_table.weights = data.head.weights - without.weights;
+    data.second_table.gradients = data.head.gradients - without.gradients;
+    data.second_table.optimizer_state = data.head.optimizer_state - without.optimizer_state;
+  }
   if (tied && layout.pipeline > 1)
     data.tied.reduction = engine_.constants[EngineConstant::communication_factor] *
                           collective_cost(tied_reduction(layout, shape), machine_).time;

@@ -74,7 +74,10 @@ class Pricer {
   struct Data {
     std::vector<DataCost> layers;
     DataCost embedding, head, tied;  ///< tied: the all-reduce of a tied table's gradient between first and last stage
-    Overlaps overlap;                ///< grad_reduce and param_gather
+    /// What the prediction layers' table of embeddings holds: nothing of its own on a stage that has the embedding, too
+    /// (DeepSeek-V3 report, 3.2.3).
+    DataCost second_table;
+    Overlaps overlap;  ///< grad_reduce and param_gather
     int zero = 0;
     BesideCompute beside() const { return beside_compute(overlap, zero); }
   };

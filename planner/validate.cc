@@ -86,6 +86,9 @@ void use_nodes_of(const MeasuredRow& row, Machine& machine) {
 
 void use_formats_of(const MeasuredRow& row, TrainingFormats& formats) {
   const MeasuredWorkload& w = row.workload;
+  if (w.scaling == "blockwise") formats.scaling = Scaling::block;
+  if (w.scaling == "rowwise") formats.scaling = Scaling::row;
+  if (w.scaling == "delayed" || w.scaling == "current" || w.scaling == "tensorwise") formats.scaling = Scaling::tensor;
   if (w.parameter_dtype) formats.parameter = *w.parameter_dtype;
   if (w.parameter_gather_dtype) formats.parameter_gather = *w.parameter_gather_dtype;
   if (w.gradient_dtype) formats.gradient = formats.gradient_reduce = *w.gradient_dtype;
@@ -169,6 +172,7 @@ Question question_of(const MeasuredRow& row, const Machines& machines) {
   q.workload.sequence_length = *row.workload.sequence_length;
   q.workload.global_batch = *batch;
   q.precision = row.workload.precision.value_or(DataType::bf16);
+  if (q.precision == DataType::fp8 && row.workload.scaling == "mxfp8") q.precision = DataType::mxfp8;
   // Only the software says what ran: never the source, nor the row's name.
   q.engine = engine_of({row.software.framework, row.software.version, row.software.kernel, machine->architecture});
   if (row.workload.attention_backend == "cudnn") q.engine.attention = AttentionKernel::flash3;

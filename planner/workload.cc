@@ -11,6 +11,13 @@ std::string to_string(const CudaGraphs& graphs) {
   return text.empty() ? "none" : text;
 }
 
+double bytes_read(const TrainingFormats& formats) {
+  const double width = bytes_per_element(formats.compute);
+  if (formats.compute == DataType::mxfp8) return width + 1. / 32;
+  if (formats.compute == DataType::nvfp4) return width + 1. / 16;
+  return width + (formats.scaling == Scaling::block ? 4. / 128 : 0);
+}
+
 GraphOptions graph_options(const Workload& workload) {
   return {.fused_attention = workload.fused_attention,
           .dropout = workload.dropout,

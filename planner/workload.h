@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "hardware/data_type.h"
+#include "hardware/kernel_spec.h"
 #include "models/transformer.h"
 #include "planner/expert_load.h"
 
@@ -15,6 +16,7 @@ namespace shardwright {
 /// with bf16 (gradients accumulated in fp32).
 struct TrainingFormats {
   DataType compute = DataType::bf16;    // of the matrix products (fp8 and below: activations between them stay bf16)
+  Scaling scaling = Scaling::tensor;    // of fp8 operands
   DataType parameter = DataType::bf16;  // the weights that the products read
   DataType parameter_gather = DataType::bf16;  // of a ZeRO parameter gather on the wire
   DataType gradient = DataType::fp32;          // the accumulated gradient
@@ -68,6 +70,9 @@ struct MemoryHabits {
   bool narrow_weights = true;      ///< and so are, beside 16-bit weights, their casts, row-wise and column-wise
   bool widens_gradients = true;    ///< the optimizer copies its gradients to fp32 where they are narrower
   double fragmentation = kExpandableSegments;  ///< what the allocator holds beyond live tensors, of what comes and goes
+  /// What attention and activation functions read of narrow products in backward is kept narrow, too: attention's
+  /// results in 12 bits (DeepSeek-V3 report, 3.3.3: SwiGLU's inputs in FP8, the Linear's after attention in E5M6).
+  bool narrow_saves = false;
   bool operator==(const MemoryHabits&) const = default;
 };
 
@@ -89,6 +94,10 @@ struct Workload {
   double tokens_per_step() const { return static_cast<double>(global_batch) * static_cast<double>(sequence_length); }
   bool operator==(const Workload&) const = default;
 };
+
+/// Bytes of an element that a product narrower than 16 bits reads, with its part of a factor: with block scaling one in
+/// fp32 for 128, of mxfp8 one of 8 bits for 32, of nvfp4 for 16.
+double bytes_read(const TrainingFormats& formats);
 
 /// What the workload chooses about the model's graphs.
 GraphOptions graph_options(const Workload& workload);

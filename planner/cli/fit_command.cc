@@ -66,6 +66,7 @@ Command fit_command() {
            {"--family", "NAME", "kernels: gemm, attention or moe_layer alone"},
            {"--date", "TEXT", "engines: of the data (default: the rows' newest)"},
            {"--leave-one-source-out", "", "engines, serving: predict each source without it"},
+           {"--sources", "A,B", "engines: leave out these sources alone"},
            {"--check", "", "write nothing; exit code 1 if FILE would change"},
            threads_option()},
           run};

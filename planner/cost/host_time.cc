@@ -60,7 +60,7 @@ int collectives(const Node& node) {
 }  // namespace
 
 std::vector<HostWork> host_work(const OpGraph& graph, const Mesh& mesh, const ShardedGraph& sharded,
-                                const CudaGraphs& captured, bool counts_rows) {
+                                const CudaGraphs& captured, bool counts_rows, MergedProducts merges) {
   const std::vector<char> ops = captured_ops(graph, captured);
   std::vector<HostWork> all;
   all.reserve(sharded.nodes.size());
@@ -69,7 +69,9 @@ std::vector<HostWork> host_work(const OpGraph& graph, const Mesh& mesh, const Sh
     const bool in_graph = n.op >= 0 ? ops[static_cast<std::size_t>(n.op)] : ops.back();
     if (!in_graph && n.kind != Node::Kind::gather_parameter && !in_epilogue(graph, n)) {
       const double blocks = static_cast<double>(mesh.size_of(n.ring));
-      const double kernels = n.kind == Node::Kind::compute ? launches(graph.op(n.op), n.gradient >= 0) : 1;
+      double kernels = n.kind == Node::Kind::compute ? launches(graph.op(n.op), n.gradient >= 0) : 1;
+      if (n.kind == Node::Kind::compute) kernels /= static_cast<double>(merged_products(graph, n.op, merges).size());
+      if (n.kind == Node::Kind::sum && addends(graph, sharded, n, merges) < 2) kernels = 0;
       work.launches = n.kind == Node::Kind::reshard ? collectives(n) : kernels * blocks + (n.ring ? blocks - 1 : 0);
     }
     const bool dispatches = n.kind == Node::Kind::compute && n.gradient < 0 && graph.op(n.op).kind == OpKind::dispatch;

@@ -122,6 +122,11 @@ MemorySpec streaming(const CostContext& context, const ShardedGraph& sharded, co
       moved += bytes_of(context.graph, v, context.formats);
   };
   std::for_each(node.inputs.begin(), node.inputs.end(), add);
+  if (node.kind == Node::Kind::sum) {  // its inputs are of one size
+    const auto read = static_cast<std::int64_t>(node.inputs.size());
+    moved = {moved.value / read *
+             static_cast<std::int64_t>(addends(context.graph, sharded, node, context.merges_products))};
+  }
   std::for_each(node.outputs.begin(), node.outputs.end(), add);
   if (context.own_kernels) return own_pass(context, sharded, node, moved);
   return {moved};
@@ -205,6 +210,46 @@ GemmSpec contraction(const CostContext& context, const ShardedGraph& sharded, co
   return makes_weight ? summed(context, gemm) : gemm;
 }
 
+/// The nodes of the merged products that a node is one of, those of the same pass.
+std::vector<const Node*> merged_nodes(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
+  std::vector<const Node*> nodes;
+  const auto ops = merged_products(context.graph, node.op, context.merges_products);
+  for (const Node& other : sharded.nodes)
+    if (other.kind == Node::Kind::compute && other.gradient == node.gradient &&
+        std::find(ops.begin(), ops.end(), other.op) != ops.end())
+      nodes.push_back(&other);
+  return nodes;
+}
+
+/// The extent by which merged products of a pass differ: columns forward, what is summed up in the input's gradient,
+/// rows in the weight's.
+std::int64_t& merged_extent(const CostContext& context, const Node& node, GemmSpec& gemm) {
+  if (node.gradient < 0) return gemm.n;
+  const Operator& op = context.graph.op(node.op);
+  return op.gradients[static_cast<std::size_t>(node.gradient)].of[0] == 0 ? gemm.k : gemm.m;
+}
+
+/// One product of several, and the share of it that the node's own is.
+struct Merged {
+  GemmSpec all;
+  double share = 1;
+};
+Merged merged(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
+  Merged result{contraction(context, sharded, node), 1};
+  if (context.merges_products == MergedProducts::none) return result;
+  const auto nodes = merged_nodes(context, sharded, node);
+  if (nodes.size() < 2) return result;
+  std::int64_t& extent = merged_extent(context, node, result.all);
+  const auto own = static_cast<double>(extent);
+  for (const Node* other : nodes) {
+    if (other == &node) continue;
+    GemmSpec gemm = contraction(context, sharded, *other);
+    extent += merged_extent(context, *other, gemm);
+  }
+  result.share = own / static_cast<double>(extent);
+  return result;
+}
+
 /// Whether the batch of a product is that of the experts: they are a dimension of all three tensors.
 bool is_of_experts(const CostContext& context, const Node& node) {
   const Operator& op = context.graph.op(node.op);
@@ -219,6 +264,7 @@ GroupedGemmSpec in_groups(const GemmSpec& batch) {
           .k = batch.k,
           .type = batch.type,
           .result = batch.result,
+          .scaling = batch.scaling,
           .accumulate = batch.accumulate,
           .cast = batch.cast};
 }
@@ -296,6 +342,9 @@ Moves moves_of(const CostContext& context, const ShardedGraph& sharded, const No
   const Tensor& tensor = context.graph.tensor(moved.tensor);
   const double width = bytes_on_the_way(context, sharded, node);
   const bool routed = is_routed(context, sharded, node);
+  const double layers = context.collects_by_layer && !routed
+                            ? static_cast<double>(layers_at(context.graph, sharded, node, context.merges_products))
+                            : 1;
   const double fullest = std::max(moved.share, sharded.value(node.outputs[0]).share) / tensor.density;
   for (int i = 0; i < node.steps.count; ++i) {
     const ReshardSteps::Step& step = node.steps.steps[i];
@@ -303,7 +352,7 @@ Moves moves_of(const CostContext& context, const ShardedGraph& sharded, const No
     const auto held = static_cast<std::int64_t>(std::ceil(static_cast<double>(step.held_elements) * width));
     // Extents divide by what cuts them; only the rows that routing leaves may not, and a part of them is rounded down.
     const double lost = tensor.density < 1 ? fullest * static_cast<double>(context.mesh.size_of(step.axes)) * width : 0;
-    moves.push_back({{collective_of(step.kind), {held}, context.mesh.group(step.axes)}, 1, lost});
+    moves.push_back({{collective_of(step.kind), {held}, context.mesh.group(step.axes)}, layers, lost});
     if (routed && step.kind == ReshardStep::all_to_all) moves.back().spec.crossing = context.crossing;
   }
   return moves;
@@ -401,7 +450,7 @@ MemorySpec casts_of(const CostContext& context, const ShardedGraph& sharded, con
   Bytes moved;
   for (ValueId v : node.inputs) {
     if (context.graph.tensor(sharded.value(v).tensor).role == TensorRole::weight) continue;
-    const double width = bytes_per_element(DataType::bf16) + 2 * bytes_per_element(context.formats.compute);
+    const double width = bytes_per_element(DataType::bf16) + 2 * bytes_read(context.formats);
     if (!is_read_before(context, sharded, node, v))
       moved += Bytes{static_cast<std::int64_t>(width * static_cast<double>(sharded.value(v).elements))};
   }
@@ -411,10 +460,11 @@ MemorySpec casts_of(const CostContext& context, const ShardedGraph& sharded, con
 NodeQuestion node_question(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   if (node.kind == Node::Kind::compute) switch (context.graph.op(node.op).kind) {
       case OpKind::contraction: {
-        GemmSpec gemm = contraction(context, sharded, node);
+        GemmSpec gemm = merged(context, sharded, node).all;
         // Without rows, columns or a sum it multiplies elements: no matrix product, a pass over memory.
         if ((gemm.m == 1) + (gemm.n == 1) + (gemm.k == 1) >= 2) break;
         gemm.cast = bytes_per_element(gemm.type) >= 2;  // asked apart: casts_of
+        if (gemm.type == DataType::fp8) gemm.scaling = context.formats.scaling;
         if (gemm.batch > 1 && is_of_experts(context, node)) return in_groups(gemm);
         return gemm;
       }
@@ -428,11 +478,14 @@ NodeQuestion node_question(const CostContext& context, const ShardedGraph& shard
   return streaming(context, sharded, node);
 }
 
-double times_asked(const CostContext& context, const Node& node) {
+double times_asked(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   if (in_epilogue(context.graph, node)) return 0;
+  if (node.kind == Node::Kind::sum) return addends(context.graph, sharded, node, context.merges_products) > 1 ? 1 : 0;
   const double kernels =
       is_written_out(context, node) ? written_out(context.graph.op(node.op).kind, node.gradient >= 0).kernels : 1;
-  return kernels * static_cast<double>(context.mesh.size_of(node.ring));
+  const bool product = context.graph.op(node.op).kind == OpKind::contraction;
+  const double share = product ? merged(context, sharded, node).share : 1;
+  return share * kernels * static_cast<double>(context.mesh.size_of(node.ring));
 }
 
 namespace {
@@ -460,11 +513,11 @@ constexpr TimeError::Family family_of(const Spec&) {
 template <typename F>
 void for_each_kernel(const CostContext& context, const ShardedGraph& sharded, const Node& node, const F& visit) {
   const bool asks = node.kind == Node::Kind::compute || node.kind == Node::Kind::sum;
-  if (asks && times_asked(context, node) > 0)
+  if (asks && times_asked(context, sharded, node) > 0)
     std::visit(
         [&](const auto& spec) {
-          visit(spec, longer(engine_factor(context, spec), look_up(spec, context.machine)), times_asked(context, node),
-                true);
+          visit(spec, longer(engine_factor(context, spec), look_up(spec, context.machine)),
+                times_asked(context, sharded, node), true);
         },
         node_question(context, sharded, node));
   if (const MemorySpec casts = casts_of(context, sharded, node); casts.moved > Bytes{})
@@ -510,7 +563,7 @@ LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, co
   LeastCost least;
   if (node.kind == Node::Kind::compute || node.kind == Node::Kind::sum) {
     const auto question = node_question(context, sharded, node);
-    const double asked = times_asked(context, node);
+    const double asked = times_asked(context, sharded, node);
     const double factor = std::visit([&](const auto& spec) { return engine_factor(context, spec); }, question);
     least.each.compute =
         asked * factor * std::visit([&](const auto& spec) { return least_launch(spec, context.machine); }, question);

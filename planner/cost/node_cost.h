@@ -8,6 +8,7 @@
 
 #include "hardware/machine.h"
 #include "hardware/measurements.h"
+#include "planner/cost/merged_products.h"
 #include "planner/engine/constants.h"
 #include "planner/shard.h"
 #include "planner/workload.h"
@@ -26,6 +27,8 @@ struct CostContext {
   double crossing = 1;  // of routed rows: see CollectiveSpec
   EngineConstants constants = {};
   bool adds_gradients = false;  // products add weight gradients to what earlier micro-batches left
+  MergedProducts merges_products = MergedProducts::none;
+  bool collects_by_layer = false;  // what tp gathers and reduces, once for each layer that reads or makes it
   bool own_kernels = false;     // as Engine has it
 };
 
@@ -49,8 +52,8 @@ std::optional<GemmSpec> product_of(const NodeQuestion& question);
 bool in_epilogue(const OpGraph& graph, const Node& node);
 
 /// How often it asks that, 0 in an epilogue: a ring's operator once for each of the blocks that pass by, one that is
-/// written out once for each of its kernels.
-double times_asked(const CostContext& context, const Node& node);
+/// written out once for each of its kernels, a merged product its share of the whole.
+double times_asked(const CostContext& context, const ShardedGraph& sharded, const Node& node);
 
 /// One sigma of a time, by the families of what takes it. Inside a family times err alike (a curve or a clock is too
 /// high for all), so their errors add up; families err apart.

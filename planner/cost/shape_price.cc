@@ -118,14 +118,17 @@ GraphPricer::GraphPricer(DerivedGraphs& derived, const OpGraph& graph, const Mod
                graph.find_dim("key_sequence"),
                graph.find_dim("expert"),
                row_crossing(model, layout_, mesh_, machine),
-               engine.constants,
+               engine.constants_of_its_host(),
                engine.adds_gradients && workload.memory.weight_gradients != WeightGradients::apart,
+               engine.merges_products,
+               engine.collects_by_layer,
                engine.own_kernels},
       derived_(derived.of(graph, extents_, mesh_, says_)),
       sharded_(derived_.any_size()),
       traffic_(traffic_of_nodes(context_, sharded_)),
       host_work_(host_work(graph, mesh_, sharded_, workload.cuda_graphs,
-                           workload.capacity_factor == 0 && engine.counts_rows_on_host(shape.dispatcher))),
+                           workload.capacity_factor == 0 && engine.counts_rows_on_host(shape.dispatcher),
+                           engine.merges_products)),
       casts_(narrow_products(graph, sharded_, formats)),
       forward_(sharded_.forward_nodes),
       overlap_(shape.overlap) {
@@ -358,7 +361,7 @@ std::vector<ValueBytes> GraphPricer::sizes() const {
 }
 
 std::vector<ValueBytes> GraphPricer::sizes_of(const BackwardPlan& plan, std::vector<ValueBytes> sizes) const {
-  if (workload_.memory.narrow_activations) save_narrow(sharded_, plan, casts_, context_.formats, sizes);
+  save_narrow(graph_, sharded_, plan, casts_, context_.formats, workload_.memory, sizes);
   return sizes;
 }
 

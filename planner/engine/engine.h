@@ -7,6 +7,7 @@
 
 #include "hardware/catalog.h"
 #include "hardware/machine.h"
+#include "planner/cost/merged_products.h"
 #include "planner/engine/constants.h"
 #include "planner/engine/prediction_errors.h"
 #include "planner/layout.h"
@@ -38,15 +39,17 @@ enum class StageSplit : std::uint8_t {
   modules,  ///< embedding, layers, last norm and head are one list, cut into equal parts, the first ones longer
 };
 
-/// Types of gradients where they are not those of formats_for.
+/// Types of gradients, and of the optimizer's moments, where they are not those of formats_for.
 struct GradientFormats {
   DataType gradient, gradient_reduce;
+  DataType optimizer_state = DataType::fp32;
   bool operator==(const GradientFormats&) const = default;
 };
 
 /// What an engine's operators are made of, what it does with memory and what its logs mean, where nobody says
 /// otherwise.
 struct EngineHabits {
+  bool transformer_engine = true;  ///< its layers are modules of Transformer Engine; else of PyTorch alone
   bool fused_attention = true, fused_norm = true, fused_activation = true, dropout = false;
   CrossEntropy cross_entropy = CrossEntropy::in_place;
   MemoryHabits memory = {.fragmentation = kExpandableSegments};
@@ -72,6 +75,7 @@ struct Engine {
   std::vector<Dispatcher> host_row_counts = {kDispatcherList.begin(), kDispatcherList.end()};
   std::vector<int> zero = {0, 1, 2, 3};  ///< always with 0
   PerDataType<std::optional<GradientFormats>> gradients;
+  Scaling fp8_scaling = Scaling::tensor;  ///< of fp8 products' operands
   AttentionKernel attention = AttentionKernel::flash3;
   StageSplit stage_split = StageSplit::layers;
   /// Ranks of a tensor group that all hold a micro-batch send a part of it each to the next stage, which gathers it.
@@ -82,6 +86,9 @@ struct Engine {
   /// kernels are this program's own, measured so.
   bool own_kernels = false;
   bool is_neutral = false;  ///< takes nothing beyond its kernels as they were measured: no constants are fitted
+  MergedProducts merges_products = MergedProducts::all;
+  /// What tp gathers for layers or reduces of their gradients, once for each that is not merged with the others.
+  bool collects_by_layer = false;
   EngineHabits habits;
   EngineConstants constants;
   PredictionErrors errors;
@@ -90,6 +97,8 @@ struct Engine {
   const std::string& fitted_as() const { return flavour_of.empty() ? name : flavour_of; }
   /// Bytes that the optimizer moves over the least that it could.
   double optimizer_traffic() const;
+  /// `constants`, the host's time for an operator by whose modules its layers are.
+  EngineConstants constants_of_its_host() const;
   bool counts_rows_on_host(Dispatcher dispatcher) const;
   bool operator==(const Engine&) const = default;
 };

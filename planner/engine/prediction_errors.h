@@ -9,7 +9,8 @@ namespace shardwright {
 inline constexpr double kSigmasOf80 = 1.2815515655446004;
 
 /// How far off steps are predicted: half-widths of intervals of log(predicted / measured) that hold 80 %, found where
-/// published steps are predicted by a fit that did not see their source (fit_engines.h). Zeros: nothing is known.
+/// published steps are predicted by fits that saw their source and that did not (fit_engines.h). Zeros: nothing is
+/// known.
 struct PredictionErrors {
   double step = 0, step_of_experts = 0;  ///< beyond what the errors of kernels and collectives explain
   double unknown_clock = 0;              ///< more, on a machine whose clock in long runs is not known

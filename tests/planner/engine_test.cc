@@ -26,12 +26,17 @@ cp_kinds: []
 dispatchers: [alltoall]
 host_row_counts: []
 zero: [0, 2]
-gradients: {bf16: {gradient: fp32, gradient_reduce: bf16}}
+gradients:
+  bf16: {gradient: fp32, gradient_reduce: bf16}
+  fp8: {gradient: bf16, gradient_reduce: fp32, optimizer_state: bf16}
+fp8_scaling: block
 attention: flash1
 stage_split: modules
 scatters_sends: true
 fused_optimizer: false
 adds_gradients: false
+merges_products: attention
+collects_by_layer: true
 )";
 
 Engine read(const std::string& text) { return read_engine(YamlCursor::parse(text, "small.yaml")).at(0); }
@@ -130,7 +135,11 @@ TEST_CASE("a file of an engine says what it can run") {
   CHECK(!e.counts_rows_on_host(Dispatcher::all_to_all));
   CHECK(e.zero == std::vector{0, 2});
   CHECK(e.gradients[DataType::bf16] == GradientFormats{DataType::fp32, DataType::bf16});
+  CHECK(e.gradients[DataType::fp8] == GradientFormats{DataType::bf16, DataType::fp32, DataType::bf16});
   CHECK(!e.gradients[DataType::fp16]);
+  CHECK(e.fp8_scaling == Scaling::block);
+  CHECK(e.merges_products == MergedProducts::attention);
+  CHECK(e.collects_by_layer);
   CHECK(e.attention == AttentionKernel::flash1);
   CHECK(e.stage_split == StageSplit::modules);
   CHECK(e.scatters_sends);
@@ -148,6 +157,7 @@ flavours:
     frameworks: [{name: Small, kernel: tiny, architectures: [hopper]}]
     gradients: {}
     habits:
+      transformer_engine: false
       fused_attention: true
       fused_norm: false
       fused_activation: false
@@ -155,6 +165,7 @@ flavours:
       weight_gradients: apart
       gather_again: false
       narrow_activations: false
+      narrow_saves: true
       narrow_weights: false
       widens_gradients: false
       allocator: expandable_segments
@@ -172,14 +183,16 @@ flavours:
   CHECK(e.frameworks == std::vector<EngineFramework>{{"Small", "", "tiny", {"hopper"}}});
   CHECK(e.zero == all[0].zero);
   CHECK(!e.gradients[DataType::bf16]);
-  CHECK(e.habits == EngineHabits{.fused_attention = true,
-                                 .fused_norm = false,
-                                 .fused_activation = false,
-                                 .dropout = true,
-                                 .cross_entropy = CrossEntropy::whole,
-                                 .memory = {WeightGradients::apart, false, false, false, false, kExpandableSegments},
-                                 .last_rank_prints = true,
-                                 .sequence_parallel = false});
+  CHECK(e.habits ==
+        EngineHabits{.transformer_engine = false,
+                     .fused_attention = true,
+                     .fused_norm = false,
+                     .fused_activation = false,
+                     .dropout = true,
+                     .cross_entropy = CrossEntropy::whole,
+                     .memory = {WeightGradients::apart, false, false, false, false, kExpandableSegments, true},
+                     .last_rank_prints = true,
+                     .sequence_parallel = false});
 }
 
 TEST_CASE("what a workload leaves open is its engine's habit") {
@@ -316,9 +329,24 @@ TEST_CASE("gradients are the engine's, those of narrow products as of bf16") {
   TrainingFormats expected = formats_for(DataType::bf16);
   expected.gradient_reduce = DataType::bf16;
   CHECK(formats_for(DataType::bf16, e) == expected);
-  CHECK(formats_for(DataType::fp8, e).gradient_reduce == DataType::bf16);
+  CHECK(formats_for(DataType::mxfp8, e).gradient_reduce == DataType::bf16);
+  CHECK(formats_for(DataType::mxfp8, e).scaling == Scaling::tensor);
+  const TrainingFormats narrow = formats_for(DataType::fp8, e);
+  CHECK(narrow.gradient == DataType::bf16);
+  CHECK(narrow.gradient_reduce == DataType::fp32);
+  CHECK(narrow.optimizer_state == DataType::bf16);
+  CHECK(narrow.scaling == Scaling::block);
   CHECK(formats_for(DataType::fp16, e) == formats_for(DataType::fp16));
   CHECK(formats_for(DataType::bf16, Engine{}) == formats_for(DataType::bf16));
+}
+
+TEST_CASE("operators that are none of Transformer Engine's take the host less time") {
+  Engine e;
+  e.constants[EngineConstant::host_seconds_per_kernel] = 54e-6;
+  CHECK(e.constants_of_its_host() == e.constants);
+  e.habits.transformer_engine = false;
+  CHECK(e.constants_of_its_host()[EngineConstant::host_seconds_per_kernel] == Approx(20e-6));
+  CHECK(e.constants_of_its_host()[EngineConstant::optimizer_passes] == e.constants[EngineConstant::optimizer_passes]);
 }
 
 TEST_CASE("older attention takes longer, and on Hopper and Blackwell FlashAttention-2, too") {

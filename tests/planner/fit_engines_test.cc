@@ -142,6 +142,7 @@ TEST_CASE("errors hold 80 % of the steps whose source was left out, and of the p
   steps[40].request.model.n_routed_experts = 8;
   left_out.steps[40] = {5, 0, true, true};
   left_out.steps[41] = {5, 0, true, false};
+  for (LeftOutStep& step : left_out.steps) step.in_sample = step.log;
   // A family of three: of one layout's degrees, then with another tp. Logs 0.01, -0.02, 0.03.
   for (int i : {0, 1, 2}) {
     steps[i].family = "f";
@@ -166,8 +167,14 @@ TEST_CASE("errors hold 80 % of the steps whose source was left out, and of the p
   CHECK(record.fitted.ratio[2] == 0);             // no such pair
   const Coverage held = coverage(steps, left_out, record);
   CHECK(held.steps == Approx(32. / 42));  // 16 and 16; not the last two
+  CHECK(held.in_sample == held.steps);
   CHECK(held.pair_count == 3);
   CHECK(held.pairs == 1);
+  // Half of the steps without an error, those in sample: the twelfth of twenty beside them.
+  for (LeftOutStep& step : left_out.steps) step.in_sample = 0;
+  const ErrorRecord pooled = prediction_errors(steps, fit, left_out);
+  CHECK(pooled.fitted.step == Approx(0.12));
+  CHECK(coverage(steps, left_out, pooled).in_sample == 1);
   const std::string text = engine_constants_yaml(fit, "", record);
   CHECK(*read_engine_constants(YamlCursor::parse(text, "c.yaml")).errors == record);
 }

@@ -26,8 +26,9 @@ struct Layer {
     mesh = std::get<Mesh>(stage_mesh(l, m));
     sharded = shard(graph, layout_extents(graph, l, 1024), mesh, declare(graph, l, mesh));
   }
-  HostWork forward(const CudaGraphs& captured = {}, bool counts_rows = true) const {
-    const std::vector<HostWork> all = host_work(graph, mesh, sharded, captured, counts_rows);
+  HostWork forward(const CudaGraphs& captured = {}, bool counts_rows = true,
+                   MergedProducts merges = MergedProducts::none) const {
+    const std::vector<HostWork> all = host_work(graph, mesh, sharded, captured, counts_rows, merges);
     HostWork sum;
     for (std::size_t i = 0; i < sharded.forward_nodes; ++i) {
       sum.launches += all[i].launches;
@@ -63,6 +64,9 @@ Workload small_work() {
 TEST_CASE("the host launches each operator and each collective") {
   // Llama's layer: norm, q, k, v, two rotations, attention, its output, sum; norm, up, gate, silu, down, sum.
   CHECK(Layer("llama-3.1-8b", Layout{}).forward().launches == 15);
+  // Merged, q, k and v are one, and so are up and gate.
+  CHECK(Layer("llama-3.1-8b", Layout{}).forward({}, true, MergedProducts::all).launches == doctest::Approx(12));
+  CHECK(Layer("llama-3.1-8b", Layout{}).forward({}, true, MergedProducts::attention).launches == doctest::Approx(13));
   // Sequence parallelism: a gather and a scatter around attention and around the feed-forward part.
   CHECK(Layer("llama-3.1-8b", tensor_parallel(2)).forward().launches == 15 + 4);
   CHECK(Layer("llama-3.1-8b", tensor_parallel(2)).forward().waits == 0);

@@ -415,6 +415,14 @@ TEST_CASE("fp8 products keep what they read in fp8, others what they read in 16 
   // Norms' inputs 2 x 2 h, their results h each; q 2 h, k and v 2 h_kv each; the core's result 2 h for its own
   // backward and h for the product's; gate and up 2 f each, their product f; log-sum-exp.
   CHECK(bytes() == Approx(11 * 4096 + 4 * 1024 + 5 * 14336 + 4 * 32));
+  // DeepSeek-V3's report, 3.3.3: one core's result in 12 bits for both, gate and up in fp8.
+  w.memory.narrow_saves = true;
+  CHECK(bytes() == Approx(9.5 * 4096 + 4 * 1024 + 3 * 14336 + 4 * 32));
+  // A factor in fp32 for 128 elements.
+  w.formats.scaling = Scaling::block;
+  CHECK(bytes() == Approx((9.5 + 2. / 32) * 4096 + 4 * 1024 + 3 * (1 + 1. / 32) * 14336 + 4 * 32));
+  w.formats.scaling = Scaling::tensor;
+  w.memory.narrow_saves = false;
   w.memory.narrow_activations = false;
   CHECK(bytes() == Approx(12 * 4096 + 4 * 1024 + 6 * 14336 + 4 * 32));
 }

@@ -26,7 +26,7 @@ class Core {
   AttentionSpec question(bool backward) const {
     return std::get<AttentionSpec>(node_question(context(), sharded_, node(backward)));
   }
-  double times(bool backward) const { return times_asked(context(), node(backward)); }
+  double times(bool backward) const { return times_asked(context(), sharded_, node(backward)); }
   Seconds communication(bool backward) const { return node_cost(context(), sharded_, node(backward)).communication; }
 
  private:
@@ -133,13 +133,14 @@ TEST_CASE("a ring passes the latent once, though it is keys and values") {
 /// A layer without parallelism, 64 tokens.
 class OneLayer {
  public:
-  OneLayer(const char* model, DataType compute, bool adds_gradients)
+  OneLayer(const char* model, DataType compute, bool adds_gradients, MergedProducts merges = MergedProducts::none)
       : graph_(model_graphs(find_model(model)).layer_classes[0]),
         mesh_(std::get<Mesh>(stage_mesh({}, find_model(model)))) {
     extents_ = layout_extents(graph_, {}, 64);
     sharded_ = shard(graph_, extents_, mesh_, declare(graph_, {}, mesh_));
     formats_.compute = compute;
     adds_gradients_ = adds_gradients;
+    merges_products_ = merges;
   }
   NodeQuestion question(const std::string& op, Phase phase) const {
     return node_question(context(), sharded_, node(op, phase));
@@ -151,11 +152,21 @@ class OneLayer {
   KernelCost look_up_asked(const std::string& op, Phase phase) const {
     return std::visit([&](const auto& spec) { return look_up(spec, machine_); }, question(op, phase));
   }
+  double times(const std::string& op, Phase phase) const { return times_asked(context(), sharded_, node(op, phase)); }
+  void set_scaling(Scaling scaling) { formats_.scaling = scaling; }
+  /// How often the sums of gradients ask, in the order of the graph.
+  std::vector<double> sums() const {
+    std::vector<double> all;
+    for (const Node& n : sharded_.nodes)
+      if (n.kind == Node::Kind::sum) all.push_back(times_asked(context(), sharded_, n));
+    return all;
+  }
   Seconds pass(std::int64_t bytes) const { return look_up(MemorySpec{{bytes}}, machine_).time; }
 
  private:
   CostContext context() const {
-    return {graph_, extents_, mesh_, machine_, formats_, -1, graph_.find_dim("expert"), 1, {}, adds_gradients_};
+    return {graph_, extents_, mesh_,           machine_,        formats_, -1, graph_.find_dim("expert"),
+            1,      {},       adds_gradients_, merges_products_};
   }
   const Node& node(const std::string& op, Phase phase) const {
     for (const Node& n : sharded_.nodes)
@@ -169,6 +180,7 @@ class OneLayer {
   Machine machine_ = find_machine("h100-sxm-80gb");
   TrainingFormats formats_;
   bool adds_gradients_ = false;
+  MergedProducts merges_products_ = MergedProducts::none;
   std::vector<std::int64_t> extents_;
   ShardedGraph sharded_;
 };
@@ -193,6 +205,33 @@ TEST_CASE("what narrow products read is cast once, for both of its layouts") {
   CHECK(layer.question("mlp_up", Phase::forward) == NodeQuestion(up));
   CHECK(layer.cost("mlp_up", Phase::forward).compute.value ==
         doctest::Approx((layer.look_up_asked("mlp_up", Phase::forward).time + layer.pass(hidden)).value));
+}
+
+TEST_CASE("fp8 products have the scales of their format, those of experts too, and casts the factors") {
+  OneLayer layer("qwen3-30b-a3b", DataType::fp8, false);
+  layer.set_scaling(Scaling::block);
+  CHECK(std::get<GemmSpec>(layer.question("q", Phase::forward)).scaling == Scaling::block);
+  CHECK(std::get<GemmSpec>(layer.question("router_logits", Phase::forward)).scaling == Scaling::tensor);
+  CHECK(std::get<GroupedGemmSpec>(layer.question("expert_up", Phase::forward)).scaling == Scaling::block);
+  CHECK(layer.cast_bytes("q", Phase::forward) == 64 * 2048 * 4 + 2 * 64 * 2048 / 128 * 4);
+}
+
+TEST_CASE("one kernel makes the products of an input with several weights, each is its share of it") {
+  const OneLayer layer("llama-3.1-8b", DataType::bf16, false, MergedProducts::all),
+      apart("llama-3.1-8b", DataType::bf16, false);
+  const GemmSpec qkv{.m = 64, .n = 4096 + 2 * 1024, .k = 4096}, gate_up{.m = 64, .n = 2 * 14336, .k = 4096};
+  for (const char* op : {"q", "k", "v"}) CHECK(layer.question(op, Phase::forward) == NodeQuestion(qkv));
+  CHECK(layer.times("q", Phase::forward) == doctest::Approx(4. / 6));
+  CHECK(layer.times("k", Phase::forward) == doctest::Approx(1. / 6));
+  CHECK(layer.question("mlp_gate", Phase::forward) == NodeQuestion(gate_up));
+  CHECK(layer.times("mlp_gate", Phase::forward) == 0.5);
+  CHECK(layer.question("mlp_out", Phase::forward) == apart.question("mlp_out", Phase::forward));
+  // The gradient of the input sums up over all weights, that of the weights has all their columns.
+  CHECK(layer.question("k", Phase::input_gradient) == NodeQuestion(GemmSpec{.m = 64, .n = 4096, .k = 6144}));
+  CHECK(layer.question("k", Phase::weight_gradient) == NodeQuestion(GemmSpec{.m = 6144, .n = 4096, .k = 64}));
+  // Nothing is left to add of those; the streams' two sums are.
+  CHECK(apart.sums() == std::vector<double>{1, 1, 1, 1});
+  CHECK(layer.sums() == std::vector<double>{0, 1, 0, 1});
 }
 
 TEST_CASE("a router multiplies in 16 bits where other products are narrow") {

@@ -25,7 +25,7 @@ class Layer {
     double bytes = 0;
     for (const Node& n : sharded_.nodes)
       if (is(n, kind, backward))
-        bytes += times_asked(context(), n) *
+        bytes += times_asked(context(), sharded_, n) *
                  static_cast<double>(std::get<MemorySpec>(node_question(context(), sharded_, n)).moved.value);
     return bytes;
   }
