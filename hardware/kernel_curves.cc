@@ -120,8 +120,7 @@ std::vector<Format> answering(const Format& asked) {
       return {asked, {DataType::bf16, tensor}, {DataType::fp16, tensor}};
     case DataType::fp8:
       return {asked, {DataType::fp8, tensor}, {DataType::fp8, block}};
-    case DataType::mxfp8:
-      return {asked, {DataType::fp8, block}, {DataType::fp8, tensor}};
+    case DataType::mxfp8:  // tensor cores apply its factors: no promotion to fp32, as blocks of fp8 need it
     case DataType::nvfp4:
       return {asked, {DataType::fp8, tensor}, {DataType::fp8, block}};
   }

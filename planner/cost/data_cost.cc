@@ -67,6 +67,10 @@ DataCost cost_of(const GraphPrice& price, const Layout& layout, const Machine& m
     cost.*part += c.time;
     visit(spec, c, part == &DataCost::forward || part == &DataCost::backward);
   };
+  const auto lists = [&](const WeightBucket& b, const RankGroup& group) {
+    const double tensors = engine.shards_in_lists ? static_cast<double>(group.size() * b.matrices) : 0;
+    return tensors * engine.constants_of_its_host().seconds(EngineConstant::host_seconds_per_kernel);
+  };
   std::int64_t elements = 0, gathered = 0;
   for (const WeightBucket& bucket : price.buckets) {
     WeightBucket b = bucket;
@@ -96,6 +100,8 @@ DataCost cost_of(const GraphPrice& price, const Layout& layout, const Machine& m
           groups.shard);
       add(&DataCost::backward, CollectiveKind::all_gather, sized(b.gathered_backward, formats.parameter_gather),
           groups.shard);
+      if (b.gathered_forward > 0) cost.forward += lists(b, groups.shard);
+      cost.backward += (b.gathered_backward > 0 ? 2 : 1) * lists(b, groups.shard);  // and of the reduce-scatter
       gathered += b.elements;
     }
   }

@@ -122,6 +122,10 @@ MemorySpec streaming(const CostContext& context, const ShardedGraph& sharded, co
       moved += bytes_of(context.graph, v, context.formats);
   };
   std::for_each(node.inputs.begin(), node.inputs.end(), add);
+  // Megatron-LM's causal softmax reads the triangle, but writes the square, backward too (fused_kernels/
+  // scaled_upper_triang_masked_softmax.h).
+  const bool is_softmax = node.kind == Node::Kind::compute && context.graph.op(node.op).kind == OpKind::softmax;
+  if (is_softmax && !context.own_kernels) moved = {moved.value / 2};
   if (node.kind == Node::Kind::sum) {  // its inputs are of one size
     const auto read = static_cast<std::int64_t>(node.inputs.size());
     moved = {moved.value / read *
@@ -457,6 +461,16 @@ MemorySpec casts_of(const CostContext& context, const ShardedGraph& sharded, con
   return {moved};
 }
 
+MemorySpec swizzled(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
+  const DataType type = context.formats.compute;
+  const int block = type == DataType::mxfp8 ? 32 : 16;
+  if ((type != DataType::mxfp8 && type != DataType::nvfp4) || !is_narrow_product(context.graph, node, context.formats))
+    return {};
+  std::int64_t elements = 0;
+  for (ValueId v : node.inputs) elements += sharded.value(v).elements;
+  return {Bytes{elements / block}};
+}
+
 NodeQuestion node_question(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   if (node.kind == Node::Kind::compute) switch (context.graph.op(node.op).kind) {
       case OpKind::contraction: {
@@ -522,6 +536,8 @@ void for_each_kernel(const CostContext& context, const ShardedGraph& sharded, co
         node_question(context, sharded, node));
   if (const MemorySpec casts = casts_of(context, sharded, node); casts.moved > Bytes{})
     visit(casts, longer(engine_factor(context, casts), look_up(casts, context.machine)), 1, true);
+  if (const MemorySpec factors = swizzled(context, sharded, node); factors.moved > Bytes{})
+    visit(factors, look_up(factors, context.machine), 2, true);
   const double factor = context.constants[EngineConstant::communication_factor];
   for (const Move& move : moves_of(context, sharded, node))
     visit(move.spec, longer(factor, collective_cost(move.spec, context.machine)), move.times, false);

@@ -29,7 +29,7 @@ struct CostContext {
   bool adds_gradients = false;  // products add weight gradients to what earlier micro-batches left
   MergedProducts merges_products = MergedProducts::none;
   bool collects_by_layer = false;  // what tp gathers and reduces, once for each layer that reads or makes it
-  bool own_kernels = false;     // as Engine has it
+  bool own_kernels = false;        // as Engine has it
 };
 
 /// What a compute or sum node asks of a device; nothing for a node that only moves data between ranks. Products of
@@ -44,6 +44,11 @@ bool is_narrow_product(const OpGraph& graph, const Node& node, const TrainingFor
 /// transposed for the gradients' products, in one pass (Transformer Engine, cast_transpose). Weights are cast once a
 /// step. Nothing moved: no cast. `node` is one of `sharded`.
 MemorySpec casts_of(const CostContext& context, const ShardedGraph& sharded, const Node& node);
+
+/// What each of two kernels moves that bring the block factors of a product's operands into the order in which tensor
+/// cores read them (cuBLAS, "1D block scaling factors layout"; Transformer Engine's swizzle.cu): the mean of both, read
+/// and written, a byte a factor. Nothing where blocks are not the format's.
+MemorySpec swizzled(const CostContext& context, const ShardedGraph& sharded, const Node& node);
 
 /// A question that is a matrix product, groups as a batch; nothing of another.
 std::optional<GemmSpec> product_of(const NodeQuestion& question);

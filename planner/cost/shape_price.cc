@@ -15,7 +15,7 @@ namespace {
 WeightBucket& bucket(std::vector<WeightBucket>& buckets, bool routed, const RankGroup& tensor_ranks) {
   for (WeightBucket& b : buckets)
     if (b.routed == routed && b.tensor_ranks == tensor_ranks) return b;
-  buckets.push_back({routed, tensor_ranks, 0, 0, 0});
+  buckets.push_back({routed, tensor_ranks, 0, 0, 0, 0});
   return buckets.back();
 }
 
@@ -411,8 +411,19 @@ GraphPrice GraphPricer::weights() {
     if (backward[t]) b.gathered_backward += w.used_elements;
     if (graph_.tensors()[t].name == "embed_tokens") result.tied_elements += w.used_elements;
     if (narrow[t]) result.narrow_elements += w.used_elements;
+    b.matrices += is_matrix_of_its_own(w.tensor);
   }
   return result;
+}
+
+bool GraphPricer::is_matrix_of_its_own(TensorId weight) const {
+  for (OpId op = 0; op < static_cast<OpId>(graph_.ops().size()); ++op) {
+    const Operator& o = graph_.op(op);
+    if (o.kind == OpKind::gather && o.inputs[0].tensor == weight) return true;
+    if (o.kind == OpKind::contraction && o.inputs[1].tensor == weight)
+      return merged_products(graph_, op, context_.merges_products).front() == op;
+  }
+  return false;
 }
 
 std::vector<GraphPricer::WeightTensor> GraphPricer::weight_tensors() {

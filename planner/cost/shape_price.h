@@ -58,6 +58,7 @@ struct WeightBucket {
   std::int64_t elements = 0;  ///< of one rank, whole on the shard axes
   std::int64_t gathered_forward = 0;   ///< elements that ZeRO-3 gathers for forward
   std::int64_t gathered_backward = 0;  ///< and for backward (weights that only their own gradient reads are not)
+  int matrices = 0;                    ///< tensors that are no vectors, of merged products one
 };
 
 /// A graph at a shape.
@@ -197,7 +198,8 @@ class GraphPricer {
   void cost_for(int micro_batch);
   PassTime time_of(const std::vector<NodeId>& order) const;
   HostTime host_time(const std::vector<NodeId>& order) const;
-  std::vector<char> read_narrow() const;  // weights, by tensor
+  bool is_matrix_of_its_own(TensorId weight) const;  // not merged with one before it
+  std::vector<char> read_narrow() const;             // weights, by tensor
   /// Of a node of backward: its time is surely none of PassPrice::weight_gradient.
   bool counts_as_gradient(NodeId id) const;
   std::vector<ValueBytes> sizes() const;

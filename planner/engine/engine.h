@@ -89,6 +89,9 @@ struct Engine {
   MergedProducts merges_products = MergedProducts::all;
   /// What tp gathers for layers or reduces of their gradients, once for each that is not merged with the others.
   bool collects_by_layer = false;
+  /// ZeRO-3 gathers and scatters each matrix with torch.distributed's calls that take a list of tensors, one a rank:
+  /// the host slices and copies as many.
+  bool shards_in_lists = false;
   EngineHabits habits;
   EngineConstants constants;
   PredictionErrors errors;

@@ -37,6 +37,7 @@ fused_optimizer: false
 adds_gradients: false
 merges_products: attention
 collects_by_layer: true
+shards_in_lists: true
 )";
 
 Engine read(const std::string& text) { return read_engine(YamlCursor::parse(text, "small.yaml")).at(0); }
@@ -140,6 +141,7 @@ TEST_CASE("a file of an engine says what it can run") {
   CHECK(e.fp8_scaling == Scaling::block);
   CHECK(e.merges_products == MergedProducts::attention);
   CHECK(e.collects_by_layer);
+  CHECK(e.shards_in_lists);
   CHECK(e.attention == AttentionKernel::flash1);
   CHECK(e.stage_split == StageSplit::modules);
   CHECK(e.scatters_sends);
@@ -229,12 +231,12 @@ TEST_CASE("what is wrong in a file of an engine is said with its place") {
   CHECK(fault("zero", "zero: [1]") == "small.yaml:12:7: 'zero' must begin with 0");
   CHECK(fault("zero", "zero: [0, 3, 2]") == "small.yaml:12:14: 'zero[2]' must be above the one before it");
   CHECK(fault("fused_optimizer", "fused_optimizer: true\nhabits: {dropuot: true}") ==
-        "small.yaml:18:10: unknown key 'dropuot' (did you mean 'dropout'?)");
+        "small.yaml:21:10: unknown key 'dropuot' (did you mean 'dropout'?)");
   CHECK(fault("fused_optimizer", "fused_optimizer: true\nhabits: {allocator: jemalloc}") ==
-        "small.yaml:18:21: 'habits.allocator' must be one of caching, expandable_segments, got 'jemalloc'");
+        "small.yaml:21:21: 'habits.allocator' must be one of caching, expandable_segments, got 'jemalloc'");
   CHECK(fault("fused_optimizer", "fused_optimizer: true\nflavours: [{name: a, description: b}]") ==
-        "small.yaml:18:12: 'flavours[0].frameworks' is missing");
-  CHECK(fault("fused_optimizer", "fused: true") == "small.yaml:17:1: unknown key 'fused'");
+        "small.yaml:21:12: 'flavours[0].frameworks' is missing");
+  CHECK(fault("fused_optimizer", "fused: true") == "small.yaml:20:1: unknown key 'fused'");
 }
 
 TEST_CASE("fitted constants are read whole and in their ranges") {
@@ -283,7 +285,7 @@ TEST_CASE("errors of predictions are read whole, with those of engines that were
 TEST_CASE("engines with constants of their own err as those do, others as generic does") {
   const auto known = known_errors();
   REQUIRE(known);
-  CHECK(find_engine("llm-foundry", "").errors == known->fitted);
+  CHECK(find_engine("internevo", "").errors == known->fitted);
   CHECK(find_engine("aleph-alpha-fused-rmsnorm", "").errors == known->fitted);
   CHECK(find_engine("generic", "").errors == known->unfitted);
   CHECK(find_engine("hai-llm", "").errors == known->unfitted);

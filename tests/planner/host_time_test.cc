@@ -116,9 +116,9 @@ TEST_CASE("a pass takes the longer of its device time and the host's launches") 
   const PassPrice plain = layer(Engine{});
   CHECK(plain.in_forward.host == Seconds{});
   const PassPrice slow = layer(with(EngineConstant::host_seconds_per_kernel, 1e-3));
-  CHECK(slow.forward().value == Approx(15e-3));
+  CHECK(slow.forward().value == Approx(12e-3));  // of 15 operators q, k and v are one, gate and up another
   CHECK(slow.in_forward.compute == plain.in_forward.compute);
-  CHECK(slow.in_forward.host.value == Approx(15e-3 - plain.forward().value));
+  CHECK(slow.in_forward.host.value == Approx(12e-3 - plain.forward().value));
   CHECK(slow.weight_gradient / slow.backward() == Approx(plain.weight_gradient / plain.backward()));
   const PassPrice fast = layer(with(EngineConstant::host_seconds_per_kernel, 1e-9));
   CHECK(fast.in_forward == plain.in_forward);
