@@ -67,8 +67,9 @@ ServeResult estimate_serving(const ServeRequest& request);
 /// exhaustive, so the first plan is the best of them. Under a load: of the best of them, those that bear it when it is
 /// played, the shortest mean latency first; without `gpus` the fewest (copies of up to 64 GPUs). tp, pp, ep and etp:
 /// all that divide; attention_dp only of mixtures of experts (of other models it is dp by another name); cp as pinned,
-/// else 1. Pools: every pair of workers' layouts and every number of each that fill the GPUs. Fast ones first: most
-/// output tokens a second, then by layout.
+/// else 1. Pools: workers of every size within a node, of whole nodes up to 16 of them, then of eight sizes to each
+/// doubling; every pair of their layouts that another does not beat, in numbers that fill the GPUs. Fast ones first:
+/// most output tokens a second, then by layout.
 ServeResult plan_serving(const ServeRequest& request);
 
 /// Batches of a rank up to `most`: 1, 2, 3, 4, 6, 8, 12, ..., most.

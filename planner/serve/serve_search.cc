@@ -3,6 +3,7 @@
 #include <numeric>
 #include <set>
 #include <string>
+#include <tuple>
 #include <variant>
 
 #include "planner/parallel.h"
@@ -39,7 +40,7 @@ struct Copy {
 Copy loads_of(const ServeRequest& request, const ServeLayout& layout, std::optional<std::int64_t> clients) {
   const Machine machine = evenly_filled(request.machine, layout.ranks() * layout.pipeline);
   StepTimes times(request.model, machine, request.workload.formats, request.engine, layout);
-  const ServeMemory memory = serve_memory(times.pricer(), machine, request.engine, request.workload);
+  const ServeMemory& memory = times.memory(machine, request.workload);
   Copy copy;
   if (memory.largest_batch == 0) {
     ServedLayout misses;
@@ -88,62 +89,144 @@ struct Prefiller {
 struct Decoder {
   ServeLayout layout;
   std::int64_t batch = 0;
-  StepTimes::Decode step;
   double rate = 0;  // answers a second of a worker
   ServePrediction prediction;
 };
 
-/// Of a size, those that no other beats in both respects; exact, since a pool's goals and rate want nothing else.
-template <typename Worker, typename Slow>
-void keep_front(std::vector<Worker>& workers, const Slow& slow) {
-  std::sort(workers.begin(), workers.end(), [&](const Worker& a, const Worker& b) {
-    return std::make_tuple(a.layout.gpus(), slow(a), -a.rate, a.layout) <
-           std::make_tuple(b.layout.gpus(), slow(b), -b.rate, b.layout);
+/// Of a size, those that no other beats in every respect; exact, since a pool's goals and rate want nothing else.
+/// `worse(a, b)`: whether a is no better than b in any of them.
+template <typename Worker, typename Worse>
+void keep_front(std::vector<Worker>& workers, const Worse& worse) {
+  std::stable_sort(workers.begin(), workers.end(), [](const Worker& a, const Worker& b) {
+    return std::make_tuple(a.layout.gpus(), -a.rate, a.layout) < std::make_tuple(b.layout.gpus(), -b.rate, b.layout);
   });
   std::vector<Worker> front;
-  for (Worker& w : workers)
-    if (front.empty() || front.back().layout.gpus() != w.layout.gpus() || w.rate > front.back().rate)
-      front.push_back(std::move(w));
+  std::size_t group = 0;  // where this size begins
+  for (Worker& w : workers) {
+    if (!front.empty() && front.back().layout.gpus() != w.layout.gpus()) group = front.size();
+    const bool beaten = std::any_of(front.begin() + static_cast<std::ptrdiff_t>(group), front.end(),
+                                    [&](const Worker& other) { return worse(w, other); });
+    if (!beaten) front.push_back(std::move(w));
+  }
   workers = std::move(front);
 }
 
 constexpr double kBusiestPrefill = 0.9;  // more makes prompts wait without end
 
 /// `x` prefilling and `y` decoding workers, decoding with at most the decoder's batch.
-ServedLayout pooled(const ServeRequest& request, const Prefiller& prefill, const Decoder& decode, std::int64_t x,
-                    std::int64_t y) {
-  const ServeWorkload& w = request.workload;
+struct Pair {
+  const Prefiller* prefill = nullptr;
+  const Decoder* decode = nullptr;
+  std::int64_t x = 0, y = 0;
+  double rate = 0;  // answers a second
+  Seconds ttft;
+  Seconds tpot() const { return decode->prediction.tpot; }
+};
+
+Pair paired(const ServeRequest& request, const Prefiller& prefill, const Decoder& decode, std::int64_t x,
+            std::int64_t y) {
+  Pair pair{&prefill, &decode, x, y, 0, {}};
   const double can_prefill = static_cast<double>(x) * prefill.rate;
-  const double rate = std::min(static_cast<double>(y) * decode.rate, kBusiestPrefill * can_prefill);
+  pair.rate = std::min(static_cast<double>(y) * decode.rate, kBusiestPrefill * can_prefill);
+  const double busy = pair.rate / can_prefill;
+  const Bytes kv{decode.prediction.kv_bytes_per_token * request.workload.isl};
+  const Seconds transfer = handover_time(kv, x * prefill.layout.gpus(), request.machine);
+  pair.ttft = prefill.one.latency + transfer + Seconds{0.5 * busy / (1 - busy) / can_prefill};
+  return pair;
+}
+
+ServedLayout pooled(const ServeRequest& request, const Pair& pair) {
+  const ServeWorkload& w = request.workload;
   ServedLayout plan;
-  plan.pools = PoolLayout{prefill.layout, decode.layout};
-  plan.pools->prefill.replicas = static_cast<int>(x);
-  plan.pools->decode.replicas = static_cast<int>(y);
+  plan.pools = PoolLayout{pair.prefill->layout, pair.decode->layout};
+  plan.pools->prefill.replicas = static_cast<int>(pair.x);
+  plan.pools->decode.replicas = static_cast<int>(pair.y);
   plan.layout = plan.pools->decode;
   plan.fits = true;
-  plan.prediction = decode.prediction;
+  plan.prediction = pair.decode->prediction;
   ServePrediction& p = *plan.prediction;
-  const double busy = rate / can_prefill, servers = static_cast<double>(x * prefill.layout.attention_data);
-  const Seconds transfer = handover_time({p.kv_bytes_per_token * w.isl}, x * prefill.layout.gpus(), request.machine);
   const double wide = p.ttft_high / p.ttft;
-  p.ttft = prefill.one.latency + transfer + Seconds{0.5 * busy / (1 - busy) * prefill.one.added.value / servers};
-  const double share = rate * static_cast<double>(w.osl) / p.output_tokens_per_second;
+  p.ttft = pair.ttft;
+  const double share = pair.rate * static_cast<double>(w.osl) / p.output_tokens_per_second;
   for (double* each : {&p.output_tokens_per_second, &p.output_low, &p.output_high, &p.total_tokens_per_second})
     *each *= share;
   p.output_tokens_per_second_per_gpu = p.output_tokens_per_second / static_cast<double>(plan.pools->gpus());
   p.ttft_low = (1 / wide) * p.ttft;
   p.ttft_high = wide * p.ttft;
-  p.prefill_added = prefill.one.added;
-  p.concurrency =
-      static_cast<std::int64_t>(std::llround(rate * (p.ttft.value + static_cast<double>(w.osl - 1) * p.tpot.value)));
+  p.prefill_added = pair.prefill->one.added;
+  p.sources.add(1, pair.prefill->one.cost.sources);
+  p.concurrency = static_cast<std::int64_t>(
+      std::llround(pair.rate * (p.ttft.value + static_cast<double>(w.osl - 1) * p.tpot.value)));
   return plan;
 }
 
-std::vector<ServedLayout> all_pools(const ServeRequest& request, std::int64_t gpus) {
+/// Sizes of workers below `gpus`: all within a node, then whole nodes, of many nodes eight sizes to each doubling.
+std::vector<std::int64_t> sizes_of_workers(const Machine& machine, std::int64_t gpus) {
+  const std::int64_t node = std::max(1, machine.gpus_per_node);
+  std::vector<std::int64_t> sizes;
+  for (std::int64_t n = 1; n < gpus;) {
+    sizes.push_back(n);
+    std::int64_t step = 1;
+    while (n / node / step >= 16) step *= 2;
+    n += n < node ? 1 : node * step;
+  }
+  return sizes;
+}
+
+/// Numbers of workers of a pair that fill the GPUs, of those that may be best: where prefill and decode balance, rates
+/// are highest; more that prefill only make first tokens sooner, so up to the first that keeps them in time.
+void add_pairs(const ServeRequest& request, const Prefiller& prefill, const Decoder& decode, std::int64_t gpus,
+               std::vector<Pair>& pairs) {
+  const std::int64_t a = prefill.layout.gpus(), b = decode.layout.gpus();
+  const double per_decode = decode.rate / static_cast<double>(b), all = static_cast<double>(gpus);
+  const double balance = all * per_decode / (kBusiestPrefill * prefill.rate + static_cast<double>(a) * per_decode);
+  const auto fills = [&](std::int64_t x) { return gpus - x * a >= b && (gpus - x * a) % b == 0; };
+  const auto add = [&](std::int64_t x) {
+    pairs.push_back(paired(request, prefill, decode, x, (gpus - x * a) / b));
+    return !request.goals.max_ttft_seconds || pairs.back().ttft.value <= *request.goals.max_ttft_seconds;
+  };
+  const auto middle = static_cast<std::int64_t>(balance);
+  for (std::int64_t x = middle; x >= 1; --x)
+    if (fills(x)) {
+      add(x);
+      break;
+    }
+  for (std::int64_t x = std::max<std::int64_t>(1, middle + 1); x * a + b <= gpus; ++x)
+    if (fills(x) && add(x)) break;
+}
+
+/// Those that may be ranked, on the front, or nearest to the goals; the rest is counted only.
+std::vector<Pair> worth_a_prediction(const ServeRequest& request, std::vector<Pair> pairs) {
+  const ServeGoals& goals = request.goals;
+  const auto misses = [&](const Pair& p) {
+    double worst = 1;
+    if (goals.max_ttft_seconds) worst = std::max(worst, p.ttft.value / *goals.max_ttft_seconds);
+    if (goals.max_tpot_seconds) worst = std::max(worst, p.tpot().value / *goals.max_tpot_seconds);
+    return worst;
+  };
+  const auto key = [&](const Pair& p) {
+    return std::make_tuple(misses(p), -p.rate, p.prefill->layout, p.decode->layout, p.x, p.decode->batch);
+  };
+  std::sort(pairs.begin(), pairs.end(), [&](const Pair& p, const Pair& q) { return key(p) < key(q); });
+  std::vector<Pair> kept;
+  std::set<std::tuple<ServeLayout, ServeLayout, std::int64_t>> ranked;
+  Seconds soonest{INFINITY};
+  for (const Pair& p : pairs) {
+    const bool listed = ranked.size() < static_cast<std::size_t>(request.top) &&
+                        ranked.insert({p.prefill->layout, p.decode->layout, p.x}).second;
+    const bool in_front = misses(p) <= 1 && p.tpot() < soonest;
+    if (in_front) soonest = p.tpot();
+    if (listed || in_front) kept.push_back(p);
+  }
+  return kept;
+}
+
+/// Pools that fill the GPUs; how many were looked at is added to `priced`.
+std::vector<ServedLayout> all_pools(const ServeRequest& request, std::int64_t gpus, std::int64_t& priced) {
   std::vector<Prefiller> prefillers;
   std::vector<Decoder> decoders;
   std::vector<ServeLayout> workers;
-  for (std::int64_t size = 1; size < gpus; ++size)
+  for (const std::int64_t size : sizes_of_workers(request.machine, gpus))
     for (const ServeLayout& l : copies_on(request, size)) workers.push_back(l);
   std::vector<std::optional<Prefiller>> found(workers.size());
   std::vector<std::vector<Decoder>> found_decoders(workers.size());
@@ -153,25 +236,17 @@ std::vector<ServedLayout> all_pools(const ServeRequest& request, std::int64_t gp
     const ServeLayout& layout = workers[i];
     const Machine machine = evenly_filled(request.machine, layout.gpus());
     StepTimes times(request.model, machine, request.workload.formats, request.engine, layout);
-    if (serve_memory(times.pricer(), machine, request.engine, prompts).largest_batch > 0) {
+    if (times.memory(machine, prompts).largest_batch > 0) {
       const StepTimes::Prefill one = times.prefill(1, request.workload.isl, 0, 0);
       found[i] = Prefiller{layout, one, static_cast<double>(layout.attention_data) / one.added.value};
     }
-    for (Point& point : loads_of(request, layout, std::nullopt).points) {
+    for (const std::int64_t batch : batches_tried(times.memory(machine, request.workload).largest_batch)) {
       Decoder d;
       d.layout = layout;
-      d.batch = point.prediction.batch;
-      d.step = times.decode(d.batch, request.workload.isl + request.workload.osl / 2, request.workload.speculation);
-      d.prediction = std::move(point.prediction);
-      ServePrediction& p = d.prediction;
-      const double gained = request.workload.speculation.gained();
-      const double wide = p.tpot_high / p.tpot;
-      p.tpot = (1 / gained) * d.step.time;
-      p.tpot_low = (1 / wide) * p.tpot;
-      p.tpot_high = wide * p.tpot;
-      p.tokens_per_second_per_user = 1 / p.tpot.value;
-      d.rate = static_cast<double>(d.batch * layout.attention_data) /
-               (static_cast<double>(std::max<std::int64_t>(1, request.workload.osl - 1)) * p.tpot.value);
+      d.batch = batch;
+      d.prediction = decoding(times, machine, request.workload, batch);
+      d.rate =
+          d.prediction.output_tokens_per_second / static_cast<double>(std::max<std::int64_t>(1, request.workload.osl));
       found_decoders[i].push_back(std::move(d));
     }
   });
@@ -179,16 +254,18 @@ std::vector<ServedLayout> all_pools(const ServeRequest& request, std::int64_t gp
     if (found[i]) prefillers.push_back(std::move(*found[i]));
     std::move(found_decoders[i].begin(), found_decoders[i].end(), std::back_inserter(decoders));
   }
-  keep_front(prefillers, [](const Prefiller& p) { return p.one.latency; });
-  keep_front(decoders, [](const Decoder& d) { return d.prediction.tpot; });
-  std::vector<ServedLayout> plans;
+  keep_front(prefillers,
+             [](const Prefiller& a, const Prefiller& b) { return b.one.latency <= a.one.latency && b.rate >= a.rate; });
+  keep_front(decoders, [](const Decoder& a, const Decoder& b) {
+    const ServePrediction &p = a.prediction, &q = b.prediction;
+    return q.tpot <= p.tpot && b.rate >= a.rate && q.kv_bytes_per_token <= p.kv_bytes_per_token;
+  });
+  std::vector<Pair> pairs;
   for (const Prefiller& prefill : prefillers)
-    for (const Decoder& decode : decoders)
-      for (std::int64_t x = 1; x * prefill.layout.gpus() < gpus; ++x) {
-        const std::int64_t rest = gpus - x * prefill.layout.gpus();
-        if (rest % decode.layout.gpus() != 0) continue;
-        plans.push_back(pooled(request, prefill, decode, x, rest / decode.layout.gpus()));
-      }
+    for (const Decoder& decode : decoders) add_pairs(request, prefill, decode, gpus, pairs);
+  priced += static_cast<std::int64_t>(pairs.size());
+  std::vector<ServedLayout> plans;
+  for (const Pair& pair : worth_a_prediction(request, std::move(pairs))) plans.push_back(pooled(request, pair));
   return plans;
 }
 
@@ -293,6 +370,7 @@ std::vector<Copy> copies_of(const ServeRequest& request, const std::vector<std::
 
 std::vector<std::int64_t> batches_tried(std::int64_t most) {
   std::vector<std::int64_t> all;
+  if (most < 1) return all;
   for (std::int64_t n = 1; n < most; n *= 2) {
     all.push_back(n);
     if (n > 1 && n + n / 2 < most) all.push_back(n + n / 2);
@@ -478,7 +556,7 @@ void plan_filling(const ServeRequest& request, std::int64_t gpus, ServeResult& r
   std::vector<std::int64_t> sizes;
   for (const std::int64_t n : divisors(gpus))
     if (allows(request.pins.dp, gpus / n)) sizes.push_back(n);
-  std::vector<ServedLayout> tried, misses;
+  std::vector<ServedLayout> tried, pools, misses;
   if (!request.pins.disaggregated.value_or(false)) {
     for (Copy& copy : copies_of(request, sizes, gpus, result.search)) {
       for (const Point& point : copy.points) tried.push_back(served(point, gpus / point.layout.gpus()));
@@ -488,10 +566,11 @@ void plan_filling(const ServeRequest& request, std::int64_t gpus, ServeResult& r
     }
   }
   if (request.pins.disaggregated.value_or(!request.workload.concurrency && gpus > 1 && !request.pins.dp))
-    for (ServedLayout& p : all_pools(request, gpus)) tried.push_back(std::move(p));
-  result.search.considered = static_cast<std::int64_t>(tried.size() + misses.size());
+    for (ServedLayout& p : all_pools(request, gpus, result.search.priced)) pools.push_back(std::move(p));
+  result.search.priced += static_cast<std::int64_t>(tried.size());
+  std::move(pools.begin(), pools.end(), std::back_inserter(tried));
+  result.search.considered = result.search.priced + static_cast<std::int64_t>(misses.size());
   for (const auto& [reason, n] : result.search.rejected) result.search.considered += reason == "memory" ? 0 : n;
-  result.search.priced = static_cast<std::int64_t>(tried.size());
   result.gpus = gpus;
   answer(request, std::move(tried), std::move(misses), result);
 }

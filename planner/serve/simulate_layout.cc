@@ -49,7 +49,7 @@ LayoutSteps::LayoutSteps(const ServeRequest& request, const ServeLayout& layout)
       times_(request.model, machine_, request.workload.formats, request.engine, layout),
       table_(table_of(times_, request.workload)) {
   const ServeWorkload& w = request.workload;
-  const ServeMemory memory = serve_memory(times_.pricer(), machine_, request.engine, w);
+  const ServeMemory memory = times_.memory(machine_, w);
   const std::int64_t block = request.engine.block_tokens, tokens = (w.isl + w.osl + block - 1) / block * block;
   const Bytes held = times_.pricer().kv(static_cast<std::size_t>(memory.stage), tokens);
   assert(held.value > 0 && "a model without keys and values");
@@ -92,7 +92,7 @@ UnderLoad LoadPlayer::play(const ServedLayout& plan) {
     LayoutSteps& decode = steps_of(plan.pools->decode);
     system.decode = rules_of(request_, decode);
     system.decode->workers = plan.pools->decode.replicas;
-    const std::int64_t isl = request_.workload.isl, bytes = kv_bytes_per_token(decode.times()) * isl;
+    const std::int64_t isl = request_.workload.isl, bytes = decode.times().kv_bytes_per_token() * isl;
     const double one = handover_time({bytes}, first.gpus(), request_.machine).value;
     const double two = handover_time({2 * bytes}, first.gpus(), request_.machine).value;
     system.handover_seconds_per_token = (two - one) / static_cast<double>(isl);

@@ -59,6 +59,22 @@ StepTimes::Decode StepTimes::decode(std::int64_t batch, std::int64_t context, co
   return d;
 }
 
+const ServeMemory& StepTimes::memory(const Machine& machine, const ServeWorkload& w) {
+  const auto [known, is_new] = memory_.try_emplace({w.isl, w.osl, w.speculation.tokens});
+  if (is_new) known->second = serve_memory(pricer_, machine, engine_, w);
+  return known->second;
+}
+
+std::int64_t StepTimes::kv_bytes_per_token() {
+  if (kv_bytes_per_token_ > 0) return kv_bytes_per_token_;
+  // Without the page's rounding: of a whole number of pages.
+  const std::int64_t block = engine_.block_tokens;
+  std::int64_t bytes = 0;
+  for (std::size_t s = 0; s < pricer_.layers_per_stage().size(); ++s)
+    bytes += pricer_.kv(s, block * layout_.context).value;
+  return kv_bytes_per_token_ = bytes / block;
+}
+
 Seconds StepTimes::host(std::int64_t batch) const {
   return Seconds{engine_.constants[step_seconds] + engine_.constants[sequence_seconds] * as_double(batch)};
 }
@@ -206,15 +222,6 @@ std::int64_t together(const ServeEngine& engine, const ServeWorkload& w, double 
 
 }  // namespace
 
-std::int64_t kv_bytes_per_token(StepTimes& times) {
-  // Without the page's rounding: of a whole number of pages.
-  const std::int64_t block = times.engine().block_tokens, stages = times.layout().pipeline;
-  std::int64_t bytes = 0;
-  for (std::int64_t s = 0; s < stages; ++s)
-    bytes += times.pricer().kv(static_cast<std::size_t>(s), block * times.layout().context).value;
-  return bytes / block;
-}
-
 Seconds handover_time(Bytes kv, std::int64_t prefill_gpus, const Machine& machine) {
   RankGroup pair;
   pair.add(2, prefill_gpus);
@@ -226,8 +233,8 @@ ServePrediction aggregated(StepTimes& times, const Machine& machine, const Serve
   const ServeEngine& engine = times.engine();
   const std::int64_t ranks = std::int64_t{layout.replicas} * layout.attention_data;
   ServePrediction p;
-  p.memory = serve_memory(times.pricer(), machine, engine, w);
-  p.kv_bytes_per_token = kv_bytes_per_token(times);
+  p.memory = times.memory(machine, w);
+  p.kv_bytes_per_token = times.kv_bytes_per_token();
   const std::int64_t most = std::max<std::int64_t>(1, p.memory.largest_batch);  // what does not fit is priced, too
   const double asked = w.concurrency ? as_double(*w.concurrency) / as_double(ranks) : as_double(most);
   const double running = std::clamp(asked, 1.0, as_double(most));
@@ -260,6 +267,26 @@ ServePrediction aggregated(StepTimes& times, const Machine& machine, const Serve
   return p;
 }
 
+ServePrediction decoding(StepTimes& times, const Machine& machine, const ServeWorkload& w, std::int64_t batch) {
+  const ServeLayout& layout = times.layout();
+  const std::int64_t sequences = batch * layout.attention_data * layout.replicas;
+  const double gained = w.speculation.gained(), further = as_double(std::max<std::int64_t>(1, w.osl - 1)) / gained;
+  const StepTimes::Decode step = times.decode(batch, w.isl + w.osl / 2, w.speculation);
+  ServePrediction p;
+  p.memory = times.memory(machine, w);
+  p.kv_bytes_per_token = times.kv_bytes_per_token();
+  p.batch = batch;
+  p.concurrency = sequences;
+  p.ttft = step.time;
+  p.tpot = (1 / gained) * step.time;
+  p.decode_step = step.time;
+  p.host = step.host;
+  p.decode_cost = step.cost;
+  p.sources.add(further, step.cost.sources);
+  finish(p, machine, times.engine(), w, layout.gpus(), as_double(sequences) / (further * step.time.value));
+  return p;
+}
+
 ServePrediction aggregated_at_rate(StepTimes& times, const Machine& machine, const ServeWorkload& workload,
                                    double per_second) {
   const ServeConstants constants = times.engine().constants;
@@ -288,11 +315,11 @@ PoolPrediction disaggregated(StepTimes& prefill, StepTimes& decode, const Machin
   const std::int64_t context = w.isl + w.osl / 2, ranks = std::int64_t{here.replicas} * here.attention_data;
   PoolPrediction pool;
   ServePrediction& p = pool.all;
-  p.memory = serve_memory(decode.pricer(), machine, engine, w);
+  p.memory = decode.memory(machine, w);
   ServeWorkload prompts = w;
   prompts.osl = 1;
-  pool.prefill_memory = serve_memory(prefill.pricer(), machine, prefill.engine(), prompts);
-  p.kv_bytes_per_token = kv_bytes_per_token(decode);
+  pool.prefill_memory = prefill.memory(machine, prompts);
+  p.kv_bytes_per_token = decode.kv_bytes_per_token();
   const std::int64_t most = std::max<std::int64_t>(1, p.memory.largest_batch);
 
   // A worker's ranks prefill side by side, each one prompt.

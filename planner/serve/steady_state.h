@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -37,6 +38,10 @@ class StepTimes {
   /// The same of one step's tokens, of however many prompts: each sees `reach` tokens before it, in the mean.
   Prefill piece(std::int64_t tokens, std::int64_t reach, std::int64_t batch, std::int64_t context);
 
+  /// What serve_memory() says of it, and the bytes of a token's keys and values, of one rank, all stages; each once.
+  const ServeMemory& memory(const Machine& machine, const ServeWorkload& workload);
+  std::int64_t kv_bytes_per_token();
+
   StepPricer& pricer() { return pricer_; }
   const ServeEngine& engine() const { return engine_; }
   const ServeLayout& layout() const { return layout_; }
@@ -58,6 +63,8 @@ class StepTimes {
   ServeLayout layout_;
   StepPricer pricer_;
   std::map<Step, Known> known_;
+  std::map<std::array<std::int64_t, 3>, ServeMemory> memory_;  // by isl, osl and proposed tokens
+  std::int64_t kv_bytes_per_token_ = 0;
   std::map<std::pair<std::int64_t, std::int64_t>, StepCost> proposals_;
 };
 
@@ -95,8 +102,9 @@ ServePrediction aggregated(StepTimes& times, const Machine& machine, const Serve
 /// often.
 ServePrediction aggregated_at_rate(StepTimes& times, const Machine& machine, const ServeWorkload& workload,
                                    double per_second);
-/// Bytes of a token's keys and values, of one rank, all stages.
-std::int64_t kv_bytes_per_token(StepTimes& times);
+
+/// Decode alone: `batch` sequences of each rank, prompts prefilled elsewhere; ttft is a step, for its interval.
+ServePrediction decoding(StepTimes& times, const Machine& machine, const ServeWorkload& workload, std::int64_t batch);
 
 /// Time of a prompt's keys and values from a rank that prefills to one that decodes, behind all `prefill_gpus`.
 Seconds handover_time(Bytes kv, std::int64_t prefill_gpus, const Machine& machine);
