@@ -156,7 +156,9 @@ ServeRequest read_serve_question(const Arguments& arguments, const std::string& 
     w.concurrency = whole_number("--concurrency", *c, 1, kMostClients);
   w.formats.weights = read_format(arguments, "--precision", kWeightFormats, WeightFormat::bf16, weight_format_named);
   w.formats.experts = read_format(arguments, "--moe-precision", kWeightFormats, w.formats.weights, weight_format_named);
-  w.formats.kv = read_format(arguments, "--kv-precision", kKvFormats, KvFormat::bf16, kv_format_named);
+  request.engine = find_serve_engine(arguments.find("--engine").value_or("vllm"), "--engine");
+  w.formats.kv = read_format(arguments, "--kv-precision", kKvFormats, usual_kv(request.engine, w.formats.weights),
+                             kv_format_named);
   if (const auto k = arguments.find("--mtp-tokens"))
     w.speculation.tokens = static_cast<int>(whole_number("--mtp-tokens", *k, 1, 8));
   if (const auto a = arguments.find("--mtp-acceptance")) {
@@ -179,7 +181,6 @@ ServeRequest read_serve_question(const Arguments& arguments, const std::string& 
     throw InputError("--concurrency: pools take as much as they bear; leave it out with serving=disaggregated");
   if (const auto top = arguments.find("--top")) request.top = static_cast<int>(whole_number("--top", *top, 1, 1000));
   request.threads = read_threads(arguments);
-  request.engine = find_serve_engine(arguments.find("--engine").value_or("vllm"), "--engine");
   request.model = find_model(arguments.positionals[0]);
   request.machine = find_machine(arguments.positionals[1]);
   if (const std::string lacking = unsupported(request.model); !lacking.empty())

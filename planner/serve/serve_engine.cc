@@ -101,6 +101,11 @@ std::vector<FittedServing> read_serve_constants(const YamlCursor& top) {
   return all;
 }
 
+KvFormat usual_kv(const ServeEngine& engine, WeightFormat weights) {
+  const bool narrow = bytes_per_element(product_format(weights).compute) < 2;
+  return narrow && engine.narrow_kv ? KvFormat::fp8 : KvFormat::bf16;
+}
+
 ServeEngine find_serve_engine(const std::string& name, const std::string& what) {
   const auto found = engines().find(name);
   if (found != engines().end()) return found->second;

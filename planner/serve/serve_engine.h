@@ -9,6 +9,7 @@
 #include "hardware/quantities.h"
 #include "hardware/yaml_cursor.h"
 #include "planner/engine/engine.h"
+#include "planner/serve/serve_workload.h"
 
 namespace shardwright {
 
@@ -85,6 +86,9 @@ struct ServeEngine {
   ServeErrors errors;
   bool operator==(const ServeEngine&) const = default;
 };
+
+/// How an engine keeps keys and values where nobody says: with narrow_kv in fp8 where products are below 16 bits.
+KvFormat usual_kv(const ServeEngine& engine, WeightFormat weights);
 
 /// An engine of the program. Throws InputError: "--engine: unknown serving engine 'vlm' (did you mean 'vllm'?)".
 ServeEngine find_serve_engine(const std::string& name, const std::string& what);

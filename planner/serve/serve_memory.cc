@@ -42,6 +42,9 @@ ServeMemory of_stage(StepPricer& pricer, const Machine& machine, const ServeEngi
   if (!m.holds_weights)
     m.reason = fmt::format("memory: stage {} needs {:.1f} GiB without keys and values, of {:.1f} GiB", stage,
                            in_gib(m.needed_without_kv()), in_gib(m.usable));
+  else if (m.fits == 0)
+    m.reason = fmt::format("memory: {:.2f} GiB for keys and values, a whole request takes {:.3f} GiB", in_gib(m.pool),
+                           in_gib(m.kv_per_sequence));
   else if (m.fits < engine.max_sequences)
     m.reason =
         fmt::format("memory: {:.2f} GiB for keys and values, {:.3f} GiB a sequence", in_gib(m.pool), in_gib(each));

@@ -36,8 +36,7 @@ std::optional<std::string> formats_of(const MeasuredServing& s, const ServeEngin
   if (s.kv_dtype.empty()) assumed.push_back("kv_dtype");
   const std::string kv = s.kv_dtype == "fp16" ? "bf16" : s.kv_dtype;
   if (!kv.empty() && !kv_format_named(kv)) return skip("workload", "kv_dtype " + s.kv_dtype);
-  const bool narrow = bytes_per_element(product_format(formats.weights).compute) < 2;
-  formats.kv = !kv.empty() ? *kv_format_named(kv) : narrow && engine.narrow_kv ? KvFormat::fp8 : KvFormat::bf16;
+  formats.kv = kv.empty() ? usual_kv(engine, formats.weights) : *kv_format_named(kv);
   return std::nullopt;
 }
 

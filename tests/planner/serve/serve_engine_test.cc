@@ -67,9 +67,21 @@ TEST_CASE("rows are their software's, older releases of TensorRT-LLM an engine o
   CHECK(name("SGLang", "") == "sglang");
   CHECK(name("TensorRT-LLM", "1.0.0rc3") == "tensorrt-llm");
   CHECK(name("TensorRT-LLM", "0.17") == "tensorrt-llm-0");
+  CHECK(name("TensorRT-LLM", "0.9.0") == "tensorrt-llm-0");
+  CHECK(name("TensorRT-LLM", "10.0") == "tensorrt-llm");
   CHECK(name("TensorRT-LLM", "") == "tensorrt-llm");
   CHECK(name("TensorRT 10.11, CUDA 12.9", "") == "tensorrt-llm-0");
   CHECK(name("Mango", "") == "");
+}
+
+TEST_CASE("keys are fp8 where the engine does that with its weights, and nobody says otherwise") {
+  const ServeEngine narrow = find_serve_engine("tensorrt-llm", "--engine"),
+                    wide = find_serve_engine("vllm", "--engine");
+  CHECK(usual_kv(narrow, WeightFormat::fp8) == KvFormat::fp8);
+  CHECK(usual_kv(narrow, WeightFormat::nvfp4) == KvFormat::fp8);
+  CHECK(usual_kv(narrow, WeightFormat::int4) == KvFormat::bf16);  // its products are in bf16
+  CHECK(usual_kv(narrow, WeightFormat::bf16) == KvFormat::bf16);
+  CHECK(usual_kv(wide, WeightFormat::fp8) == KvFormat::bf16);
 }
 
 TEST_CASE("constants are physical, and neutral ones change nothing") {

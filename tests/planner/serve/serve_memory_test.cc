@@ -85,6 +85,16 @@ TEST_CASE("V3 in fp8 needs more than eight GPUs of 80 GB") {
   CHECK(v3.memory().largest_batch > 0);
 }
 
+TEST_CASE("where no whole request fits, that is the reason") {
+  // 40 GB hold the 7B and 60,000 tokens of 480 KiB at most: half of such a request, not the whole.
+  const Served served{find_model("deepseek-llm-7b"), find_machine("a100-sxm-40gb"), {}, {}, 1000, 60'000};
+  const ServeMemory m = served.memory();
+  REQUIRE(m.holds_weights);
+  CHECK(m.largest_batch == 0);
+  CHECK(m.pool < m.kv_per_sequence);
+  CHECK(m.reason.find("a whole request takes 27.927 GiB") != std::string::npos);
+}
+
 TEST_CASE("weights of a dense model are cut by tp, but for norms") {
   const Machine machine = find_machine("a100-sxm-40gb");
   const ServeMemory memory = Served{find_model("deepseek-llm-67b"), machine, {.tensor = 8}}.memory();

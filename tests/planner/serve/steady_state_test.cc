@@ -2,7 +2,9 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <string>
 
 namespace shardwright {
 namespace {
@@ -100,23 +102,97 @@ TEST_CASE("intervals hold what they are of") {
   CHECK(p.output_tokens_per_second < p.output_high);
 }
 
-TEST_CASE("V2 with its latent, fp8 weights and 6-bit keys generates a multiple of what 67B does") {
-  // DeepSeek-V2 report, 3.2.3: 5.76 times on a node of 8 H800, lengths unpublished.
-  const ServeFormats narrow{WeightFormat::fp8, WeightFormat::fp8, KvFormat::int6};
-  double least = INFINITY, most = 0;
-  for (const std::int64_t length : {256, 1024, 2048}) {
-    ServeWorkload v2{length, length, {}, narrow, {}}, dense{length, length, {}, {}, {}};
-    double best = 0, base = 0;
-    for (const ServeLayout& l : {ServeLayout{.tensor = 8, .expert = 8}, ServeLayout{.attention_data = 8, .expert = 8}})
-      best = std::max(best, predict("deepseek-v2", "h800-sxm-80gb", l, v2).output_tokens_per_second);
-    for (const ServeLayout& l : {ServeLayout{.tensor = 8}, ServeLayout{.tensor = 4, .replicas = 2}})
-      base = std::max(base, predict("deepseek-llm-67b", "h800-sxm-80gb", l, dense).output_tokens_per_second);
-    least = std::min(least, best / base);
-    most = std::max(most, best / base);
+/// The most that 8 H800 generate while nobody prefills, of sequences with `context` tokens in the mean, memory full.
+struct Generation {
+  double tokens_per_second = 0, step = 0;
+  std::int64_t sequences = 0;
+};
+Generation generation(const char* model, const ServeFormats& formats, const ServeLayout& layout, std::int64_t context) {
+  const Machine machine = find_machine("h800-sxm-80gb");
+  StepTimes times(find_model(model), machine, formats, find_serve_engine("ideal", "--engine"), layout);
+  const std::int64_t length = 2 * context / 3;  // a whole prompt and half an answer are `context` tokens
+  const ServeWorkload w{length, length, {}, formats, {}};
+  const ServePrediction p = decoding(times, machine, w, times.memory(machine, w).largest_batch);
+  return {p.output_tokens_per_second, p.decode_step.value, p.concurrency};
+}
+
+TEST_CASE("V2 generates five times what 67B does, each factor told") {
+  // DeepSeek-V2 report, 3.2.3: more than 50K tokens a second on a node of 8 H800, 5.76 times what 67B does, lengths
+  // unpublished. Generation and prompts are published apart, so this is decode alone. 5.0 to 5.4: short of that by 7 %.
+  const ServeFormats wide{}, narrow{WeightFormat::fp8, WeightFormat::fp8, KvFormat::bf16},
+      narrowest{WeightFormat::fp8, WeightFormat::fp8, KvFormat::int6};
+  const ServeLayout tensor{.tensor = 8}, data{.attention_data = 8, .expert = 8};
+  double fastest = 0;
+  for (const std::int64_t context : {512, 1024, 2048, 4096}) {
+    const Generation dense = generation("deepseek-llm-67b", wide, tensor, context);
+    const Generation same = generation("deepseek-v2", wide, data, context);
+    const Generation eight = generation("deepseek-v2", narrow, data, context);
+    const Generation all = generation("deepseek-v2", narrowest, data, context);
+    const double ratio = all.tokens_per_second / dense.tokens_per_second;
+    const auto told = [](const Generation& to, const Generation& from) {
+      return std::to_string(to.tokens_per_second / from.tokens_per_second) + " (batch " +
+             std::to_string(static_cast<double>(to.sequences) / static_cast<double>(from.sequences)) + ", step " +
+             std::to_string(from.step / to.step) + ")";
+    };
+    MESSAGE("context " << context << ": 67B " << dense.tokens_per_second << ", V2 " << all.tokens_per_second
+                       << " tokens/s, ratio " << ratio << " = active parameters and latent " << told(same, dense)
+                       << " * fp8 weights " << told(eight, same) << " * 6-bit keys " << told(all, eight));
+    CHECK(ratio > 4.5);
+    CHECK(ratio < 6);
+    fastest = std::max(fastest, all.tokens_per_second);
   }
-  MESSAGE("V2 over 67B: " << least << " to " << most);
-  CHECK(least > 1);
-  CHECK(most >= least);
+  CHECK(fastest > 50e3);
+}
+
+TEST_CASE("V2 reads prompts at nine tenths of the published rate or more") {
+  // DeepSeek-V2 report, 3.2.3: more than 100K tokens a second. Not reached: the products of a prompt are priced as
+  // benchmarks have them.
+  const Machine machine = find_machine("h800-sxm-80gb");
+  const ServeFormats narrow{WeightFormat::fp8, WeightFormat::fp8, KvFormat::int6};
+  StepTimes times(find_model("deepseek-v2"), machine, narrow, find_serve_engine("ideal", "--engine"),
+                  {.attention_data = 8, .expert = 8});
+  const double rate = 8.0 * 16 * 512 / times.prefill(16, 512, 0, 0).added.value;
+  MESSAGE("V2 reads " << rate << " prompt tokens/s, published more than 100,000");
+  CHECK(rate > 90e3);
+}
+
+StepTimes unit_of_v3(const Machine& machine, int ranks) {
+  const ServeFormats blocks{WeightFormat::fp8_block, WeightFormat::fp8_block, KvFormat::bf16};
+  return {find_model("deepseek-v3"),
+          machine,
+          blocks,
+          find_serve_engine("ideal", "--engine"),
+          {.attention_data = ranks, .expert = ranks}};
+}
+
+TEST_CASE("V3's decode unit makes within a fifth of the published tokens, in two micro-batches that overlap") {
+  // open-infra-index, day 6: 14.8K tokens a second of a node, 20 to 22 of a user, so 88 sequences of a GPU, 4,989
+  // tokens each; two micro-batches, one computing while the other is exchanged. EP 128: 144 needs redundant experts.
+  const Machine machine = find_machine("h800-sxm-80gb");
+  StepTimes times = unit_of_v3(machine, 128);
+  const double serial = 8 * 88 / times.decode(88, 4989, {}).time.value;
+  const StepCost half = times.decode(44, 4989, {}).cost;
+  const double overlapped = 8 * 88 / (2 * std::max(half.computing(), half.communicating()).value);
+  MESSAGE("V3 decodes " << serial << " tokens/s of a node one after the other, " << overlapped
+                        << " overlapped, published 14,800");
+  CHECK(serial < overlapped);
+  CHECK(overlapped == Approx(14800).epsilon(0.2));
+}
+
+TEST_CASE("V3's prefill unit reads a quarter more than published, or more where all exchange is hidden") {
+  // The same source: 73.7K prompt tokens a second of a node, 56.3 % of them found in a cache, in the mean of a day of
+  // changing load; a unit that never waits reads more. Not within a fifth.
+  const Machine machine = find_machine("h800-sxm-80gb");
+  StepTimes times = unit_of_v3(machine, 32);
+  const StepTimes::Prefill p = times.prefill(4, 4096, 0, 0);
+  const double tokens = 8.0 * 4 * 4096 / (1 - 0.563);
+  const double serial = tokens / p.added.value;
+  const double overlapped = tokens / std::max(p.cost.computing(), p.cost.communicating()).value;
+  MESSAGE("V3 prefills " << serial << " tokens/s of a node one after the other, " << overlapped
+                         << " overlapped, published 73,700");
+  CHECK(serial > 73700);
+  CHECK(serial < 1.4 * 73700);
+  CHECK(overlapped > serial);
 }
 
 TEST_CASE("pools: prompts go where they are prefilled, answers where they are decoded") {

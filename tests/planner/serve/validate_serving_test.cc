@@ -129,7 +129,7 @@ TEST_CASE("published serving rows are predicted as well as promised") {
   CHECK(v.complete_ranking->kendall_tau_mean >= 0.8);
 }
 
-TEST_CASE("constants of serving come out of rows that were made with them") {
+TEST_CASE("a fit to rows that constants made predicts them within 3 %") {
   const auto folder = measured_folder();
   if (!folder) return;
   std::vector<ServedRow> all = served_rows({(*folder / "inference.yaml").string()}, 0), rows;
