@@ -28,13 +28,13 @@ struct Bench {
   }
   MeasuredGpu measured() {
     // 2 * 8192^3 operations in 1.099511627776 ms are 10^15 a second; the smaller product is slower.
-    takes("gemm m=8192 n=8192 k=8192 type=bf16", 1.099511627776e-3);
-    takes("gemm m=4096 n=4096 k=4096 type=bf16", 1e-3);
+    takes("gemm m=8192 n=8192 k=8192 type=bf16 cast=false", 1.099511627776e-3);
+    takes("gemm m=4096 n=4096 k=4096 type=bf16 cast=false", 1e-3);
     takes("memory bytes=2147483648", 1.073741824e-3);  // 2 * 10^12 bytes a second
     takes("memory bytes=64", 2e-6);
     // Backward is five products for two: at twice the time of forward its rate is 5 / 4 of forward's.
-    takes("attention heads=16 query=4096", 1e-3);
-    takes("attention heads=16 query=4096 backward=true", 2e-3);
+    takes("attention heads=16 query=4096 head_dim=128 type=bf16", 1e-3);
+    takes("attention heads=16 query=4096 head_dim=128 type=bf16 backward=true", 2e-3);
     backend.lacks[to_string(parse_kernel_spec("gemm m=4096 n=4096 k=4096 type=fp8 cast=false", "test"))] = "none";
     backend.lacks[to_string(parse_kernel_spec("gemm m=8192 n=8192 k=8192 type=fp8 cast=false", "test"))] = "none";
     Measurer measurer(backend, *alone, clock, {}, gpu_reference_kernel());
