@@ -721,6 +721,27 @@ Json measured_json(const TrialReport& report) {
 
 }  // namespace
 
+namespace {
+
+Json inference_json(const InferenceTrial& t) {
+  Json json;
+  json["prompt_tokens"] = t.prompt;
+  json["sequences"] = t.sequences;
+  json["decoded_tokens"] = t.tokens;
+  json["equality"]["checked"] = t.checked;
+  if (t.checked) {
+    put(json["equality"], "max_relative_error", t.difference.relative);
+    json["equality"]["at"] = t.difference.what;
+    json["equality"]["equal"] = t.difference.relative < kEqualTolerance;
+  }
+  put(json, "prefill_seconds", t.prefill.value);
+  put(json, "decode_seconds", t.decode.value);
+  json["memory_allocated_bytes"] = t.peak.value;
+  return json;
+}
+
+}  // namespace
+
 std::string trial_json(const TrialReport& report) {
   const Trial& t = report.trial;
   const PricedLayout& plan = report.plan.plans.at(0);
@@ -755,6 +776,7 @@ std::string trial_json(const TrialReport& report) {
   json["measured"] = measured_json(report);
   json["operators"] = list_of(t.operators, trial_operator_json);
   put(json, "loss", t.loss);
+  if (t.inference) json["inference"] = inference_json(*t.inference);
   return text_of(json);
 }
 

@@ -80,6 +80,20 @@ std::string memory_table(const TrialReport& report, const TableStyle& style) {
   return text;
 }
 
+std::string inference_text(const InferenceTrial& t, const TableStyle& style) {
+  std::string text = bold("Inference by the same ranks", style) + "\n";
+  std::string proof = "Its logits were not compared with one rank's.";
+  if (t.checked)
+    proof = fmt::format("{} one rank's that keeps no keys and values: a relative error of {:.1e} at most, in '{}'.",
+                        t.difference.relative < kEqualTolerance ? "Equal to" : "NOT equal to", t.difference.relative,
+                        t.difference.what);
+  return text + wrapped(proof, style.width) + "\n" +
+         fmt::format(
+             "  prompts of {} tokens, {} at once  {}\n  a further token of each, of {}     {}\n"
+             "  peak memory of a rank          {}\n",
+             t.prompt, t.sequences, with_unit(t.prefill), t.tokens, with_unit(t.decode), with_unit(t.peak));
+}
+
 }  // namespace
 
 std::string trial_text(const TrialReport& report, const TableStyle& style) {
@@ -96,6 +110,7 @@ std::string trial_text(const TrialReport& report, const TableStyle& style) {
     text += fmt::format(", {} of them void; the first: {}", voids, first->fault);
   }
   text += "\n\n" + parts_table(report, style) + "\n" + operators_table(t, style) + "\n" + memory_table(report, style);
+  if (t.inference) text += "\n" + inference_text(*t.inference, style);
   return text;
 }
 

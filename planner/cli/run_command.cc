@@ -2,9 +2,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <thread>
@@ -47,6 +49,11 @@ Prepared prepare(const std::string& path, const Arguments& arguments) {
   PlanToRun plan = read_plan(path, arguments);
   const Layout& layout = plan.priced.plans[0].layout;
   const auto ranks = layout.gpus();
+  // Ranks of one machine: threads or processes of a core each.
+  constexpr std::int64_t kMostRanks = 256;
+  if (ranks > kMostRanks)
+    throw InputError(
+        fmt::format("{}: is for {} ranks; on one machine run takes no more than {}", path, ranks, kMostRanks));
   if (const auto given = arguments.find("--ranks"))
     if (const std::int64_t n = whole_number("--ranks", *given, 1, 1 << 20); n != ranks)
       throw InputError(fmt::format("--ranks: the plan is for {} ranks, got {}", ranks, n));
@@ -59,6 +66,10 @@ Prepared prepare(const std::string& path, const Arguments& arguments) {
     question.backend = backend;
     if (const auto steps = arguments.find("--steps"))
       question.rounds = static_cast<int>(whole_number("--steps", *steps, 1, 1'000'000));
+    if (const auto tokens = arguments.find("--decode")) {
+      question.decode = static_cast<int>(whole_number("--decode", *tokens, 1, 4096));
+      inference_steps(programme);  // complains of layouts that cut a token
+    }
     question.options.seed = plan.seed;
     question.watched_stage = slowest_stage_of(plan);
     question.memory_limit = plan.request.machine.usable_memory();
@@ -79,7 +90,9 @@ int answer(const Prepared& p, Trial trial, const Arguments& arguments) {
                               p.question.watched_stage};
   write_answer(arguments, trial_text(report, stdout_style()), trial_json(report));
   const bool equal = !report.trial.checked || report.trial.difference.relative < kEqualTolerance;
-  return equal ? kDone : kNothingFits;
+  const auto& inference = report.trial.inference;
+  const bool answers = !inference || !inference->checked || inference->difference.relative < kEqualTolerance;
+  return equal && answers ? kDone : kNothingFits;
 }
 
 Trial run_here(const Prepared& p, Communicator& world, const std::vector<StepResult>* one_rank, StatusBoard* board) {
@@ -187,30 +200,31 @@ std::vector<Option> run_at_once_options() {
 
 int run_at_once(const Arguments& arguments, const PlanRequest& request, const PlanResult& result) {
   Arguments of_run;
-  for (const char* option : {"--backend", "--ranks", "--steps", "--communicator", "--measurements", "--threads"})
+  for (const char* option :
+       {"--backend", "--ranks", "--steps", "--decode", "--communicator", "--measurements", "--threads"})
     if (const auto value = arguments.find(option)) of_run.options[option] = *value;
   if (const auto trial = arguments.find("--trial")) of_run.options["--json"] = *trial;
   if (const auto plan = arguments.find("--plan")) return run_plan(*plan, of_run);
   // Ranks are processes of their own, which read the plan from a file.
-  const std::filesystem::path path =
-      std::filesystem::temp_directory_path() / fmt::format("shardwright-plan-{}.json", getpid());
-  Arguments written = arguments;
-  written.options["--plan"] = path.string();
-  write_plan(written, request, result);
+  std::string path = (std::filesystem::temp_directory_path() / "shardwright-plan-XXXXXX").string();
+  const int file = ::mkstemp(path.data());
+  if (file < 0) fail(fmt::format("cannot make a file for the plan, '{}': {}", path, std::strerror(errno)));
+  ::close(file);
   struct Removed {
-    const std::filesystem::path& path;
-    ~Removed() {
-      std::error_code ignored;
-      std::filesystem::remove(path, ignored);
-    }
+    const std::string& path;
+    ~Removed() { ::unlink(path.c_str()); }
   } const removed{path};
-  return run_plan(path.string(), of_run);
+  Arguments written = arguments;
+  written.options["--plan"] = path;
+  write_plan(written, request, result);
+  return run_plan(path, of_run);
 }
 
 std::vector<Option> running_options() {
   return {backend_option(),
           {"--ranks", "N", "ranks of this machine: as many as the plan has"},
           {"--steps", "K", "rounds that are timed (default 5)"},
+          {"--decode", "N", "then prefill a prompt and decode N tokens"},
           {"--communicator",
            "NAME",
            "mpi or threads (default: mpi where it is found)",

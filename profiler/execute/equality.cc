@@ -50,7 +50,82 @@ void look(const std::vector<double>& ours, const std::vector<double>& theirs, do
   }
 }
 
+/// The most likely token of each sequence; of padding none.
+std::vector<std::int64_t> most_likely(const std::vector<double>& logits, std::size_t sequences, std::int64_t known) {
+  std::vector<std::int64_t> chosen;
+  const std::size_t width = logits.size() / sequences;
+  for (std::size_t s = 0; s < sequences; ++s) {
+    const auto first = logits.begin() + static_cast<std::ptrdiff_t>(s * width);
+    chosen.push_back(std::max_element(first, first + known) - first);
+  }
+  return chosen;
+}
+
+std::size_t sequences_of(const Programme& p) {
+  return static_cast<std::size_t>(p.graphs[0].extents[static_cast<std::size_t>(p.graphs[0].graph.find_dim("batch"))]);
+}
+
+void keep(Generated& generated, std::vector<double> logits, const Programme& p) {
+  generated.tokens.push_back(most_likely(logits, sequences_of(p), p.model.vocab_size));
+  generated.logits.push_back(std::move(logits));
+}
+
 }  // namespace
+
+std::vector<std::int64_t> prompt_of(const Programme& p, std::uint64_t seed) {
+  std::vector<std::int64_t> prompt(sequences_of(p) * static_cast<std::size_t>(p.sequence_length));
+  for (std::size_t i = 0; i < prompt.size(); ++i)
+    prompt[i] = static_cast<std::int64_t>(random_bits(seed, i) % static_cast<std::uint64_t>(p.model.vocab_size));
+  return prompt;
+}
+
+InferenceSteps inference_steps(const Programme& programme) {
+  return {at_length(programme, programme.sequence_length), at_length(programme, 1)};
+}
+
+Generated generate(Executor& rank, const InferenceSteps& steps, const std::vector<std::int64_t>& prompt, int tokens) {
+  Generated generated;
+  rank.forget_sequences();
+  keep(generated, rank.answer(steps.prefill, prompt), rank.programme());
+  for (int i = 0; i < tokens; ++i)
+    keep(generated, rank.answer(steps.decode, generated.tokens.back()), rank.programme());
+  return generated;
+}
+
+Generated generate_on_one_rank(const Programme& programme, const RunOptions& options, int tokens) {
+  Generated generated;
+  const Programme one = on_one_rank(programme);
+  std::vector<std::int64_t> all = prompt_of(programme, options.seed);
+  run_on_threads(1, [&](Communicator& world) {
+    const auto operators = make_operators("reference");
+    Memory memory(*operators);
+    NoRecorder recorder;
+    for (std::int64_t length = one.sequence_length; length <= one.sequence_length + tokens; ++length) {
+      const Programme step = at_length(one, length);
+      Executor executor(one, world, *operators, memory, recorder, options, {});
+      keep(generated, executor.answer(step, all), one);
+      std::vector<std::int64_t> longer;
+      for (std::size_t s = 0; s < sequences_of(one); ++s) {
+        const auto first = all.begin() + static_cast<std::ptrdiff_t>(s) * length;
+        longer.insert(longer.end(), first, first + length);
+        longer.push_back(generated.tokens.back()[s]);
+      }
+      all = std::move(longer);
+    }
+  });
+  return generated;
+}
+
+Difference difference(const Generated& ranks, const Generated& one_rank) {
+  Difference worst;
+  for (std::size_t i = 0; i < one_rank.logits.size(); ++i) {
+    const std::string what = i == 0 ? "logits of the prompt" : "logits of token " + std::to_string(i);
+    if (i >= ranks.logits.size()) return {std::numeric_limits<double>::infinity(), what};
+    look(ranks.logits[i], one_rank.logits[i], std::max(1e-30, largest(one_rank.logits[i])), what, worst);
+    if (ranks.tokens[i] != one_rank.tokens[i]) return {std::numeric_limits<double>::infinity(), what};
+  }
+  return worst;
+}
 
 std::vector<StepResult> run_on_one_rank(const Programme& programme, const RunOptions& options, int steps) {
   std::vector<StepResult> results;

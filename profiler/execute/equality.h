@@ -27,4 +27,25 @@ struct Difference {
 /// After a step. `loss`: Executor::loss() of it.
 Difference difference(const Executor& rank, double loss, const StepResult& one_rank, Operators& operators);
 
+/// A prompt's and then `tokens` generated ones' logits, each the most likely after the last: [step][sequence,
+/// vocabulary].
+struct Generated {
+  std::vector<std::vector<double>> logits;
+  std::vector<std::vector<std::int64_t>> tokens;  ///< that were chosen, by step and sequence
+};
+/// Tokens of the sequences of a micro-batch, drawn by the seed.
+std::vector<std::int64_t> prompt_of(const Programme& programme, std::uint64_t seed);
+/// Steps of inference of a programme: of a prompt as long as its sequences, and of one more token.
+struct InferenceSteps {
+  Programme prefill, decode;
+};
+InferenceSteps inference_steps(const Programme& programme);
+/// By prefill, then by steps of one token with kept keys and values. Collective. `steps` outlive the rank.
+Generated generate(Executor& rank, const InferenceSteps& steps, const std::vector<std::int64_t>& prompt, int tokens);
+/// The same of one rank with the reference operators, which keeps nothing: every step reads all tokens again.
+Generated generate_on_one_rank(const Programme& programme, const RunOptions& options, int tokens);
+/// The largest difference of logits, relative to the largest logit of its step. Infinite where another token was
+/// chosen.
+Difference difference(const Generated& ranks, const Generated& one_rank);
+
 }  // namespace shardwright

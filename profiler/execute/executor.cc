@@ -47,7 +47,8 @@ Executor::Executor(const Programme& programme, Communicator& world, Operators& o
       line_(programme.line_of(world.rank())),
       groups_(programme, world),
       mover_(programme, line_, groups_, operators, memory, recorder, fault_),
-      weights_(programme, stage_, line_, groups_, operators, memory, mover_, recorder, options) {}
+      weights_(programme, stage_, line_, groups_, operators, memory, mover_, recorder, options),
+      shown_(&programme) {}
 
 void Executor::train(std::int64_t step) {
   losses_.assign(programme_.graphs.back().graph.losses.size(), 0.0);
@@ -90,17 +91,20 @@ void Executor::forward(int chunk, int micro_batch, std::int64_t step) {
   Block stream;
   if (part > 0) stream = take(part, route, micro_batch, false);
   for (std::size_t i = 0; i < instances.size(); ++i) {
-    const RunGraph& g = programme_.graphs[static_cast<std::size_t>(instances[i].graph)];
+    const RunGraph& g = shown_->graphs[static_cast<std::size_t>(instances[i].graph)];
+    instance_ = {part, static_cast<int>(i)};
     Pass& pass = passes_[{{part, static_cast<int>(i)}, {micro_batch, 0}}];
     pass.values.resize(g.sharded.values.size());
     pass.reads = g.forward_reads;
     if (g.sharded.stream_in >= 0) at(pass, g.sharded.stream_in) = std::move(stream);
     give_inputs(g, micro_batch, step, pass);
-    for (std::size_t n = 0; n < g.sharded.forward_nodes; ++n) run_node(g, instances[i], static_cast<NodeId>(n), pass);
+    for (std::size_t n = 0; n < g.sharded.forward_nodes && !(asked_ && asked_->answered); ++n)
+      run_node(g, instances[i], static_cast<NodeId>(n), pass);
     if (g.sharded.stream_out >= 0) {
       stream = at(pass, g.sharded.stream_out);
       if (!g.saved[shardwright::at(g.sharded.stream_out)]) at(pass, g.sharded.stream_out) = {};
     }
+    if (asked_) passes_.erase({{part, static_cast<int>(i)}, {micro_batch, 0}});
   }
   if (part + 1 < programme_.pipeline.parts()) hand_on(part + 1, route, micro_batch, false, std::move(stream));
 }
@@ -237,6 +241,7 @@ void Executor::made(const RunGraph& g, const Programme::Instance& instance, Valu
       if (w.gradient == v)
         return weights_.accumulate(programme_.weight_name(instance, value.tensor), block, value.placement.partial);
   }
+  if (asked_ && tensor.name == "logits") take_logits(g, value, block);
   const auto& losses = g.graph.losses;
   for (std::size_t i = 0; i < losses.size() && !value.gradient; ++i) {
     if (value.tensor != losses[i]) continue;
@@ -311,6 +316,7 @@ void Executor::compute(const RunGraph& g, const Programme::Instance& instance, c
   };
   Kernel kernel(g, op, operators_, memory_, mover_);
   kernel.rows = pass.rows[node.op];
+  kernel.behind(cached_);
   for (std::size_t i = 0; i < node.inputs.size(); ++i) {
     const Value& value = g.sharded.value(node.inputs[i]);
     const DimList& dims = input_dims(op, node, i);
@@ -320,6 +326,7 @@ void Executor::compute(const RunGraph& g, const Programme::Instance& instance, c
       block = mover_.pass_around(&node.inputs[i], g, dims, value.placement, whole, node.ring, block,
                                  with_name("of input " + std::to_string(i) + " of " + here.name));
     kernel.place(dims, whole, programme_.mesh, line_);
+    if (asked_ && op.kind == OpKind::attention) block = with_cached(g, node, i, block);
     if (is_gradient && i == 0) {
       kernel.give_gradient(std::move(block));
     } else {
@@ -371,14 +378,14 @@ Block Executor::ids(const RunGraph& g, ValueId v, int micro_batch, std::int64_t 
                       block_begin(tensor.dims, g.extents, value.placement, programme_.mesh, line_),
                       {}};
   for (DimId d : tensor.dims) place.whole.push_back(g.extents[d]);
-  const bool positions = tensor.name == "position_ids";
+  const bool positions = tensor.name == "position_ids", given = asked_ && tensor.name == "token_ids";
   const std::int64_t sequence = place.whole.back(), ahead = tensor.name == "token_ids" ? 0 : 1;
   const auto batch = static_cast<std::uint64_t>(step * programme_.pipeline.micro_batches + micro_batch);
   Block block = memory_.make(value.elements, Element::int64);
   auto* id = static_cast<std::int64_t*>(block.view.data);
   for_each_in_block(place, [&](std::int64_t index) {
-    if (positions) {
-      *id++ = index % sequence;
+    if (positions || given) {
+      *id++ = given ? asked_->tokens[static_cast<std::size_t>(index)] : cached_ + index % sequence;
       return;
     }
     const auto token = static_cast<std::uint64_t>(index / sequence * (sequence + 1) + index % sequence + ahead);
@@ -393,6 +400,72 @@ Block Executor::loss_gradient() {
   Block d = memory_.make(1, operators_.element(DataType::fp32));
   operators_.fill(d.view, 1.0 / programme_.pipeline.micro_batches);
   return d;
+}
+
+// ---- inference ----
+
+std::vector<double> Executor::answer(const Programme& step, const std::vector<std::int64_t>& tokens) {
+  const RunGraph& head = step.graphs.back();
+  const auto extent = [&](const char* dim) { return head.extents[static_cast<std::size_t>(head.graph.find_dim(dim))]; };
+  if (static_cast<std::int64_t>(tokens.size()) != extent("batch") * step.sequence_length)
+    throw std::invalid_argument("a step of inference has a token for each place of its sequences");
+  Asked asked = {tokens, std::vector<double>(static_cast<std::size_t>(extent("batch") * extent("vocab")), 0.0)};
+  asked_ = &asked;
+  shown_ = &step;
+  for (int part = 0; part < step.pipeline.parts(); ++part)
+    if (const Place place = step.route.place(0, part); place.stage == stage_) forward(place.chunk, 0, 0);
+  finish_sends();
+  asked_ = nullptr;
+  shown_ = &programme_;
+  cached_ += step.sequence_length;
+  world_.all_reduce({asked.logits.data(), static_cast<std::int64_t>(asked.logits.size()), Element::fp64},
+                    Reduction::sum);
+  return asked.logits;
+}
+
+/// What attention reads of its sequence, behind what it read of it before. Queries and sinks are as they come.
+Block Executor::with_cached(const RunGraph& g, const Node& node, std::size_t input, const Block& block) {
+  const Operator& op = g.graph.op(node.op);
+  const auto parts = static_cast<std::size_t>(op.score_parts);
+  if (input < parts || input > 2 * parts) return block;
+  const DimList& dims = op.inputs[input].dims;
+  const auto local = block_extents(dims, g.extents, g.sharded.value(node.inputs[input]).placement, programme_.mesh);
+  if (local[1] != g.extents[dims[1]]) throw std::invalid_argument("inference with a cut sequence");
+  Block& kept = kept_[{instance_, static_cast<ValueId>(input)}];
+  const std::int64_t sequences = local[0], before = kept ? cached_ : 0, all = before + local[1];
+  const std::int64_t width = block.view.elements / (sequences * local[1]);
+  Block longer = memory_.make(sequences * all * width, block.view.element);
+  const auto put = [&](const Block& from, std::int64_t first, std::int64_t tokens) {
+    operators_.copy_box({from.view, {tokens * width, 1}},
+                        {longer.view.part(first * width, longer.view.elements - first * width), {all * width, 1}},
+                        {sequences, tokens * width});
+  };
+  if (kept) put(kept, 0, before);
+  put(block, before, local[1]);
+  kept = longer;
+  return kept;
+}
+
+/// The last token's of this rank's sequences and part of the vocabulary, once of ranks that have the same.
+void Executor::take_logits(const RunGraph& g, const Value& value, const Block& block) {
+  asked_->answered = true;
+  for (std::size_t a = 0; a < programme_.mesh.axes().size(); ++a)
+    if (!(value.placement.sharded() >> a & 1) && coordinate(programme_.mesh, line_, static_cast<AxisId>(a)) != 0)
+      return;
+  const DimList& dims = g.graph.tensor(value.tensor).dims;  // batch, sequence, vocabulary
+  BlockPlace place = {block_extents(dims, g.extents, value.placement, programme_.mesh),
+                      block_begin(dims, g.extents, value.placement, programme_.mesh, line_),
+                      {}};
+  for (DimId d : dims) place.whole.push_back(g.extents[d]);
+  if (place.extents[1] != place.whole[1]) throw std::invalid_argument("inference with a cut sequence");
+  const std::vector<double> numbers = operators_.download(block.view);
+  std::size_t at_number = 0;
+  for_each_in_block(place, [&](std::int64_t index) {
+    const std::int64_t column = index % place.whole[2], row = index / place.whole[2];
+    if (row % place.whole[1] + 1 == place.whole[1])
+      asked_->logits[static_cast<std::size_t>(row / place.whole[1] * place.whole[2] + column)] = numbers[at_number];
+    ++at_number;
+  });
 }
 
 // ---- between stages ----
@@ -425,7 +498,7 @@ Block Executor::take(int part, int route, int micro_batch, bool gradient) {
     handed_.erase(handed);
     return block;
   }
-  const RunGraph& layer = programme_.graphs[0];
+  const RunGraph& layer = shown_->graphs[0];
   const std::int64_t elements = layer.sharded.value(layer.sharded.stream_in).elements;
   Block block = memory_.make(elements, operators_.element(DataType::fp32));
   const std::string name = std::string(gradient ? "d " : "") + "stream from stage " + std::to_string(from);

@@ -32,6 +32,17 @@ class Executor {
   /// Mean of the last step's losses over its micro-batches. Collective.
   double loss();
 
+  /// A step of inference: `tokens` [sequences of a micro-batch, step.sequence_length] behind those of the steps before,
+  /// whose keys and values are kept. Logits of each sequence's last one [sequences, vocabulary], whole, on every rank.
+  /// `step`: at_length() of the programme, which outlives this. Collective. Throws std::invalid_argument where
+  /// sequences are cut.
+  std::vector<double> answer(const Programme& step, const std::vector<std::int64_t>& tokens);
+  /// The next step of inference begins new sequences.
+  void forget_sequences() {
+    kept_.clear();
+    cached_ = 0;
+  }
+
   const Weights& weights() const { return weights_; }
   const Programme& programme() const { return programme_; }
   std::int64_t line() const { return line_; }
@@ -65,6 +76,17 @@ class Executor {
   Block loss_gradient();
   Where where(const RunGraph& g, const Programme::Instance& instance, const Node& node, const Pass& pass) const;
 
+  // ---- inference ----
+
+  /// A step of inference.
+  struct Asked {
+    const std::vector<std::int64_t>& tokens;
+    std::vector<double> logits;
+    bool answered = false;
+  };
+  Block with_cached(const RunGraph& g, const Node& node, std::size_t input, const Block& block);
+  void take_logits(const RunGraph& g, const Value& value, const Block& block);
+
   // ---- between stages ----
 
   void hand_on(int part, int route, int micro_batch, bool gradient, Block block);
@@ -92,7 +114,12 @@ class Executor {
     Block block;
   };
   std::vector<Sent> sent_;
-  std::vector<double> losses_;  // of this rank's tokens, by loss, this step
+  std::vector<double> losses_;                                     // of this rank's tokens, by loss, this step
+  const Programme* shown_ = nullptr;                               // whose graphs are run
+  Asked* asked_ = nullptr;                                         // of a step of inference
+  std::int64_t cached_ = 0;                                        // tokens of each sequence that came before
+  std::pair<int, int> instance_;                                   // that is run: part, and place in it
+  std::map<std::pair<std::pair<int, int>, ValueId>, Block> kept_;  // keys and values, by instance and operand
 };
 
 }  // namespace shardwright

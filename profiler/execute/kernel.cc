@@ -58,7 +58,7 @@ RotaryShape Kernel::rotary() const {
   for (int i = 0; i + 1 < x.size(); ++i) {
     if (graph_.graph.dims()[x[i]].name == "sequence") {
       s.sequence = extent_[x[i]];
-      s.first_position = begin_[x[i]];
+      s.first_position = begin_[x[i]] + cached_;
       behind = true;
     } else {
       (behind ? s.inner : s.outer) *= extent_[x[i]];
@@ -90,11 +90,11 @@ AttentionShape Kernel::attention_shape() const {
   AttentionShape s;
   s.batch = extent_[q[0]];
   s.queries = extent_[q[1]];
-  s.keys = extent_[v[1]];
+  s.keys = extent_[v[1]] + cached_;
   s.heads = extent_[q[2]];
   s.group = extent_[q[3]];
   s.value_dim = extent_[last(values_at())];
-  s.first_query = begin_[q[1]];
+  s.first_query = begin_[q[1]] + cached_;
   s.window = op_.window;
   s.chunk = op_.chunk;
   return s;

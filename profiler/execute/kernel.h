@@ -20,6 +20,8 @@ class Kernel {
 
   /// Where an operand, a result or a gradient lies: its dims under the operator's names.
   void place(const DimList& dims, const Placement& placement, const Mesh& mesh, std::int64_t line);
+  /// The sequence's tokens lie behind `cached` ones, whose keys and values are among attention's.
+  void behind(std::int64_t cached) { cached_ = cached; }
   void give(std::size_t operand, Block block) { operands_[operand] = std::move(block); }
   void give_gradient(Block dy) { dy_ = std::move(dy); }
 
@@ -69,6 +71,7 @@ class Kernel {
   Memory& memory_;
   Mover& mover_;
   Element number_;
+  std::int64_t cached_ = 0;
   std::vector<Block> operands_;  // inputs, then outputs
   Block dy_;
   std::vector<std::int64_t> extent_, begin_;  // by dim

@@ -215,6 +215,22 @@ Programme make_programme(const Model& model, const Layout& layout, const Workloa
   return p;
 }
 
+Programme at_length(const Programme& p, std::int64_t tokens) {
+  if (p.route.routes() > 1) throw std::invalid_argument("inference has one way through the pipeline");
+  Programme step = p;
+  step.sequence_length = tokens;
+  step.graphs.clear();
+  for (const RunGraph& g : p.graphs) {
+    std::vector<std::int64_t> extents = g.extents;
+    for (const char* name : {"sequence", "key_sequence"})
+      if (const int d = g.graph.find_dim(name); d >= 0) extents[static_cast<std::size_t>(d)] = tokens;
+    step.graphs.push_back(run_graph(g.graph, std::move(extents), p.mesh, g.says, {}));
+    std::fill(step.graphs.back().saved.begin(), step.graphs.back().saved.end(), false);
+    check_divisible(step.graphs.back(), p.mesh);
+  }
+  return step;
+}
+
 Programme on_one_rank(const Programme& p) {
   Programme one = {p.model, {}, p.sequence_length, p.global_batch, Mesh(), {}, Route(Pipeline{}), {}, {}, {}};
   one.pipeline.micro_batches = p.pipeline.micro_batches;

@@ -66,6 +66,10 @@ Programme make_programme(const Model& model, const Layout& layout, const Workloa
 /// equal ones. Throws std::invalid_argument where the layout's ranks have no common mesh.
 std::string graph_digest(const Model& model, const Layout& layout, const Workload& workload);
 
+/// One forward pass over `tokens` of each of a micro-batch's sequences, for inference: nothing is kept for backward.
+/// Throws std::invalid_argument where so few cannot be cut as the layout does.
+Programme at_length(const Programme& programme, std::int64_t tokens);
+
 /// The same step on one rank: the same weights, the same micro-batches, nothing cut.
 Programme on_one_rank(const Programme& programme);
 

@@ -283,6 +283,44 @@ Trial trial_of(const Programme& programme, Communicator& world, const TrialQuest
   return trial;
 }
 
+/// Weights are the first step's again.
+InferenceTrial inference_trial(const Programme& programme, Communicator& world, const TrialQuestion& question,
+                               bool checked, Clock& clock, Stopwatch& watch) {
+  const auto operators = make_operators(question.backend);
+  Memory memory(*operators, question.memory_limit);
+  const Fault none;
+  const InferenceSteps steps = inference_steps(programme);
+  RunOptions options = question.options;
+  options.trains = false;
+  Executor executor(programme, world, *operators, memory, watch, options, none);
+  const std::vector<std::int64_t> prompt = prompt_of(programme, options.seed);
+  InferenceTrial trial;
+  trial.checked = checked;
+  trial.prompt = programme.sequence_length;
+  trial.sequences = static_cast<std::int64_t>(prompt.size()) / trial.prompt;
+  trial.tokens = question.decode;
+  if (checked) {
+    const Generated one_rank = generate_on_one_rank(programme, options, question.decode);
+    trial.difference = worst_of(world, difference(generate(executor, steps, prompt, question.decode), one_rank));
+  }
+  std::vector<Seconds> prefills, decodes;
+  for (int round = 0; round < question.warm_up + question.rounds; ++round) {
+    executor.forget_sequences();
+    const std::vector<std::int64_t> next(static_cast<std::size_t>(trial.sequences), 0);
+    for (int token = 0; token <= question.decode; ++token) {
+      world.barrier();
+      const Seconds began = clock.now();
+      executor.answer(token == 0 ? steps.prefill : steps.decode, token == 0 ? prompt : next);
+      const Seconds took = {largest(world, (clock.now() - began).value)};
+      if (round >= question.warm_up) (token == 0 ? prefills : decodes).push_back(took);
+    }
+  }
+  trial.prefill = median_time(std::move(prefills)).median;
+  trial.decode = median_time(std::move(decodes)).median;
+  trial.peak = {static_cast<std::int64_t>(largest(world, static_cast<double>(memory.peak().value)))};
+  return trial;
+}
+
 }  // namespace
 
 void add_predictions(Trial& trial, const std::vector<OperatorTime>& predicted) {
@@ -316,7 +354,10 @@ Trial run_trial(const Programme& programme, Communicator& world, const TrialQues
                 const std::vector<StepResult>* one_rank, Clock& clock, StatusBoard* board) {
   Stopwatch watch(clock, board);
   try {
-    return trial_of(programme, world, question, one_rank, clock, watch);
+    Trial trial = trial_of(programme, world, question, one_rank, clock, watch);
+    if (question.decode > 0)
+      trial.inference = inference_trial(programme, world, question, one_rank != nullptr, clock, watch);
+    return trial;
   } catch (const std::exception& e) {
     if (board) board->end(StatusBoard::State::failed, e.what());
     throw std::runtime_error("rank " + std::to_string(world.rank()) + " failed " +

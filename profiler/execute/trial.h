@@ -32,6 +32,16 @@ struct TrialRound {
   std::string fault;  ///< "", or why it is void
 };
 
+/// What inference with a plan's ranks found: a prompt as long as its sequences, then one token after the other.
+struct InferenceTrial {
+  bool checked = false;
+  Difference difference;  ///< of logits, where it was checked
+  std::int64_t sequences = 0, prompt = 0;
+  int tokens = 0;
+  Seconds prefill, decode;  ///< of the slowest rank: the prompt; the median of a further token of all sequences
+  Bytes peak;               ///< of the fullest rank, the executor's own
+};
+
 /// What running a plan found.
 struct Trial {
   bool checked = false;
@@ -48,12 +58,14 @@ struct Trial {
   };
   std::vector<Peak> peaks;  ///< by stage, the worst of its ranks
   std::string communicator, backend;
+  std::optional<InferenceTrial> inference;
 };
 
 /// How a plan is to be run.
 struct TrialQuestion {
   int rounds = 5, warm_up = 1;
   RunOptions options;
+  int decode = 0;           ///< tokens to decode afterwards, 0: no inference
   int watched_stage = 0;    ///< whose first rank's operators are told
   Bytes memory_limit = {};  ///< of each rank; 0: none
   double busy = 0.95;       ///< a round is void where a rank computed less than this of the time that it computed in,

@@ -102,6 +102,7 @@ void Weights::draw(Weight& w, const FirstValues& values) const {
   }
   w.value = zero(w) == 3 && w.cut ? mover_.scatter_flat(block, w.cut, 0, {w.name}) : block;
   const std::int64_t state = w.cut ? flat_piece(programme_.mesh, line_, w.cut, w.elements).length : w.elements;
+  if (!options_.trains) return;
   for (Block Weights::Weight::*moment : {&Weight::first_moment, &Weight::second_moment}) {
     w.*moment = memory_.make(state, number);
     operators_.fill((w.*moment).view, 0);

@@ -18,9 +18,10 @@ struct FirstValues {
 struct RunOptions {
   std::uint64_t seed = 1;
   std::map<std::string, FirstValues> first_values = {};  ///< of weights by name; others have what fits their use
-  /// Its epsilon lies above the rounding of gradients that are 0 but for that (of the bias of keys), which it would make
-  /// steps of otherwise.
+  /// Its epsilon lies above the rounding of gradients that are 0 but for that (of the bias of keys), which it would
+  /// make steps of otherwise.
   AdamStep adam = {1e-3, 0.9, 0.95, 1e-5, 0.0, 1, 1.0};
+  bool trains = true;  ///< inference has no optimizer's state
 };
 
 /// The weights of one rank, by name in the whole model, with their gradients and the optimizer's state: what

@@ -160,6 +160,36 @@ TEST_CASE("mixtures of all on four ranks train as one rank does") {
                        "dp 2 pp 2 dualpipe zero 3 group 2 batch 8 dp-last", "tp 2 sp cp 2 full micro 2"});
 }
 
+TEST_CASE("ranks prefill a prompt and decode eight tokens as one rank does that reads all tokens every time") {
+  constexpr int kTokens = 8;
+  std::vector<Model> models = tiny_models();
+  models.push_back(tiny_gated());
+  for (Model& model : models) {
+    model.max_position_embeddings = 40;
+    for (const char* words : {"micro 2", "tp 2", "tp 4 micro 2", "pp 2 gpipe", "dp 2", "dp 2 zero 3 group 2",
+                              "tp 2 pp 2 gpipe micro 2", "dp 2 ep 2"}) {
+      if (std::string(words).find("ep 2") != std::string::npos && model.n_routed_experts == 0) continue;
+      const Programme programme = tiny_programme(model, words);
+      RunOptions options;
+      options.trains = false;
+      const Generated one_rank = generate_on_one_rank(programme, options, kTokens);
+      const InferenceSteps steps = inference_steps(programme);
+      run_on_threads(static_cast<int>(programme.ranks()), [&](Communicator& world) {
+        const auto operators = make_operators("cpu");
+        Memory memory(*operators);
+        NoRecorder recorder;
+        const Fault none;
+        Executor executor(programme, world, *operators, memory, recorder, options, none);
+        const Difference worst =
+            difference(generate(executor, steps, prompt_of(programme, options.seed), kTokens), one_rank);
+        if (world.rank() != 0) return;
+        INFO(model.name, " under ", words, ": ", worst.what);
+        CHECK(worst.relative < kTolerance);
+      });
+    }
+  }
+}
+
 TEST_CASE("no collective of a run can be left out, misrouted or done with another operation") {
   Faults faults;
   const auto look = [&](const Model& model, const std::vector<const char*>& layouts) {
