@@ -23,6 +23,8 @@ Json degrees_json(const ServeLayout& l) {
   json["cp"] = l.context;
   json["ep"] = l.expert;
   json["etp"] = l.expert_tensor;
+  if (l.redundant > 0) json["redundant"] = l.redundant;
+  if (l.shared_routed) json["shared"] = "routed";
   return json;
 }
 
@@ -76,10 +78,14 @@ Json parts_json(const ServePrediction& p) {
 
 Json prediction_json(const ServePrediction& p) {
   Json json;
-  if (p.tpot.value > 0) {
+  if (p.ttft.value > 0) {
     put(json, "ttft_seconds", p.ttft.value);
     put(json, "ttft_seconds_low", p.ttft_low.value);
     put(json, "ttft_seconds_high", p.ttft_high.value);
+    put(json, "input_tokens_per_second", p.input_tokens_per_second);
+    put(json, "prefill_added_seconds", p.prefill_added.value);
+  }
+  if (p.tpot.value > 0) {
     put(json, "tpot_seconds", p.tpot.value);
     put(json, "tpot_seconds_low", p.tpot_low.value);
     put(json, "tpot_seconds_high", p.tpot_high.value);
@@ -93,7 +99,6 @@ Json prediction_json(const ServePrediction& p) {
     json["batch_per_rank"] = p.batch;
     put(json, "decode_step_seconds", p.decode_step.value);
     json["decode_step_seconds_by_part"] = parts_json(p);
-    put(json, "prefill_added_seconds", p.prefill_added.value);
     json["kv_bytes_per_token"] = p.kv_bytes_per_token;
     if (p.cost_per_million_output_tokens)
       put(json, "cost_per_million_output_tokens", *p.cost_per_million_output_tokens);
@@ -184,6 +189,8 @@ Json workload_json(const ServeResult& result) {
   json["precision"] = name_of(w.formats.weights);
   json["moe_precision"] = name_of(w.formats.experts);
   json["kv_precision"] = name_of(w.formats.kv);
+  if (w.cached_prefix > 0) put(json, "cached_prefix", w.cached_prefix);
+  if (w.phase != ServePhase::both) json["phase"] = name_of(w.phase);
   if (w.speculation.tokens > 0) {
     json["mtp_tokens"] = w.speculation.tokens;
     json["mtp_acceptance"] = w.speculation.acceptance;

@@ -36,6 +36,8 @@ std::string question_text(const ServeRequest& request, const ServeResult& result
   text += fmt::format("; weights {}", name_of(w.formats.weights));
   if (request.model.n_routed_experts > 0) text += fmt::format(", experts {}", name_of(w.formats.experts));
   text += fmt::format(", keys and values {}", name_of(w.formats.kv));
+  if (w.cached_prefix > 0) text += fmt::format("; {} of a prompt cached", percent(w.cached_prefix));
+  if (w.phase != ServePhase::both) text += fmt::format("; {} alone", name_of(w.phase));
   if (w.speculation.tokens > 0)
     text += fmt::format("; {} tokens proposed, each right {} of the time", w.speculation.tokens,
                         percent(w.speculation.acceptance, 0));
@@ -50,12 +52,20 @@ std::string line(std::string_view name, const std::string& value) { return fmt::
 
 std::string rates_text(const ServedLayout& plan) {
   const ServePrediction& p = *plan.prediction;
-  std::string text = line("first token (ttft)", interval(p.ttft, p.ttft_low, p.ttft_high));
-  text += line("each further token (tpot)", interval(p.tpot, p.tpot_low, p.tpot_high));
-  text += line("output tokens per second",
-               fmt::format("{:.0f} ({:.0f} to {:.0f})", p.output_tokens_per_second, p.output_low, p.output_high));
-  text += line("of a GPU", fmt::format("{:.1f}", p.output_tokens_per_second_per_gpu));
-  text += line("of a user", fmt::format("{:.1f}", p.tokens_per_second_per_user));
+  std::string text;
+  if (p.ttft > Seconds{}) text += line("first token (ttft)", interval(p.ttft, p.ttft_low, p.ttft_high));
+  if (p.tpot > Seconds{}) {
+    text += line("each further token (tpot)", interval(p.tpot, p.tpot_low, p.tpot_high));
+    text += line("output tokens per second",
+                 fmt::format("{:.0f} ({:.0f} to {:.0f})", p.output_tokens_per_second, p.output_low, p.output_high));
+    text += line("of a GPU", fmt::format("{:.1f}", p.output_tokens_per_second_per_gpu));
+    text += line("of a user", fmt::format("{:.1f}", p.tokens_per_second_per_user));
+  } else {
+    const double each = p.input_tokens_per_second / p.output_tokens_per_second;
+    text += line("input tokens per second", fmt::format("{:.0f} ({:.0f} to {:.0f})", p.input_tokens_per_second,
+                                                        each * p.output_low, each * p.output_high));
+    text += line("of a GPU", fmt::format("{:.1f}", each * p.output_tokens_per_second_per_gpu));
+  }
   text += line("requests in flight", fmt::format("{}, {} of a rank at once", grouped(p.concurrency), grouped(p.batch)));
   if (p.cost_per_million_output_tokens)
     text += line("cost of 10^6 output tokens", fmt::format("{:.3f}", *p.cost_per_million_output_tokens));
@@ -80,17 +90,21 @@ std::string under_load_text(const UnderLoad& u, const TableStyle& style) {
 }
 
 std::string step_text(const ServePrediction& p) {
-  const StepCost& c = p.decode_cost;
-  std::string text = line("decode step", with_unit(p.decode_step));
+  const bool decodes = p.decode_step > Seconds{};
+  const StepCost& c = decodes ? p.decode_cost : p.prefill_cost;
+  std::string text = line(decodes ? "decode step" : "prefill step", with_unit(decodes ? p.decode_step : p.ttft));
   for (const auto& [name, time] : {std::pair{"  products", c.products},
                                    {"  experts", c.experts},
                                    {"  attention", c.attention},
                                    {"  norms, activations, ...", c.memory},
                                    {"  collectives", c.collectives},
                                    {"  experts' exchange", c.exchange},
+                                   {"  of it, hidden", c.hidden},
                                    {"  host", p.host}})
     if (time > Seconds{}) text += line(name, with_unit(time));
-  return text + line("a prompt adds to others' steps", with_unit(p.prefill_added));
+  if (decodes && p.prefill_added > Seconds{})
+    text += line("a prompt adds to others' steps", with_unit(p.prefill_added));
+  return text;
 }
 
 std::string memory_text(const ServeMemory& m, const TableStyle& style) {

@@ -21,7 +21,7 @@ namespace {
 constexpr std::int64_t kMostClients = std::int64_t{1} << 24, kMostServeGpus = 4096;
 
 /// What only one of the two kinds of question has.
-constexpr std::array<const char*, 15> kOfServing = {"--isl",
+constexpr std::array<const char*, 17> kOfServing = {"--isl",
                                                     "--osl",
                                                     "--concurrency",
                                                     "--moe-precision",
@@ -35,7 +35,9 @@ constexpr std::array<const char*, 15> kOfServing = {"--isl",
                                                     "--lengths",
                                                     "--requests",
                                                     "--seed",
-                                                    "--slo"};
+                                                    "--slo",
+                                                    "--cached-prefix",
+                                                    "--phase"};
 constexpr std::array<const char*, 23> kOfTraining = {
     "--train",           "--sequence-length", "--global-batch",  "--cuda-graphs", "--expert-load",
     "--capacity-factor", "--tokens",          "--experiments",   "--mtbf-hours",  "--checkpoint-seconds",
@@ -116,6 +118,7 @@ std::vector<Option> serve_options() {
           {"--kv-precision", "TYPE", "of keys and values: bf16, fp8, int6, int4, ...", Completes::words, kv},
           {"--mtp-tokens", "K", "tokens proposed and checked in each step"},
           {"--mtp-acceptance", "A", "how often one of them is right: 0.85"},
+          {"--cached-prefix", "SHARE", "of a prompt, whose keys are kept from before: 0.56"},
           {"--max-ttft", "S", "seconds until the first token, at most"},
           {"--max-tpot", "S", "seconds for each further token, at most"},
           {"--slo", "WHICH", "of which request: mean (default), p90, p99, ...", Completes::words, goals},
@@ -124,6 +127,12 @@ std::vector<Option> serve_options() {
           {"--lengths", "L", "fixed, exponential, uniform:W or lognormal:S"},
           {"--requests", "N", "how many are played (default: enough for p99)"},
           {"--seed", "N", "of arrivals and lengths (default 1)"}};
+}
+
+Option phase_option() {
+  std::vector<std::string> phases;
+  for (const ServePhase p : kServePhases) phases.emplace_back(name_of(p));
+  return {"--phase", "PHASE", "both, or prefill or decode alone, as a pool's GPUs", Completes::words, phases};
 }
 
 void check_serve_mix(const Arguments& arguments) {
@@ -167,6 +176,19 @@ ServeRequest read_serve_question(const Arguments& arguments, const std::string& 
   } else if (w.speculation.tokens > 0) {
     throw InputError("--mtp-tokens: needs --mtp-acceptance, how often a proposed token is right");
   }
+  if (const auto share = arguments.find("--cached-prefix")) {
+    w.cached_prefix = positive_number("--cached-prefix", *share, 1);
+    if (w.cached_prefix >= 1) throw InputError("--cached-prefix: must be below 1: a share of a prompt is new");
+  }
+  if (w.cached_prefix > 0 && request.load) throw InputError("--cached-prefix: a load's prompts are all new in this version");
+  w.phase = read_format(arguments, "--phase", kServePhases, ServePhase::both, serve_phase_named);
+  if (w.phase != ServePhase::both && request.load) throw InputError("--phase: a load has both phases");
+  if (w.phase == ServePhase::prefill && w.concurrency)
+    throw InputError("--concurrency: prefill alone takes as many prompts as a step holds");
+  if (w.phase == ServePhase::prefill && arguments.has("--max-tpot"))
+    throw InputError("--max-tpot: prefill alone has only first tokens");
+  if (w.phase == ServePhase::decode && arguments.has("--max-ttft"))
+    throw InputError("--max-ttft: decode alone has no first tokens");
   request.goals = {seconds_of(arguments, "--max-ttft"), seconds_of(arguments, "--max-tpot"),
                    read_format(arguments, "--slo", kGoalsOf, GoalOf::mean, goal_of_named)};
   if (request.goals.of != GoalOf::mean && !request.load)

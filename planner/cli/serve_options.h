@@ -9,6 +9,8 @@ namespace shardwright {
 
 /// What --serve asks besides: --isl, --osl, --concurrency, number formats, proposed tokens, promises, a load.
 std::vector<Option> serve_options();
+/// Of estimates besides: what the GPUs do.
+Option phase_option();
 
 /// InputError, one line, for an option of `command` that goes with the other of --train and --serve:
 /// "--isl: needs --serve", "--global-batch: belongs to training, not to --serve".

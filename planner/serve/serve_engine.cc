@@ -48,7 +48,8 @@ const std::map<std::string, ServeEngine>& engines() {
 
 ServeEngine read_serve_engine(const YamlCursor& top) {
   top.only_keys({"name", "description", "frameworks", "all_reduce", "dispatcher", "block_tokens", "memory",
-                 "max_sequences", "max_tokens", "chunked_prefill", "reserves_answers", "narrow_kv", "prefill_first"});
+                 "max_sequences", "max_tokens", "chunked_prefill", "reserves_answers", "narrow_kv", "prefill_first",
+                 "overlaps_exchange"});
   ServeEngine engine;
   engine.name = top.at("name").text();
   engine.description = top.at("description").text();
@@ -73,6 +74,7 @@ ServeEngine read_serve_engine(const YamlCursor& top) {
   engine.max_tokens = top.at("max_tokens").integer(1, 1 << 24);
   engine.chunked_prefill = top.at("chunked_prefill").boolean();
   engine.prefill_first = top.at("prefill_first").boolean();
+  if (const auto overlaps = top.find("overlaps_exchange")) engine.overlaps_exchange = overlaps->boolean();
   engine.narrow_kv = top.at("narrow_kv").boolean();
   engine.reserves_answers = top.at("reserves_answers").boolean();
   return engine;

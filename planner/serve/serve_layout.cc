@@ -12,7 +12,8 @@ namespace {
 
 constexpr int kMostDegree = 1 << 20;
 const std::vector<std::string_view>& known_keys() {
-  static const std::vector<std::string_view> keys = {"tp", "pp", "attention_dp", "cp", "ep", "etp", "dp", "serving"};
+  static const std::vector<std::string_view> keys = {"tp",  "pp", "attention_dp", "cp",     "ep",
+                                                     "etp", "dp", "redundant",    "shared", "serving"};
   return keys;
 }
 
@@ -64,6 +65,13 @@ ServePins parse_serve_layout(const std::string& text, const std::string& what) {
       pins.disaggregated = entry.value == "disaggregated";
       continue;
     }
+    if (entry.key == "shared") {
+      if (entry.value != "routed" && entry.value != "apart")
+        fail_in_text(what, text, entry.value_at,
+                     fmt::format("'shared' must be routed or apart, got '{}'", entry.value));
+      pins.shared_routed = entry.value == "routed";
+      continue;
+    }
     const int degree = degree_of(what, text, entry);
     if (entry.key == "tp") pins.tp = degree;
     if (entry.key == "pp") pins.pp = degree;
@@ -72,6 +80,7 @@ ServePins parse_serve_layout(const std::string& text, const std::string& what) {
     if (entry.key == "ep") pins.ep = degree;
     if (entry.key == "etp") pins.etp = degree;
     if (entry.key == "dp") pins.dp = degree;
+    if (entry.key == "redundant") pins.redundant = degree;
   }
   return pins;
 }
@@ -80,6 +89,8 @@ std::string to_string(const ServeLayout& l) {
   std::string text = fmt::format("tp={},pp={},attention_dp={}", l.tensor, l.pipeline, l.attention_data);
   if (l.context > 1) text += fmt::format(",cp={}", l.context);
   if (l.expert * l.expert_tensor > 1) text += fmt::format(",ep={},etp={}", l.expert, l.expert_tensor);
+  if (l.redundant > 0) text += fmt::format(",redundant={}", l.redundant);
+  if (l.shared_routed) text += ",shared=routed";
   return text + fmt::format(",dp={}", l.replicas);
 }
 
@@ -112,10 +123,15 @@ ServeLayout layout_of(const ServePins& pins, const Model& model, std::optional<s
     throw InputError(fmt::format("tp * pp * cp * attention_dp {} does not divide {} GPUs", copy, *gpus));
   l.replicas = pins.dp.value_or(gpus ? static_cast<int>(*gpus / copy) : 1);
   if (model.n_routed_experts == 0) {
-    if (pins.ep.value_or(1) > 1 || pins.etp.value_or(1) > 1)
-      throw InputError(fmt::format("{} has no experts for ep or etp", model.name));
+    if (pins.ep.value_or(1) > 1 || pins.etp.value_or(1) > 1 || pins.redundant || pins.shared_routed)
+      throw InputError(fmt::format("{} has no experts for ep, etp, redundant or shared", model.name));
     return l;
   }
+  l.redundant = pins.redundant.value_or(0);
+  l.shared_routed = pins.shared_routed;
+  if (l.shared_routed && l.redundant < model.n_shared_experts)
+    throw InputError(fmt::format("shared=routed needs redundant, at least {}: places for the shared experts",
+                                 std::max<std::int64_t>(1, model.n_shared_experts)));
   const auto rest = [&](int given) {
     if (ranks % given != 0) throw InputError(fmt::format("ep * etp must be tp * cp * attention_dp, {}", ranks));
     return static_cast<int>(ranks / given);
@@ -130,6 +146,15 @@ ServeLayout layout_of(const ServePins& pins, const Model& model, std::optional<s
   if (std::int64_t{l.expert} * l.expert_tensor != ranks)
     throw InputError(fmt::format("ep * etp must be tp * cp * attention_dp, {}", ranks));
   return l;
+}
+
+Model deployed(Model model, const ServeLayout& layout) {
+  model.n_routed_experts += layout.redundant;
+  if (layout.shared_routed) {
+    model.num_experts_per_tok += model.n_shared_experts;
+    model.n_shared_experts = model.shared_expert_intermediate_size = 0;
+  }
+  return model;
 }
 
 Layout stage_layout(const ServeLayout& serve, Dispatcher dispatcher) {
@@ -152,8 +177,9 @@ std::optional<Rejection> does_not_cut(const char* degree, std::int64_t parts, co
 
 }  // namespace
 
-std::optional<Rejection> impossible(const Model& model, const Machine& machine, const ServeFormats& formats,
+std::optional<Rejection> impossible(const Model& served, const Machine& machine, const ServeFormats& formats,
                                     const ServeLayout& l) {
+  const Model model = deployed(served, l);
   for (const WeightFormat format : {formats.weights, formats.experts})
     if (!supports(machine, format))
       return Rejection{"precision", fmt::format("{} does not compute in {}", machine.name, name_of(format))};

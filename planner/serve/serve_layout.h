@@ -25,6 +25,8 @@ struct ServeLayout {
   int expert = 1;          // ep
   int expert_tensor = 1;   // etp
   int replicas = 1;        // dp: whole copies of all that
+  int redundant = 0;       // further copies of routed experts, in each layer; the busiest ones'
+  bool shared_routed = false;  // shared experts lie among the routed ones, and every token chooses them
 
   auto operator<=>(const ServeLayout&) const = default;
   std::int64_t ranks() const { return std::int64_t{tensor} * context * attention_data; }  ///< of a stage
@@ -39,10 +41,12 @@ struct PoolLayout {
 };
 
 /// What is given of a layout; what is absent is free. Keys of --layout and --pin when serving: tp pp attention_dp cp ep
-/// etp dp, and `serving=aggregated` or `disaggregated`.
+/// etp dp redundant, `shared=routed` or `apart`, and `serving=aggregated` or `disaggregated`.
 struct ServePins {
   std::optional<int> tp, pp, attention_dp, cp, ep, etp, dp;
   std::optional<bool> disaggregated;
+  std::optional<int> redundant = {};
+  bool shared_routed = false;
 };
 
 /// Parses "tp=8,ep=8". Throws InputError as parse_layout does.
@@ -54,6 +58,10 @@ std::string to_string(const PoolLayout& layout);
 /// unless one of them is given), and dp, which fills `gpus` where that is given. Throws InputError where pins
 /// contradict each other or the GPUs.
 ServeLayout layout_of(const ServePins& pins, const Model& model, std::optional<std::int64_t> gpus);
+
+/// The model as its experts lie: with redundant copies as experts of their own, which take a share of the rows each (so
+/// that all have the same in the mean), and shared experts among them where they are routed.
+Model deployed(Model model, const ServeLayout& layout);
 
 /// The same ranks as a training layout, which the graphs are sharded by.
 Layout stage_layout(const ServeLayout& layout, Dispatcher dispatcher);

@@ -20,7 +20,9 @@ ServeMemory of_stage(StepPricer& pricer, const Machine& machine, const ServeEngi
   m.weights = weights;
   const bool last = stage + 1 == pricer.layers_per_stage().size();
   if (last && workload.speculation.tokens > 0) m.weights += pricer.prediction_weights();
-  const std::int64_t tokens = engine.chunked_prefill ? engine.max_tokens : std::max(engine.max_tokens, workload.isl);
+  const bool decodes = workload.phase == ServePhase::decode;
+  const std::int64_t prompts = engine.chunked_prefill ? engine.max_tokens : std::max(engine.max_tokens, workload.isl);
+  const std::int64_t tokens = decodes ? engine.max_sequences * (1 + workload.speculation.tokens) : prompts;
   m.activations = pricer.activations(tokens);
   if (last) m.activations = std::max(m.activations, pricer.logits(engine.max_sequences));
   m.cuda_graphs = engine.cuda_graphs;

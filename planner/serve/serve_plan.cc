@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "planner/serve/one_phase.h"
 #include "planner/serve/simulate_layout.h"
 
 namespace shardwright {
@@ -90,7 +91,8 @@ ServeResult estimate_serving(const ServeRequest& request) {
   } else {
     const Machine machine = evenly_filled(request.machine, plan.layout.ranks() * plan.layout.pipeline);
     StepTimes times(request.model, machine, request.workload.formats, request.engine, plan.layout);
-    plan.prediction = request.load
+    plan.prediction = request.workload.phase != ServePhase::both ? one_phase(times, machine, request.workload)
+                      : request.load
                           ? aggregated_at_rate(times, machine, request.workload, request.load->requests_per_second)
                           : aggregated(times, machine, request.workload);
     const ServePrediction& p = *plan.prediction;

@@ -237,7 +237,7 @@ std::vector<ServedLayout> all_pools(const ServeRequest& request, std::int64_t gp
     const Machine machine = evenly_filled(request.machine, layout.gpus());
     StepTimes times(request.model, machine, request.workload.formats, request.engine, layout);
     if (times.memory(machine, prompts).largest_batch > 0) {
-      const StepTimes::Prefill one = times.prefill(1, request.workload.isl, 0, 0);
+      const StepTimes::Prefill one = times.prefill(1, request.workload.isl, 0, 0, request.workload.cached_tokens());
       found[i] = Prefiller{layout, one, static_cast<double>(layout.attention_data) / one.added.value};
     }
     for (const std::int64_t batch : batches_tried(times.memory(machine, request.workload).largest_batch)) {

@@ -1,6 +1,8 @@
 #include "planner/serve/serve_workload.h"
 
+#include <algorithm>
 #include <cassert>
+#include <cmath>
 
 namespace shardwright {
 namespace {
@@ -10,6 +12,7 @@ constexpr std::array<std::string_view, 9> kWeightNames = {"bf16",  "fp16", "fp8"
                                                           "nvfp4", "int8", "int4", "mxfp4"};
 
 constexpr std::array<std::string_view, 5> kGoalNames = {"mean", "p50", "p90", "p95", "p99"};
+constexpr std::array<std::string_view, 3> kPhaseNames = {"both", "prefill", "decode"};
 
 template <typename Enum, std::size_t n>
 std::optional<Enum> named(const std::array<std::string_view, n>& names, std::string_view text) {
@@ -80,6 +83,14 @@ bool supports(const Machine& machine, WeightFormat format) { return supports(mac
 
 std::string_view name_of(GoalOf of) { return kGoalNames[static_cast<std::size_t>(of)]; }
 std::optional<GoalOf> goal_of_named(std::string_view text) { return named<GoalOf>(kGoalNames, text); }
+
+std::string_view name_of(ServePhase phase) { return kPhaseNames[static_cast<std::size_t>(phase)]; }
+std::optional<ServePhase> serve_phase_named(std::string_view text) { return named<ServePhase>(kPhaseNames, text); }
+
+std::int64_t ServeWorkload::cached_tokens() const {
+  const auto cached = static_cast<std::int64_t>(std::llround(cached_prefix * static_cast<double>(isl)));
+  return std::clamp<std::int64_t>(cached, 0, std::max<std::int64_t>(0, isl - 1));
+}
 
 double Speculation::gained() const {
   double sum = 1, chance = 1;

@@ -58,12 +58,21 @@ struct Speculation {
   bool operator==(const Speculation&) const = default;
 };
 
+/// What the GPUs do: prompts and answers, or one of them alone, as workers of a pool (`--phase`).
+enum class ServePhase { both, prefill, decode };
+inline constexpr std::array kServePhases = {ServePhase::both, ServePhase::prefill, ServePhase::decode};
+std::string_view name_of(ServePhase);
+std::optional<ServePhase> serve_phase_named(std::string_view);
+
 /// What is to be served.
 struct ServeWorkload {
   std::int64_t isl = 0, osl = 0;            ///< tokens of a prompt and of its answer, means
   std::optional<std::int64_t> concurrency;  ///< clients in a closed loop; absent: as many as fit
   ServeFormats formats;
   Speculation speculation;
+  double cached_prefix = 0;  ///< share of a prompt's tokens, the first ones, whose keys and values are there already
+  ServePhase phase = ServePhase::both;
+  std::int64_t cached_tokens() const;  ///< of a prompt; at least one token of it is new
   bool operator==(const ServeWorkload&) const = default;
 };
 

@@ -102,16 +102,17 @@ StepTimes::Prefill StepTimes::beside(const SequenceGroup& group, std::int64_t ba
 }
 
 StepTimes::Prefill StepTimes::prefill(std::int64_t prompts, std::int64_t isl, std::int64_t batch,
-                                      std::int64_t context) {
+                                      std::int64_t context, std::int64_t cached) {
   // Chunks: as many tokens of a step as decoding leaves. The middle one stands for all.
   const std::int64_t room =
       std::max<std::int64_t>(std::min<std::int64_t>(64, engine_.max_tokens), engine_.max_tokens - batch);
+  isl -= cached;
   const std::int64_t chunks = engine_.chunked_prefill ? std::max<std::int64_t>(1, divided_up(prompts * isl, room)) : 1;
-  SequenceGroup group{prompts, isl, 0};
+  SequenceGroup group{prompts, isl, cached};
   if (chunks > 1 && prompts == 1)
-    group = {1, divided_up(isl, chunks), (isl - divided_up(isl, chunks)) / 2};
+    group = {1, divided_up(isl, chunks), cached + (isl - divided_up(isl, chunks)) / 2};
   else if (chunks > 1)
-    group = {std::max<std::int64_t>(1, prompts / chunks), isl, 0};
+    group = {std::max<std::int64_t>(1, prompts / chunks), isl, cached};
   const double times = as_double(prompts * isl) / as_double(group.sequences * group.tokens);
   const Prefill one = beside(group, batch, context);
   Prefill p;
@@ -206,6 +207,7 @@ void finish(ServePrediction& p, const Machine& machine, const ServeEngine& engin
   p.output_low = p.output_tokens_per_second * std::exp(-errors.throughput);
   p.output_high = p.output_tokens_per_second * std::exp(errors.throughput);
   p.output_tokens_per_second_per_gpu = p.output_tokens_per_second / as_double(gpus);
+  p.input_tokens_per_second = answers_per_second * as_double(workload.isl);
   p.total_tokens_per_second = answers_per_second * as_double(workload.isl + workload.osl);
   p.tokens_per_second_per_user = p.tpot.value > 0 ? 1 / p.tpot.value : 0;
   if (machine.price_per_gpu_hour && p.output_tokens_per_second > 0)
@@ -245,7 +247,7 @@ ServePrediction aggregated(StepTimes& times, const Machine& machine, const Serve
   const StepTimes::Decode full = times.decode(p.batch, context, w.speculation);
   const DecodeLine line(times, p.batch, context, w.speculation);
   const std::int64_t prompts = together(engine, w, running);
-  const StepTimes::Prefill prefill = times.prefill(prompts, w.isl, p.batch, context);
+  const StepTimes::Prefill prefill = times.prefill(prompts, w.isl, p.batch, context, w.cached_tokens());
   const Seconds added = (1.0 / as_double(prompts)) * prefill.added;
   const double gained = w.speculation.gained(), further = as_double(std::max<std::int64_t>(0, w.osl - 1)) / gained;
   const Balance balance = balance_of(line, running, further, added, prefill.latency);
@@ -323,7 +325,7 @@ PoolPrediction disaggregated(StepTimes& prefill, StepTimes& decode, const Machin
   const std::int64_t most = std::max<std::int64_t>(1, p.memory.largest_batch);
 
   // A worker's ranks prefill side by side, each one prompt.
-  const StepTimes::Prefill one = prefill.prefill(1, w.isl, 0, 0);
+  const StepTimes::Prefill one = prefill.prefill(1, w.isl, 0, 0, w.cached_tokens());
   const double servers = as_double(std::int64_t{there.replicas} * there.attention_data);
   const double can_prefill = servers / one.added.value;
   pool.transfer = handover_time({p.kv_bytes_per_token * w.isl}, there.gpus(), machine);

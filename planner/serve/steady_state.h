@@ -28,13 +28,14 @@ class StepTimes {
   Decode decode(std::int64_t batch, std::int64_t context, const Speculation& speculation);
 
   /// What `prompts` new prompts of `isl` tokens add to a rank's decode steps (0 sequences: nothing runs beside), cut
-  /// into chunks where the engine does that.
+  /// into chunks where the engine does that. The first `cached` tokens of each have their keys and values.
   struct Prefill {
     Seconds added;    ///< to the steps of others, all prompts together
     Seconds latency;  ///< of the prompts, through all stages, the decode steps they share among them
     StepCost cost;    ///< of all stages
   };
-  Prefill prefill(std::int64_t prompts, std::int64_t isl, std::int64_t batch, std::int64_t context);
+  Prefill prefill(std::int64_t prompts, std::int64_t isl, std::int64_t batch, std::int64_t context,
+                  std::int64_t cached = 0);
   /// The same of one step's tokens, of however many prompts: each sees `reach` tokens before it, in the mean.
   Prefill piece(std::int64_t tokens, std::int64_t reach, std::int64_t batch, std::int64_t context);
 
@@ -72,6 +73,7 @@ class StepTimes {
 struct ServePrediction {
   Seconds ttft, ttft_low, ttft_high;  ///< first token, waiting and prefill
   Seconds tpot, tpot_low, tpot_high;  ///< each further token of a request, prefills of others in between counted
+  double input_tokens_per_second = 0;  ///< of prompts, cached tokens too
   double output_tokens_per_second = 0, output_low = 0, output_high = 0;  ///< of all GPUs
   double output_tokens_per_second_per_gpu = 0, total_tokens_per_second = 0;
   double tokens_per_second_per_user = 0;  ///< 1 / tpot
@@ -79,6 +81,7 @@ struct ServePrediction {
   std::int64_t batch = 0;                 ///< of them running on a rank at once
   Seconds decode_step, prefill_added, host;
   StepCost decode_cost;
+  StepCost prefill_cost;  ///< of a step; of prefill alone
   SourceTimes sources;  ///< of a request's decode steps and its prefill
   ServeMemory memory;
   std::int64_t kv_bytes_per_token = 0;  ///< of all stages, of one rank

@@ -19,7 +19,30 @@ constexpr std::int64_t kMostAbsorbedTokens = 8;
 /// DeepEP's low-latency kernels have buffers for so many tokens of a rank (README of deepseek-ai/DeepEP, 2025-08: 128).
 constexpr std::int64_t kMostLowLatencyTokens = 128;
 
+/// Multiprocessors of normal kernels of the exchange (DeepSeek-V3 report, 3.2.2; DeepEP's default).
+constexpr double kExchangeMultiprocessors = 20;
+
 double as_double(std::int64_t n) { return static_cast<double>(n); }
+
+double exchange_share(const Machine& machine) {
+  return std::min(1.0, kExchangeMultiprocessors / std::max(1, machine.multiprocessors));
+}
+
+/// Sequences in two parts; of a single one its tokens, the second part behind the first.
+std::vector<Step> halves_of(const Step& step) {
+  Step first, second;
+  for (const SequenceGroup& g : step) {
+    const std::int64_t sequences = g.sequences / 2, tokens = g.tokens / 2;
+    if (sequences > 0) first.push_back({sequences, g.tokens, g.cached});
+    if (g.sequences > 1) {
+      second.push_back({g.sequences - sequences, g.tokens, g.cached});
+      continue;
+    }
+    if (tokens > 0) first.push_back({1, tokens, g.cached});
+    second.push_back({1, g.tokens - tokens, g.cached + tokens});
+  }
+  return {first, second};
+}
 
 bool is_latent_projection(const OpGraph& graph, const Operator& op) {
   return std::any_of(op.inputs.begin(), op.inputs.end(), [&](const Operand& in) {
@@ -84,7 +107,7 @@ std::int64_t sequences_of(const Step& step) {
 
 void StepCost::add(double times, const StepCost& other) {
   for (Seconds StepCost::*part : {&StepCost::products, &StepCost::experts, &StepCost::attention, &StepCost::memory,
-                                  &StepCost::collectives, &StepCost::exchange})
+                                  &StepCost::collectives, &StepCost::exchange, &StepCost::hidden})
     this->*part += times * (other.*part);
   kernels += times * other.kernels;
   error += times * other.error;
@@ -570,13 +593,13 @@ Machine in_serving(Machine machine) {
 
 StepPricer::StepPricer(const Model& model, const Machine& machine, const ServeFormats& formats,
                        const ServeEngine& engine, const ServeLayout& layout)
-    : model_(model),
+    : model_(deployed(model, layout)),
       machine_(in_serving(machine)),
       formats_(formats),
       engine_(engine),
       layout_(layout),
-      expanded_(model_graphs(without_prediction(model), options_of(false))),
-      absorbed_(model.kv_lora_rank > 0 ? model_graphs(without_prediction(model), options_of(true)) : ModelGraphs{}) {
+      expanded_(model_graphs(without_prediction(model_), options_of(false))),
+      absorbed_(model.kv_lora_rank > 0 ? model_graphs(without_prediction(model_), options_of(true)) : ModelGraphs{}) {
   graphs_.push_back(std::make_unique<Graph>(expanded_.embedding, *this, Graph::Role::embedding));
   graphs_.push_back(std::make_unique<Graph>(expanded_.head, *this, Graph::Role::head));
   for (std::size_t c = 0; c < expanded_.layer_classes.size(); ++c) {
@@ -608,6 +631,19 @@ StepPricer::Graph& StepPricer::graph_of(std::size_t c, bool absorbed) const {
 }
 
 StepCost StepPricer::layer(std::size_t c, const Step& step) {
+  const StepCost whole = one_batch(c, step);
+  if (!engine_.overlaps_exchange || !(whole.exchange > Seconds{}) || tokens_of(step) < 2) return whole;
+  StepCost halves;
+  for (const Step& half : halves_of(step)) halves.add(1, one_batch(c, half));
+  // The slower of both: computing that gives up some of the GPU as long as rows are on their way, and the exchange.
+  const double taken = tokens_of(step) > 2 * kMostLowLatencyTokens ? exchange_share(machine_) : 0;
+  const Seconds computing = halves.computing() + halves.collectives;
+  halves.hidden = std::min((1 - taken) * halves.exchange, computing);
+  const auto time = [](const StepCost& cost) { return cost.computing() + cost.communicating(); };
+  return time(halves) < time(whole) ? halves : whole;
+}
+
+StepCost StepPricer::one_batch(std::size_t c, const Step& step) {
   StepCost cost = graph_of(c, false).shared(tokens_of(step));
   for (const SequenceGroup& group : step) cost.add(1, graph_of(c, group.tokens <= kMostAbsorbedTokens).of_group(group));
   return cost;

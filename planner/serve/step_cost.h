@@ -26,12 +26,13 @@ std::int64_t sequences_of(const Step& step);
 /// What one rank does in a step of one layer, or of all: kernels by kind, as their benchmarks have them.
 struct StepCost {
   Seconds products, experts, attention, memory, collectives, exchange;
+  Seconds hidden;  ///< of `exchange`, under the computing of the other half of a step, less what that loses by it
   double kernels = 0;
   TimeError error;
   SourceTimes sources;
 
   Seconds computing() const { return products + experts + attention + memory; }
-  Seconds communicating() const { return collectives + exchange; }
+  Seconds communicating() const { return collectives + exchange - hidden; }
   void add(double times, const StepCost& other);
 };
 
@@ -45,7 +46,9 @@ struct StepCollective {
 /// everything but attention sees the step's tokens as one sequence, attention each group by itself. Kernels are fused
 /// as inference engines fuse them: products that read one input are one; a run of operators that only move memory is
 /// one, also across the border of two layers; choice of experts, their products and their sum are the measured layer of
-/// experts. Latent attention is expanded where a group has many tokens (prefill) and absorbed where it has few.
+/// experts. Engines that overlap the experts' exchange run a layer's step in two halves, where that is faster: one's rows
+/// are on their way while the other computes, without the multiprocessors that normal kernels of the exchange take.
+/// Latent attention is expanded where a group has many tokens (prefill) and absorbed where it has few.
 class StepPricer {
  public:
   /// Precondition: impossible() has nothing against the layout.
@@ -81,6 +84,7 @@ class StepPricer {
   class Graph;
   Graph& graph_of(std::size_t c, bool absorbed) const;
   StepCost layer(std::size_t c, const Step& step);
+  StepCost one_batch(std::size_t c, const Step& step);
 
   Model model_;
   Machine machine_;
