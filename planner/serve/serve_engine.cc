@@ -49,7 +49,7 @@ const std::map<std::string, ServeEngine>& engines() {
 ServeEngine read_serve_engine(const YamlCursor& top) {
   top.only_keys({"name", "description", "frameworks", "all_reduce", "dispatcher", "block_tokens", "memory",
                  "max_sequences", "max_tokens", "chunked_prefill", "reserves_answers", "narrow_kv", "prefill_first",
-                 "overlaps_exchange"});
+                 "overlaps_exchange", "sequence_parallel", "experts"});
   ServeEngine engine;
   engine.name = top.at("name").text();
   engine.description = top.at("description").text();
@@ -75,6 +75,8 @@ ServeEngine read_serve_engine(const YamlCursor& top) {
   engine.chunked_prefill = top.at("chunked_prefill").boolean();
   engine.prefill_first = top.at("prefill_first").boolean();
   if (const auto overlaps = top.find("overlaps_exchange")) engine.overlaps_exchange = overlaps->boolean();
+  if (const auto cut = top.find("sequence_parallel")) engine.sequence_parallel = cut->boolean();
+  if (const auto experts = top.find("experts")) engine.grouped_experts = experts->one_of({"fused", "grouped"}) == 1;
   engine.narrow_kv = top.at("narrow_kv").boolean();
   engine.reserves_answers = top.at("reserves_answers").boolean();
   return engine;

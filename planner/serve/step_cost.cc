@@ -120,12 +120,11 @@ class StepPricer::Graph {
  public:
   enum class Role { embedding, layer, head };
 
-  Graph(const OpGraph& graph, const StepPricer& of, Role role)
+  Graph(const OpGraph& graph, const StepPricer& of, Role role, bool sequence_parallel = false)
       : g_(graph),
         of_(of),
         role_(role),
-        layout_(stage_layout(of.layout_, of.engine_.dispatcher == Dispatcher::all_gather ? Dispatcher::all_gather
-                                                                                         : Dispatcher::all_to_all)),
+        layout_(of.layout_of_stage(sequence_parallel)),
         mesh_(std::get<Mesh>(stage_mesh(layout_, of.model_))),
         says_(declarations()),
         extents_(extents(1, 1, 1)),
@@ -263,7 +262,7 @@ class StepPricer::Graph {
 
   std::vector<std::int64_t> extents(std::int64_t sequences, std::int64_t tokens, std::int64_t keys) const {
     std::vector<std::int64_t> all = layout_extents(g_, layout_, 1);
-    const std::int64_t cp = layout_.context;
+    const std::int64_t cp = std::int64_t{layout_.context} * (layout_.sequence_parallel ? layout_.tensor : 1);
     const auto divided = [cp](std::int64_t n) { return (n + cp - 1) / cp * cp; };
     for (std::size_t i = 0; i < all.size(); ++i) {
       const std::string& name = g_.dims()[i].name;
@@ -492,7 +491,8 @@ class StepPricer::Graph {
       }
     }
     const RankLoad load = random_load(spec);
-    if (const auto fitted = of_.machine_.curves->of_moe_layer(spec)) {
+    const auto fitted = of_.engine_.grouped_experts ? std::nullopt : of_.machine_.curves->of_moe_layer(spec);
+    if (fitted) {
       Seconds time{seconds(fitted->curve, spec, load, of_.machine_)};
       // Engines have both and take the faster (trtllm-gen's kernels in TensorRT-LLM, vLLM and SGLang on Blackwell).
       if (const auto few = of_.machine_.curves->of_min_latency_layer(spec))
@@ -501,7 +501,7 @@ class StepPricer::Graph {
       count({time, CostSource::datasheet, error}, TimeError::product, &StepCost::experts, into);
       return;
     }
-    // No curve of such layers: the products of those experts that any row goes to.
+    // Grouped products, or no curve of such layers: the products of those experts that any row goes to.
     const auto groups = static_cast<std::int64_t>(std::ceil(load.hit));
     const auto rows = static_cast<std::int64_t>(std::ceil(load.rows / as_double(groups)));
     const std::int64_t width = spec.intermediate_size / spec.etp;
@@ -523,6 +523,7 @@ class StepPricer::Graph {
   }
 
   void price_exchange(const Kernel& k, std::int64_t tokens, StepCost& into) {
+    if (layout_.sequence_parallel) tokens = (tokens + layout_.tensor - 1) / layout_.tensor;
     const Node& n = node(k.nodes.front());
     const Model& m = of_.model_;
     const auto expert_axes = [&](ValueId v) {
@@ -607,6 +608,8 @@ StepPricer::StepPricer(const Model& model, const Machine& machine, const ServeFo
     const bool latent = model.kv_lora_rank > 0;
     graphs_.push_back(latent ? std::make_unique<Graph>(absorbed_.layer_classes[c], *this, Graph::Role::layer)
                              : nullptr);
+    if (engine.sequence_parallel && layout.tensor > 1 && model_.n_routed_experts > 0)
+      cut_.push_back(std::make_unique<Graph>(expanded_.layer_classes[c], *this, Graph::Role::layer, true));
   }
   const auto layers = static_cast<int>(expanded_.class_of_layer.size());
   const int stages = layout.pipeline;
@@ -624,6 +627,17 @@ StepPricer::StepPricer(const Model& model, const Machine& machine, const ServeFo
 }
 
 StepPricer::~StepPricer() = default;
+
+Layout StepPricer::layout_of_stage(bool sequence_parallel) const {
+  const bool gathers = engine_.dispatcher == Dispatcher::all_gather;
+  Layout l = stage_layout(layout_, gathers ? Dispatcher::all_gather : Dispatcher::all_to_all);
+  l.sequence_parallel = sequence_parallel;
+  return l;
+}
+
+StepPricer::Graph& StepPricer::shared_graph_of(std::size_t c) const {
+  return cut_.empty() ? graph_of(c, false) : *cut_[c];
+}
 
 StepPricer::Graph& StepPricer::graph_of(std::size_t c, bool absorbed) const {
   const auto& own = graphs_[2 + 2 * c + (absorbed ? 1 : 0)];
@@ -644,7 +658,7 @@ StepCost StepPricer::layer(std::size_t c, const Step& step) {
 }
 
 StepCost StepPricer::one_batch(std::size_t c, const Step& step) {
-  StepCost cost = graph_of(c, false).shared(tokens_of(step));
+  StepCost cost = shared_graph_of(c).shared(tokens_of(step));
   for (const SequenceGroup& group : step) cost.add(1, graph_of(c, group.tokens <= kMostAbsorbedTokens).of_group(group));
   return cost;
 }
@@ -694,7 +708,7 @@ Seconds StepPricer::handover(const Step& step) const {
 }
 
 std::vector<StepCollective> StepPricer::collectives(std::size_t c, const Step& step) {
-  return graph_of(c, false).collectives(tokens_of(step));
+  return shared_graph_of(c).collectives(tokens_of(step));
 }
 
 std::vector<Bytes> StepPricer::weights() const {

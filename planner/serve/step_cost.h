@@ -83,7 +83,10 @@ class StepPricer {
  private:
   class Graph;
   Graph& graph_of(std::size_t c, bool absorbed) const;
+  /// What sees all of a step's tokens at once, cut over tp where the engine does that.
+  Graph& shared_graph_of(std::size_t c) const;
   StepCost layer(std::size_t c, const Step& step);
+  Layout layout_of_stage(bool sequence_parallel) const;
   StepCost one_batch(std::size_t c, const Step& step);
 
   Model model_;
@@ -93,6 +96,7 @@ class StepPricer {
   ServeLayout layout_;
   ModelGraphs expanded_, absorbed_;
   std::vector<std::unique_ptr<Graph>> graphs_;  // embedding, head, prediction, then each class expanded and absorbed
+  std::vector<std::unique_ptr<Graph>> cut_;    // by class, where ranks of tp hold different tokens; else empty
   std::vector<int> layers_per_stage_;
   std::vector<std::vector<int>> classes_of_stage_;  // layers of each class, by stage
 };
