@@ -13,6 +13,9 @@ namespace shardwright {
 /// Whether a collective stays inside one unit of the innermost links: a node, or an NVLink domain of several.
 inline constexpr std::string_view kWithinNode = "within_node", kAcrossNodes = "across_nodes";
 
+/// Whether prompts and answers have the same GPUs.
+inline constexpr std::string_view kAggregated = "aggregated", kDisaggregated = "disaggregated";
+
 /// One published number and its prediction.
 struct ValidationRow {
   std::string id, source, family, kind, trust;
@@ -27,6 +30,8 @@ struct ValidationRow {
                                             ///< rate; absent where the row states its time beside that rate
   std::string span = {};                    ///< collective: kWithinNode or kAcrossNodes
   std::string engine = {};                  ///< by the row's software alone
+  std::string model = {};                   ///< inference: the name of its description
+  std::string serving = {};                 ///< inference: kAggregated or kDisaggregated
   std::string layout = {};                  ///< as priced: to_string(Layout)
 };
 
@@ -51,6 +56,13 @@ struct ErrorSummary {
   double mean_absolute = 0, median_absolute = 0, p90_absolute = 0, signed_median = 0;
   std::string span = {};
   int held = 0;  ///< of the n, those whose interval holds what was measured
+};
+
+/// Relative errors of one metric of serving rows, of one engine: of all its models ("") or of one.
+struct ServingErrors {
+  std::string serving, metric, engine, model;  ///< kAggregated or kDisaggregated
+  int n = 0;
+  double median_absolute = 0, p90_absolute = 0, signed_median = 0;
 };
 
 /// How many intervals of a kind's rows hold what was measured: of its kernels and collectives, and of training steps
@@ -80,6 +92,7 @@ struct Validation {
   std::vector<ValidationRow> rows;
   std::vector<SkippedRow> skipped;
   std::vector<ErrorSummary> summary;
+  std::vector<ServingErrors> serving;  ///< ordered by serving, metric, engine, model
   std::vector<IntervalSummary> intervals;
   /// Absent without a family to rank; of all, and apart of those that say what tells their rows apart and the others.
   std::optional<RankingSummary> ranking, complete_ranking, incomplete_ranking;

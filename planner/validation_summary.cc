@@ -5,6 +5,7 @@
 #include <cmath>
 #include <map>
 #include <string_view>
+#include <tuple>
 #include <utility>
 
 namespace shardwright {
@@ -73,6 +74,25 @@ std::vector<ErrorSummary> error_summaries(const std::vector<ValidationRow>& rows
     result.push_back({group.kind, group.metric, group.source, static_cast<int>(sizes.size()),
                       sum / static_cast<double>(sizes.size()), median(sizes), p90(sizes), median(signed_errors),
                       group.span, held[group]});
+  }
+  return result;
+}
+
+std::vector<ServingErrors> serving_errors(const std::vector<ValidationRow>& rows) {
+  using Group = std::tuple<std::string, std::string, std::string, std::string>;
+  std::map<Group, std::vector<double>> errors;
+  for (const ValidationRow& row : rows) {
+    if (!is_scored(row) || !row.relative_error || row.serving.empty()) continue;
+    for (const std::string& model : {std::string(), row.model})
+      errors[{row.serving, row.metric, row.engine, model}].push_back(*row.relative_error);
+  }
+  std::vector<ServingErrors> result;
+  for (const auto& [group, signed_errors] : errors) {
+    const auto& [serving, metric, engine, model] = group;
+    std::vector<double> sizes;
+    for (const double error : signed_errors) sizes.push_back(std::fabs(error));
+    result.push_back({serving, metric, engine, model, static_cast<int>(sizes.size()), median(sizes), p90(sizes),
+                      median(signed_errors)});
   }
   return result;
 }
@@ -226,6 +246,7 @@ bool is_scored(const ValidationRow& row) { return !row.suspect && row.trust != "
 
 void summarise(Validation& validation) {
   validation.summary = error_summaries(validation.rows);
+  validation.serving = serving_errors(validation.rows);
   validation.intervals = interval_summaries(validation.rows);
   const Families families = families_of(validation.rows);
   validation.ranking = ranking(families, [](const auto&) { return true; });

@@ -18,6 +18,8 @@ bool is_scored(const ValidationRow& row);
 /// counted again. The median of an even count is the mean of the middle two; p90 is the smallest value that nine in ten
 /// do not exceed.
 ///
+/// Serving: inference rows with a relative error, by their engine and model; of an engine, all models first.
+///
 /// Ranking: training and inference rows of one kind and family, by that metric of speed that most of them have (step
 /// time first when equal). Kendall's tau = (pairs in the right order - pairs in the wrong order) / pairs; pairs
 /// measured less than 2 % apart are ties and do not count, a pair predicted equal is neither right nor wrong. A family

@@ -640,6 +640,14 @@ std::string validation_json(const Validation& validation) {
                                             : json["summary"];
     place[summary.kind][summary.metric] = error_json(summary);
   }
+  for (const ServingErrors& e : validation.serving) {
+    Json& place = json["serving"][e.serving][e.metric][e.engine];
+    Json& errors = e.model.empty() ? place["all"] : place["models"][e.model];
+    errors["n"] = e.n;
+    put(errors, "median_absolute", e.median_absolute);
+    put(errors, "p90_absolute", e.p90_absolute);
+    put(errors, "signed_median", e.signed_median);
+  }
   if (validation.ranking) json["ranking"] = ranking_json(*validation.ranking);
   if (validation.complete_ranking) json["ranking"]["complete"] = ranking_json(*validation.complete_ranking);
   if (validation.incomplete_ranking) json["ranking"]["incomplete"] = ranking_json(*validation.incomplete_ranking);

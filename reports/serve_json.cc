@@ -99,6 +99,7 @@ Json prediction_json(const ServePrediction& p) {
     json["batch_per_rank"] = p.batch;
     put(json, "decode_step_seconds", p.decode_step.value);
     json["decode_step_seconds_by_part"] = parts_json(p);
+    if (p.decode_cost.hidden > Seconds{}) put(json, "exchange_hidden_seconds", p.decode_cost.hidden.value);
     json["kv_bytes_per_token"] = p.kv_bytes_per_token;
     if (p.cost_per_million_output_tokens)
       put(json, "cost_per_million_output_tokens", *p.cost_per_million_output_tokens);

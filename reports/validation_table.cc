@@ -68,6 +68,29 @@ std::string errors_text(const Validation& validation, const TableStyle& style) {
   return text;
 }
 
+/// Serving: one table for a metric, engines and below each its models.
+std::string serving_text(const Validation& validation, const TableStyle& style) {
+  std::string text;
+  const std::vector<ServingErrors>& all = validation.serving;
+  for (std::size_t begin = 0; begin < all.size();) {
+    TextTable table({{"engine", TextTable::Align::left}, {"n"}, {"median"}, {"90th"}, {"signed median"}});
+    std::size_t end = begin;
+    for (; end < all.size() && all[end].serving == all[begin].serving && all[end].metric == all[begin].metric; ++end) {
+      const ServingErrors& e = all[end];
+      table.add_row({e.model.empty() ? e.engine : "  " + e.model, std::to_string(e.n), percent(e.median_absolute),
+                     percent(e.p90_absolute), signed_percent(e.signed_median)});
+    }
+    text +=
+        "\n" +
+        bold(fmt::format("serving, {}: {}, relative error by engine and model", all[begin].serving, all[begin].metric),
+             style) +
+        "\n";
+    for (const std::string& line : table.lines(2)) text += line + "\n";
+    begin = end;
+  }
+  return text;
+}
+
 std::string share_text(int part, int whole) {
   return whole == 0 ? "none" : fmt::format("{} of {} ({})", part, whole, percent(static_cast<double>(part) / whole));
 }
@@ -145,8 +168,9 @@ std::string skipped_text(const Validation& validation, bool verbose, const Table
 }  // namespace
 
 std::string validation_table(const Validation& validation, bool verbose, const TableStyle& style) {
-  return first_line(validation, style) + errors_text(validation, style) + intervals_text(validation, style) +
-         layouts_text(validation, style) + worst_text(validation, style) + skipped_text(validation, verbose, style);
+  return first_line(validation, style) + errors_text(validation, style) + serving_text(validation, style) +
+         intervals_text(validation, style) + layouts_text(validation, style) + worst_text(validation, style) +
+         skipped_text(validation, verbose, style);
 }
 
 }  // namespace shardwright

@@ -66,7 +66,8 @@ ServePrediction decode_alone(StepTimes& times, const Machine& machine, const Ser
 }  // namespace
 
 ServePrediction one_phase(StepTimes& times, const Machine& machine, const ServeWorkload& w) {
-  ServePrediction p = w.phase == ServePhase::prefill ? prefill_alone(times, machine, w) : decode_alone(times, machine, w);
+  ServePrediction p =
+      w.phase == ServePhase::prefill ? prefill_alone(times, machine, w) : decode_alone(times, machine, w);
   const StepCost& cost = w.phase == ServePhase::prefill ? p.prefill_cost : p.decode_cost;
   const double wide = std::exp(width(times.engine().errors.throughput, cost));
   p.output_low = p.output_tokens_per_second / wide;

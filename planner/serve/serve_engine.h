@@ -78,13 +78,14 @@ struct ServeEngine {
   double memory_fraction = 0.9;
   Bytes cuda_graphs, workspace;
   std::int64_t max_sequences = 256, max_tokens = 8192;  ///< of a rank's step, by default
-  bool chunked_prefill = true;    ///< a prompt may be cut where the step has max_tokens; else it goes whole
-  bool prefill_first = false;     ///< all prompts that wait before any decoding: requests stay in waves
-  bool narrow_kv = false;         ///< keys and values are fp8 where weights are below 16 bits and nobody says otherwise
+  bool chunked_prefill = true;  ///< a prompt may be cut where the step has max_tokens; else it goes whole
+  bool prefill_first = false;   ///< all prompts that wait before any decoding: requests stay in waves
+  bool narrow_kv = false;       ///< keys and values are fp8 where weights are below 16 bits and nobody says otherwise
   bool sequence_parallel = false;  ///< ranks of tp hold different tokens between attention and experts
-  bool grouped_experts = false;  ///< products of a layer's experts by grouped GEMMs, else a fused layer where one is known
-  bool overlaps_exchange = false; ///< a step in two halves: one exchanges rows while the other computes, where faster
-  bool reserves_answers = false;  ///< a request is let in when its whole answer has room; else when its prompt has
+  bool grouped_experts =
+      false;  ///< products of a layer's experts by grouped GEMMs, else a fused layer where one is known
+  bool overlaps_exchange = false;  ///< a step in two halves: one exchanges rows while the other computes, where faster
+  bool reserves_answers = false;   ///< a request is let in when its whole answer has room; else when its prompt has
   ServeConstants constants;
   ServeErrors errors;
   bool operator==(const ServeEngine&) const = default;

@@ -18,14 +18,14 @@ namespace shardwright {
 /// line, innermost first: tp, cp, attention_dp; experts fold over the same line: ep * etp = tp * cp * attention_dp.
 /// Ordered member by member: a search breaks ties by that.
 struct ServeLayout {
-  int tensor = 1;          // tp, of attention and the dense parts
-  int pipeline = 1;        // pp
-  int attention_data = 1;  // attention_dp: parts of the batch, each with keys and values of its own
-  int context = 1;         // cp: parts of a prompt, in prefill
-  int expert = 1;          // ep
-  int expert_tensor = 1;   // etp
-  int replicas = 1;        // dp: whole copies of all that
-  int redundant = 0;       // further copies of routed experts, in each layer; the busiest ones'
+  int tensor = 1;              // tp, of attention and the dense parts
+  int pipeline = 1;            // pp
+  int attention_data = 1;      // attention_dp: parts of the batch, each with keys and values of its own
+  int context = 1;             // cp: parts of a prompt, in prefill
+  int expert = 1;              // ep
+  int expert_tensor = 1;       // etp
+  int replicas = 1;            // dp: whole copies of all that
+  int redundant = 0;           // further copies of routed experts, in each layer; the busiest ones'
   bool shared_routed = false;  // shared experts lie among the routed ones, and every token chooses them
 
   auto operator<=>(const ServeLayout&) const = default;

@@ -71,8 +71,8 @@ class StepTimes {
 
 /// What a layout does with a workload, in the mean of a long run.
 struct ServePrediction {
-  Seconds ttft, ttft_low, ttft_high;  ///< first token, waiting and prefill
-  Seconds tpot, tpot_low, tpot_high;  ///< each further token of a request, prefills of others in between counted
+  Seconds ttft, ttft_low, ttft_high;   ///< first token, waiting and prefill
+  Seconds tpot, tpot_low, tpot_high;   ///< each further token of a request, prefills of others in between counted
   double input_tokens_per_second = 0;  ///< of prompts, cached tokens too
   double output_tokens_per_second = 0, output_low = 0, output_high = 0;  ///< of all GPUs
   double output_tokens_per_second_per_gpu = 0, total_tokens_per_second = 0;
@@ -82,7 +82,7 @@ struct ServePrediction {
   Seconds decode_step, prefill_added, host;
   StepCost decode_cost;
   StepCost prefill_cost;  ///< of a step; of prefill alone
-  SourceTimes sources;  ///< of a request's decode steps and its prefill
+  SourceTimes sources;    ///< of a request's decode steps and its prefill
   ServeMemory memory;
   std::int64_t kv_bytes_per_token = 0;  ///< of all stages, of one rank
   std::optional<double> cost_per_million_output_tokens;

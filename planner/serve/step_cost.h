@@ -46,9 +46,9 @@ struct StepCollective {
 /// everything but attention sees the step's tokens as one sequence, attention each group by itself. Kernels are fused
 /// as inference engines fuse them: products that read one input are one; a run of operators that only move memory is
 /// one, also across the border of two layers; choice of experts, their products and their sum are the measured layer of
-/// experts. Engines that overlap the experts' exchange run a layer's step in two halves, where that is faster: one's rows
-/// are on their way while the other computes, without the multiprocessors that normal kernels of the exchange take.
-/// Latent attention is expanded where a group has many tokens (prefill) and absorbed where it has few.
+/// experts. Engines that overlap the experts' exchange run a layer's step in two halves, where that is faster: one's
+/// rows are on their way while the other computes, without the multiprocessors that normal kernels of the exchange
+/// take. Latent attention is expanded where a group has many tokens (prefill) and absorbed where it has few.
 class StepPricer {
  public:
   /// Precondition: impossible() has nothing against the layout.
@@ -96,7 +96,7 @@ class StepPricer {
   ServeLayout layout_;
   ModelGraphs expanded_, absorbed_;
   std::vector<std::unique_ptr<Graph>> graphs_;  // embedding, head, prediction, then each class expanded and absorbed
-  std::vector<std::unique_ptr<Graph>> cut_;    // by class, where ranks of tp hold different tokens; else empty
+  std::vector<std::unique_ptr<Graph>> cut_;     // by class, where ranks of tp hold different tokens; else empty
   std::vector<int> layers_per_stage_;
   std::vector<std::vector<int>> classes_of_stage_;  // layers of each class, by stage
 };

@@ -207,6 +207,8 @@ std::variant<std::vector<ValidationRow>, std::string> predict_serving_row(const 
     v.layout_assumed = q.assumed;
     v.layout = q.pools ? to_string(*q.pools) : to_string(q.layout);
     v.engine = q.engine.name;
+    v.model = q.model.name;
+    v.serving = q.pools ? kDisaggregated : kAggregated;
     rows.push_back(std::move(v));
   }
   if (rows.empty()) return skip("metric", "nothing that is predicted was published");
