@@ -133,7 +133,7 @@ ServePrediction ServingModel::static_batch(StepTimes& times) {
   const std::int64_t batch = std::max<std::int64_t>(1, (*q.batch + ranks - 1) / ranks);
   const std::int64_t at_once = std::max<std::int64_t>(1, std::min(batch, p.memory.largest_batch));
   const double turns = std::ceil(static_cast<double>(batch) / static_cast<double>(at_once));
-  const StepTimes::Prefill prefill = times.prefill(at_once, w.isl, 0, 0);
+  const StepTimes::Prefill prefill = times.prefill(at_once, w.isl, 0, 0, w.cached_tokens());
   const Seconds step = times.decode(at_once, w.isl + w.osl / 2, w.speculation).time;
   const auto osl = static_cast<double>(w.osl);
   const Seconds latency = turns * (prefill.latency + (osl - 1) * step);

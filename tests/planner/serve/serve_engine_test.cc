@@ -55,7 +55,7 @@ TEST_CASE("an unknown serving engine is told with the nearest") {
   CHECK(message_of([] { find_serve_engine("vlm", "--engine"); }) ==
         "--engine: unknown serving engine 'vlm' (did you mean 'vllm'?)");
   CHECK(message_of([] { find_serve_engine("", "--engine"); }) ==
-        "--engine: unknown serving engine '' (there are ideal, sglang, tensorrt-llm, tensorrt-llm-0, vllm)");
+        "--engine: unknown serving engine '' (there are deepseek, ideal, sglang, tensorrt-llm, tensorrt-llm-0, vllm)");
 }
 
 TEST_CASE("rows are their software's, older releases of TensorRT-LLM an engine of their own") {

@@ -61,7 +61,7 @@ TEST_CASE("pins that contradict each other are the user's mistake") {
   };
   CHECK(message("tp=3", llama(), 8) == "tp * pp * cp * attention_dp 3 does not divide 8 GPUs");
   CHECK(message("tp=2,dp=3", llama(), 8) == "8 GPUs do not hold 3 copies of 2 ranks");
-  CHECK(message("tp=2,ep=2", llama(), 8) == "llama-3.1-70b has no experts for ep or etp");
+  CHECK(message("tp=2,ep=2", llama(), 8) == "llama-3.1-70b has no experts for ep, etp, redundant or shared");
   CHECK(message("tp=4,ep=8", deepseek(), 8) == "ep * etp must be tp * cp * attention_dp, 4");
   CHECK(message("tp=4,ep=2,etp=4", deepseek(), 8) == "ep * etp must be tp * cp * attention_dp, 4");
 }
