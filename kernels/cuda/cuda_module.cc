@@ -45,7 +45,6 @@ class CudaLibrary final : public Library {
     if (cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0) return "NVIDIA's driver is not installed";
     return std::string("there is no GPU that CUDA can use: ") + cudaGetErrorString(code);
   }
-  std::unique_ptr<Operators> operators(int index) override { return std::make_unique<CudaOperators>(index); }
   std::unique_ptr<Gpu> open(int index) override { return make_gpu(index, "CUDA " + cuda() + ", NCCL " + nccl()); }
   std::unique_ptr<Operators> operators(int index) override { return std::make_unique<CudaOperators>(index); }
 };
