@@ -214,7 +214,7 @@ TEST_CASE("whatever stops it, requests in are requests out and those that wait, 
   CHECK(left > 20);
 }
 
-TEST_CASE("the same seed, the same requests; another, others") {
+TEST_CASE("the same seed makes the same requests, another makes others") {
   const LengthSpread spread{LengthSpread::Kind::lognormal, 0.5};
   CHECK(poisson_arrivals(3, 100, 500, 100, spread, 1) == poisson_arrivals(3, 100, 500, 100, spread, 1));
   CHECK(poisson_arrivals(3, 100, 500, 100, spread, 1) != poisson_arrivals(3, 100, 500, 100, spread, 2));
