@@ -68,15 +68,13 @@ class Player {
   /// How fast each running piece gets on beside the others.
   void set_speeds() {
     double memory = 0, taken = 0;
-    bool computing = false;
     for (const Running& r : running_) {
-      computing = computing || computes(piece(r.piece));
       memory += piece(r.piece).memory;
       if (!computes(piece(r.piece))) taken += piece(r.piece).multiprocessors;
     }
     for (Running& r : running_) {
       const Piece& p = piece(r.piece);
-      r.speed = computes(p) ? 1 - p.multiprocessors * std::min(taken, 0.9) : computing ? 1 / p.longer : 1;
+      r.speed = computes(p) ? 1 - p.multiprocessors * std::min(taken, 0.9) : 1;
       if (memory > 1 && p.memory > 0) r.speed = std::min(r.speed, 1 / memory);
     }
   }

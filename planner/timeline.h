@@ -23,8 +23,7 @@ struct Piece {
                                ///< computes, the share of its time in which it needs them all
   double memory = 0;           ///< share of the memory bandwidth that it uses when alone
   boost::container::small_vector<int, 4> after;  ///< earlier pieces whose results it reads
-  int kind = 0;       ///< of communications, below kPieceKinds: what their time is summed up under
-  double longer = 1;  ///< of a communication: how many times as long while something computes
+  int kind = 0;  ///< of communications, below kPieceKinds: what their time is summed up under
 };
 inline constexpr int kPieceKinds = 5;
 
@@ -44,7 +43,6 @@ struct Timeline {
 /// Plays pieces on the streams. A piece starts when all it reads is there and its streams are free; among those that
 /// could, the first in the list goes first. Pieces that run at once slow each other:
 ///   what computes runs at 1 - need x (multiprocessors that communications hold), need from 0 (waits for memory) to 1
-///   communications take `longer` while something computes
 ///   where the shares of the memory bandwidth add up to more than 1, each piece gets its part of it
 /// Precondition: `after` points backwards.
 Timeline play_streams(const std::vector<Piece>& pieces);

@@ -180,7 +180,8 @@ ServeRequest read_serve_question(const Arguments& arguments, const std::string& 
     w.cached_prefix = positive_number("--cached-prefix", *share, 1);
     if (w.cached_prefix >= 1) throw InputError("--cached-prefix: must be below 1: a share of a prompt is new");
   }
-  if (w.cached_prefix > 0 && request.load) throw InputError("--cached-prefix: a load's prompts are all new in this version");
+  if (w.cached_prefix > 0 && request.load)
+    throw InputError("--cached-prefix: a load's prompts are all new in this version");
   w.phase = read_format(arguments, "--phase", kServePhases, ServePhase::both, serve_phase_named);
   if (w.phase != ServePhase::both && request.load) throw InputError("--phase: a load has both phases");
   if (w.phase == ServePhase::prefill && w.concurrency)

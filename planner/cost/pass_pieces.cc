@@ -10,12 +10,6 @@ namespace {
 /// (report, 3.2.2).
 constexpr double kCommunicationMultiprocessors = 20;
 
-/// How much longer DeepEP's exchange between nodes takes beside compute. In the profile of DeepSeek-V3's training, a
-/// forward and a backward through four layers, it keeps its stream busy for 114.5 ms, notifications and waits for other
-/// ranks included, its kernels alone for 80.4 (deepseek-ai/profile-data, commit 449602428a, train.json); by the curves
-/// of the links the rows take 50.
-constexpr double kRowsBesideCompute = 2.3;
-
 bool computes(const Piece& p) { return p.streams == bit(Stream::compute); }
 
 /// Axes over which a node's steps communicate.
@@ -149,7 +143,6 @@ class Builder {
     if (streams & bit(Stream::compute)) return p;  // nobody is beside it
     p.alone = c_.constants[EngineConstant::hidden_communication_factor] * p.alone;
     p.multiprocessors = communication_multiprocessors(c_.machine);
-    if (traffic == Traffic::expert && streams == bit(Stream::network) && c_.crossing < 1) p.longer = kRowsBesideCompute;
     // What arrives is written, what leaves is read.
     const LinkLevel& link = streams & bit(Stream::network) ? c_.machine.links.back() : c_.machine.links.front();
     p.memory = std::min(1.0, 2 * link.bandwidth.value * link.efficiency / c_.machine.memory_bandwidth.value);

@@ -101,8 +101,8 @@ StepTimes::Prefill StepTimes::beside(const SequenceGroup& group, std::int64_t ba
   return p;
 }
 
-StepTimes::Prefill StepTimes::prefill(std::int64_t prompts, std::int64_t isl, std::int64_t batch,
-                                      std::int64_t context, std::int64_t cached) {
+StepTimes::Prefill StepTimes::prefill(std::int64_t prompts, std::int64_t isl, std::int64_t batch, std::int64_t context,
+                                      std::int64_t cached) {
   // Chunks: as many tokens of a step as decoding leaves. The middle one stands for all.
   const std::int64_t room =
       std::max<std::int64_t>(std::min<std::int64_t>(64, engine_.max_tokens), engine_.max_tokens - batch);

@@ -94,15 +94,6 @@ TEST_CASE("what uses more memory bandwidth than there is gets its part of it") {
   CHECK(play_streams({copy, computing(10)}).total.value == Approx(10));
 }
 
-TEST_CASE("a communication that compute slows takes so much longer while something computes") {
-  Piece rows = moving(4);
-  rows.longer = 2;
-  CHECK(play_streams({rows}).total.value == Approx(4));
-  CHECK(play_streams({rows, computing(10)}).spans[0].end.value == Approx(8));
-  // 6 s beside compute are 3 of the 4, the last one goes on alone.
-  CHECK(play_streams({rows, computing(6)}).total.value == Approx(7));
-}
-
 TEST_CASE("any pieces: dependencies and streams are kept, and the time lies between the busiest stream and the sum") {
   std::mt19937 random(1);
   const auto draw = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };

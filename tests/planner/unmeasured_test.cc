@@ -85,7 +85,8 @@ TEST_CASE("what was not measured is listed by the seconds it may be wrong by") {
   for (const UnmeasuredKernel& kernel : list) share += kernel.share;
   CHECK(share == doctest::Approx(1));  // nothing was measured
   CHECK(std::is_sorted(list.begin(), list.end(), [](const auto& a, const auto& b) { return a.doubt() > b.doubt(); }));
-  // One layer's up and gate product, which are one: 1024 rows, twice half of 14336 columns. 32 layers, 16 / 4 micro-batches.
+  // One layer's up and gate product, which are one: 1024 rows, twice half of 14336 columns. 32 layers, 16 / 4
+  // micro-batches.
   const GemmSpec up{.m = 1024, .n = 14336, .k = 4096};
   const UnmeasuredKernel* kernel = find(list, up);
   REQUIRE(kernel != nullptr);
