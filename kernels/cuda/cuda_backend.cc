@@ -533,8 +533,6 @@ class CudaBackend final : public Backend {
       case KernelFamily::gemm:
       case KernelFamily::grouped_gemm:
         return library_named(libraries, "cuBLASLt");
-      case KernelFamily::attention:
-        return "shardwright cuda with " + library_named(libraries, "cuDNN");
       case KernelFamily::collective:
         return library_named(libraries, "NCCL");
       default:
