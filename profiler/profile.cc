@@ -53,11 +53,13 @@ bool profile_kernels(const std::vector<KernelSpec>& list, Measurer& measurer, Ba
 }
 
 std::vector<KernelSpec> general_grid(DataType type, int ranks) {
+  // A core does some tens of products a nanosecond, and every kernel runs ten times: larger ones are as efficient.
+  constexpr std::int64_t kMostProducts = std::int64_t{1} << 30, kMostScores = std::int64_t{1} << 22;
   std::vector<KernelSpec> list;
   for (const std::int64_t m : {1, 16, 128, 512, 2048})
     for (const std::int64_t n : {128, 256, 512, 1024, 4096})
       for (const std::int64_t k : {128, 256, 512, 1024, 4096})
-        if (m * n * k <= std::int64_t{1} << 32) list.push_back(GemmSpec{.m = m, .n = n, .k = k, .type = type});
+        if (m * n * k <= kMostProducts) list.push_back(GemmSpec{.m = m, .n = n, .k = k, .type = type});
   // Gradients of weights: as many rows are summed as there are tokens.
   for (const std::int64_t n : {256, 512, 1024})
     for (const std::int64_t m : {256, 512, 1024})
@@ -66,18 +68,19 @@ std::vector<KernelSpec> general_grid(DataType type, int ranks) {
   for (const std::int64_t rows : {16, 64, 256})
     for (const std::int64_t width : {256, 512})
       list.push_back(GroupedGemmSpec{.groups = 4, .m_per_group = rows, .n = width, .k = 256, .type = type});
-  for (const std::int64_t length : {64, 128, 256, 512, 1024, 2048})
+  for (const std::int64_t length : {64, 128, 256, 512, 1024})
     for (const std::int64_t heads : {2, 4, 8})
       for (const std::int64_t head_dim : {64, 128})
         for (const bool backward : {false, true})
-          list.push_back(AttentionSpec{.heads = heads,
-                                       .kv_heads = heads,
-                                       .query_length = length,
-                                       .key_length = length,
-                                       .head_dim = head_dim,
-                                       .value_dim = head_dim,
-                                       .backward = backward,
-                                       .type = type});
+          if (heads * length * length <= kMostScores)
+            list.push_back(AttentionSpec{.heads = heads,
+                                         .kv_heads = heads,
+                                         .query_length = length,
+                                         .key_length = length,
+                                         .head_dim = head_dim,
+                                         .value_dim = head_dim,
+                                         .backward = backward,
+                                         .type = type});
   for (const std::int64_t keys : {128, 512, 2048, 8192})
     list.push_back(AttentionSpec{.heads = 8,
                                  .kv_heads = 2,
