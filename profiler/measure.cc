@@ -12,14 +12,14 @@
 
 namespace shardwright {
 
+constexpr std::size_t kInARow = 15;  // times of the reference that make a median
+
 Measurer::Measurer(Backend& backend, Communicator& ranks, Clock& clock, const StoppingRule& rule,
                    const KernelSpec& reference)
     : backend_(backend), ranks_(ranks), clock_(clock), rule_(rule) {
   if (!rule_.void_rounds) return;
   reference_ = backend_.prepare(reference);
-  round(*reference_, 1);  // warm
-  fastest_reference_ = round(*reference_, 1).time;
-  for (int i = 0; i < 4; ++i) fastest_reference_ = std::min(fastest_reference_, round(*reference_, 1).time);
+  for (std::size_t i = 0; i < kInARow; ++i) run_reference();
 }
 
 double Measurer::largest(double value) {
@@ -36,11 +36,16 @@ Measurer::Round Measurer::round(PreparedKernel& kernel, int runs) {
   return {{worst[0]}, -worst[1]};
 }
 
-bool Measurer::drifted() {
-  const Seconds now = round(*reference_, 1).time;
-  fastest_reference_ = std::min(fastest_reference_, now);
-  return now > fastest_reference_ * (1 + rule_.drift);
+Seconds Measurer::run_reference() {
+  const Seconds first = round(*reference_, 1).time;  // wakes a core that paused
+  const Seconds now = std::min(first, round(*reference_, 1).time);
+  latest_.push_back(now);
+  if (latest_.size() > kInARow) latest_.pop_front();
+  if (latest_.size() == kInARow) calm_ = std::min(calm_, median_time({latest_.begin(), latest_.end()}).median);
+  return now;
 }
+
+bool Measurer::drifted() { return run_reference() > calm_ * (1 + rule_.drift); }
 
 std::variant<MeasuredKernel, NotMeasured> Measurer::time(PreparedKernel& kernel) {
   round(kernel, 1);  // warm
@@ -59,7 +64,8 @@ std::variant<MeasuredKernel, NotMeasured> Measurer::time(PreparedKernel& kernel)
       clock_.pause(rule_.pause * ++in_a_row);
       if (++void_rounds < rule_.most_void) continue;
       return NotMeasured{fmt::format("the machine was not ours alone in {} of {} rounds", void_rounds,
-                                     void_rounds + static_cast<int>(times.size()))};
+                                     void_rounds + static_cast<int>(times.size())),
+                         true};
     }
     in_a_row = 0;
     times.push_back(made.time);

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <deque>
+#include <limits>
 #include <string>
 #include <variant>
 
@@ -17,7 +19,7 @@ struct StoppingRule {
   Seconds round = {2e-4};
   Seconds longest = {3.0};  // of all rounds; the least are made all the same
   /// A round is void where the device worked for us less than `busy` of its time, or the reference kernel before it
-  /// took `drift` more than its fastest: the machine was not ours alone. Off: all rounds count.
+  /// took `drift` more than it does in calm: the machine was not ours alone. Off: all rounds count.
   bool void_rounds = true;
   double busy = 0.95, drift = 0.25;
   /// Behind the n-th void round in a row it waits for n times `pause`, that others may end.
@@ -33,6 +35,7 @@ struct MeasuredKernel {
 /// Why it has no time: a reason for a person.
 struct NotMeasured {
   std::string reason;
+  bool others = false;  // had the machine: another time it may be ours
 };
 
 /// Measures kernels on the ranks of a communicator, which all call, in the same order: each runs every kernel at the
@@ -46,6 +49,11 @@ class Measurer {
   /// tolerance.
   std::variant<MeasuredKernel, NotMeasured> measure(const KernelSpec& spec);
 
+  /// What the reference takes in calm, as far as was seen; infinite where no round is ever void. What was measured when
+  /// this was more than the rule's drift above what it is now was not measured in calm.
+  Seconds calm() const { return calm_; }
+  bool in_calm(Seconds calm_then) const { return !(calm_then > calm_ * (1 + rule_.drift)); }
+
  private:
   /// The slowest rank's time, and the least share of it that any rank was busy.
   struct Round {
@@ -53,6 +61,8 @@ class Measurer {
     double busy = 1;
   };
   Round round(PreparedKernel& kernel, int runs);
+  /// One more time of the reference.
+  Seconds run_reference();
   bool drifted();
   double largest(double value);
   std::variant<MeasuredKernel, NotMeasured> check_and_time(const KernelSpec& spec);
@@ -63,7 +73,9 @@ class Measurer {
   Clock& clock_;
   StoppingRule rule_;
   std::unique_ptr<PreparedKernel> reference_;
-  Seconds fastest_reference_;
+  std::deque<Seconds> latest_;  // of the reference
+  /// The least median of so many in a row: one lucky time is no measure.
+  Seconds calm_ = {std::numeric_limits<double>::infinity()};
 };
 
 }  // namespace shardwright

@@ -40,15 +40,25 @@ bool profile_kernels(const std::vector<KernelSpec>& list, Measurer& measurer, Ba
   const std::vector<KernelSpec> shared = read_kernel_list(told_by_first(ranks, text), "list");
   const bool first = ranks.rank() == 0;
   const Seconds start = clock.now();
-  for (std::size_t i = 0; i < shared.size(); ++i) {
-    if (first) listener.progress({i, shared.size(), clock.now() - start});
-    const KernelFamily family = family_of(shared[i]);
-    const JournalRow row = {shared[i], measurer.measure(shared[i]), backend.library(family)};
+  const std::size_t all = shared.size();
+  std::vector<Seconds> calm(all);  // when each was measured
+  std::vector<bool> again(all);    // others had the machine
+  const auto measure = [&](std::size_t i, std::size_t done) {
+    if (first) listener.progress({done, all, clock.now() - start});
+    const JournalRow row = {shared[i], measurer.measure(shared[i]), backend.library(family_of(shared[i]))};
+    const auto* const failed = std::get_if<NotMeasured>(&row.answer);
+    again[i] = failed && failed->others;
+    calm[i] = measurer.calm();
     if (first) listener.row(row);
     std::int64_t stop = first && listener.stop();
     ranks.all_reduce({&stop, 1, Element::int64}, Reduction::max);
-    if (stop != 0) return false;
-  }
+    return stop == 0;
+  };
+  for (std::size_t i = 0; i < all; ++i)
+    if (!measure(i, i)) return false;
+  // Once more what was measured before the machine was seen calm, or never could be. Every rank knows the same times.
+  for (std::size_t i = 0; i < all; ++i)
+    if ((again[i] || !measurer.in_calm(calm[i])) && !measure(i, all)) return false;
   return true;
 }
 

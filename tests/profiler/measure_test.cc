@@ -117,12 +117,33 @@ TEST_CASE("a round in which others had the device does not count") {
 
 TEST_CASE("a round behind a slow reference kernel does not count") {
   Bench b;
-  // The reference runs six times before the first round, then before each: every third of those is slow.
-  b.takes(kReference, [](int run) { return all_ours(run >= 6 && run % 3 == 0 ? 1.3e-3 : 1e-3); });
+  // The reference runs fifteen times two before the first round, then twice before each, whose faster counts: every
+  // third of those is slow.
+  b.takes(kReference, [](int run) { return all_ours(run >= 30 && run / 2 % 3 == 0 ? 1.3e-3 : 1e-3); });
   b.takes(kKernel, [](int) { return all_ours(1e-3); });
   const MeasuredKernel m = b.measured();
   CHECK(m.rounds == 7);
   CHECK(m.void_rounds == 4);  // rounds 0, 3, 6, 9
+}
+
+TEST_CASE("one lucky time of the reference voids nothing, a calmer machine what was measured before") {
+  Bench b;
+  SUBCASE("lucky") {
+    b.takes(kReference, [](int run) { return all_ours(run < 2 ? 0.5e-3 : 1e-3); });
+    b.takes(kKernel, [](int) { return all_ours(1e-3); });
+    CHECK(b.measured().void_rounds == 0);
+  }
+  SUBCASE("calmer") {
+    b.takes(kReference, [](int run) { return all_ours(run < 40 ? 2e-3 : 1e-3); });
+    b.takes(kKernel, [](int) { return all_ours(1e-3); });
+    Measurer measurer(b.backend, *b.alone, b.clock, b.rule, parse_kernel_spec(kReference, "test"));
+    const Seconds before = measurer.calm();
+    CHECK(before.value == doctest::Approx(2e-3));
+    CHECK(measurer.in_calm(before));
+    for (int i = 0; i < 3; ++i) measurer.measure(parse_kernel_spec(kKernel, "test"));
+    CHECK(measurer.calm().value == doctest::Approx(1e-3));
+    CHECK_FALSE(measurer.in_calm(before));
+  }
 }
 
 TEST_CASE("a machine that is never ours gives no time but a reason") {
