@@ -30,6 +30,7 @@ struct CostContext {
   MergedProducts merges_products = MergedProducts::none;
   bool collects_by_layer = false;  // what tp gathers and reduces, once for each layer that reads or makes it
   bool own_kernels = false;        // as Engine has it
+  bool beside_weight_gradients = false;  // run sums over tp of the input's gradient, and gathers that only they read
 };
 
 /// What a compute or sum node asks of a device; nothing for a node that only moves data between ranks. Products of

@@ -35,12 +35,13 @@ class Builder {
         traffic_(traffic),
         overlap_(overlap),
         tensor_(tensor_axes(context.mesh)),
-        made_(sharded.values.size(), -1) {}
+        made_(sharded.values.size(), -1),
+        beside_(sharded.nodes.size()) {}
 
-  PassPieces run(const std::vector<NodeId>& order) {
-    for (std::size_t i = 0; i < order.size(); ++i) {
-      const NodeId id = order[i];
-      const Node& n = s_.nodes[static_cast<std::size_t>(id)];
+  PassPieces run(std::vector<NodeId> order) {
+    if (c_.beside_weight_gradients && !overlap_.tensor) issue_around_sums(order);
+    for (const NodeId id : order) {
+      const Node& n = node(id);
       node_ = id;
       if (n.kind == Node::Kind::gather_parameter)
         makes(n, made_[static_cast<std::size_t>(n.inputs[0])]);
@@ -54,6 +55,53 @@ class Builder {
 
  private:
   const NodeCost& cost() const { return costs_[static_cast<std::size_t>(node_)]; }
+  const Node& node(NodeId id) const { return s_.nodes[static_cast<std::size_t>(id)]; }
+
+  // ---- order ----
+
+  bool is_tensor_traffic(NodeId id) const {
+    return traffic_[static_cast<std::size_t>(id)] == static_cast<int>(Traffic::tensor);
+  }
+  /// Whose input's gradient a node of backward sums over tp; empty of another node.
+  std::vector<OpId> summed_layers(NodeId id) const {
+    const Node& n = node(id);
+    std::vector<OpId> layers;
+    const NodeId maker = s_.value(n.inputs[0]).maker;
+    if (n.kind != Node::Kind::reshard || n.phase != Phase::input_gradient || !is_tensor_traffic(id) ||
+        n.steps.is_gather() || maker < 0)
+      return layers;
+    const auto add = [&](const Node& made) {
+      if (made.gradient >= 0 && is_product(made)) layers.push_back(made.op);
+    };
+    add(node(maker));
+    if (node(maker).kind == Node::Kind::sum)
+      for (ValueId v : node(maker).inputs)
+        if (s_.value(v).maker >= 0) add(node(s_.value(v).maker));
+    return layers;
+  }
+  /// Issues the weight gradients of layers behind the sum over tp of their input's gradient, and what they alone gather
+  /// before the input's gradient is computed.
+  void issue_around_sums(std::vector<NodeId>& order) {
+    for (std::size_t at = 0; at < order.size(); ++at) {
+      const std::vector<OpId> layers = summed_layers(order[at]);
+      const auto serves_weights = [&](NodeId id) {
+        return node(id).phase == Phase::weight_gradient &&
+               std::find(layers.begin(), layers.end(), node(id).op) != layers.end();
+      };
+      const auto gathers = [&](NodeId id) {
+        return serves_weights(id) && node(id).kind == Node::Kind::reshard && is_tensor_traffic(id);
+      };
+      const auto end = order.begin() + static_cast<std::ptrdiff_t>(at) + 1;
+      const auto first = std::find_if(order.begin(), end, [&](NodeId id) {
+        return node(id).gradient >= 0 && std::find(layers.begin(), layers.end(), node(id).op) != layers.end();
+      });
+      if (layers.empty() || first == end) continue;
+      beside_[static_cast<std::size_t>(order[at])] = 1;
+      std::for_each(first, end, [&](NodeId id) { beside_[static_cast<std::size_t>(id)] |= gathers(id); });
+      const auto rest = std::stable_partition(first, end, gathers);
+      std::stable_partition(rest, end, [&](NodeId id) { return !serves_weights(id); });
+    }
+  }
 
   void makes(const Node& n, int piece) {
     for (ValueId v : n.outputs) made_[static_cast<std::size_t>(v)] = piece;
@@ -155,14 +203,15 @@ class Builder {
       return;
     }
     const auto traffic = static_cast<Traffic>(traffic_[static_cast<std::size_t>(node_)]);
-    const bool beside =
-        (traffic == Traffic::tensor && overlap_.tensor) || (traffic == Traffic::expert && overlap_.expert);
+    const bool beside = (traffic == Traffic::tensor && overlap_.tensor) ||
+                        (traffic == Traffic::expert && overlap_.expert) || beside_[static_cast<std::size_t>(node_)];
     const StreamSet link = bit(link_of(axes));
     Piece p = communication(traffic, beside ? link : static_cast<StreamSet>(link | bit(Stream::compute)));
     p.after = reads(n);
     if (beside && last_compute_ >= 0) p.after.push_back(last_compute_);
     const int maker = made_[static_cast<std::size_t>(n.inputs[0])];
-    if (beside && traffic == Traffic::tensor && maker == last_compute_ && maker >= 0 && is_last_product(maker)) {
+    if (overlap_.tensor && traffic == Traffic::tensor && maker == last_compute_ && maker >= 0 &&
+        is_last_product(maker)) {
       reduce_in_parts(n, std::move(p), maker);
       return;
     }
@@ -200,7 +249,8 @@ class Builder {
   const std::vector<std::int8_t>& traffic_;
   PassOverlap overlap_;
   AxisSet tensor_;
-  std::vector<int> made_;  // by value: the piece after which it is there, -1 from the start
+  std::vector<int> made_;     // by value: the piece after which it is there, -1 from the start
+  std::vector<char> beside_;  // by node: a communication that runs beside one of a layer's gradients
   NodeId node_ = -1;
   int last_compute_ = -1;
   PassPieces out_;
@@ -226,6 +276,12 @@ std::string_view name_of(Traffic traffic) {
 
 double communication_multiprocessors(const Machine& machine) {
   return std::min(0.5, kCommunicationMultiprocessors / machine.multiprocessors);
+}
+
+bool may_run_beside(const CostContext& context, const Node& node, int traffic, const PassOverlap& overlap) {
+  const bool in_backward = context.beside_weight_gradients && node.phase != Phase::forward;
+  return (traffic == static_cast<int>(Traffic::tensor) && (overlap.tensor || in_backward)) ||
+         (traffic == static_cast<int>(Traffic::expert) && overlap.expert);
 }
 
 std::vector<std::int8_t> traffic_of_nodes(const CostContext& context, const ShardedGraph& sharded) {

@@ -19,6 +19,9 @@ struct PassOverlap {
   auto operator<=>(const PassOverlap&) const = default;
 };
 
+/// Whether a communication may run beside computing. `traffic`: of it.
+bool may_run_beside(const CostContext& context, const Node& node, int traffic, const PassOverlap& overlap);
+
 /// What an operator of a graph sends between ranks, by node: a Traffic, or -1 for nothing. Rings are Traffic::context.
 std::vector<std::int8_t> traffic_of_nodes(const CostContext& context, const ShardedGraph& sharded);
 

@@ -25,11 +25,6 @@ Mesh mesh_of(const Layout& layout, const Model& model) {
   return std::get<Mesh>(std::move(refined));
 }
 
-bool runs_beside(const PassOverlap& overlap, int traffic) {
-  return (overlap.tensor && traffic == static_cast<int>(Traffic::tensor)) ||
-         (overlap.expert && traffic == static_cast<int>(Traffic::expert));
-}
-
 Declarations declarations(const OpGraph& graph, const Layout& layout, const Mesh& mesh, const Model& model,
                           const Workload& workload) {
   Declarations says = declare(graph, layout, mesh);
@@ -122,7 +117,8 @@ GraphPricer::GraphPricer(DerivedGraphs& derived, const OpGraph& graph, const Mod
                engine.adds_gradients && workload.memory.weight_gradients != WeightGradients::apart,
                engine.merges_products,
                engine.collects_by_layer,
-               engine.own_kernels},
+               engine.own_kernels,
+               engine.sums_beside_weight_gradients},
       derived_(derived.of(graph, extents_, mesh_, says_)),
       sharded_(derived_.any_size()),
       traffic_(traffic_of_nodes(context_, sharded_)),
@@ -136,9 +132,10 @@ GraphPricer::GraphPricer(DerivedGraphs& derived, const OpGraph& graph, const Mod
   std::iota(forward_.begin(), forward_.end(), 0);
   for (std::size_t i = 0; i < sharded_.nodes.size(); ++i) {
     const int kind = traffic_[i];
-    const bool may_hide = sharded_.nodes[i].ring != 0 || runs_beside(overlap_, kind);
+    const Node& n = sharded_.nodes[i];
+    const bool may_hide = n.ring != 0 || may_run_beside(context_, n, kind, overlap_);
     one_by_one_ = one_by_one_ && !may_hide;
-    gradient_known_ = gradient_known_ && !(may_hide && sharded_.nodes[i].phase == Phase::weight_gradient);
+    gradient_known_ = gradient_known_ && !(may_hide && n.phase == Phase::weight_gradient);
   }
 }
 
@@ -289,7 +286,7 @@ std::vector<LeastPass> GraphPricer::least(const std::vector<Recompute>& choices)
     if (n.kind == Node::Kind::gather_parameter) continue;
     const LeastCost cost = least_cost(context_, sharded_, n);
     costs.back() = {cost.each.compute, cost.together.compute, {}, {}};
-    if (n.ring || runs_beside(overlap_, traffic_[i])) continue;  // may all be hidden
+    if (n.ring || may_run_beside(context_, n, traffic_[i], overlap_)) continue;  // may all be hidden
     costs.back().each += cost.each.communication;
     costs.back().together += cost.together.communication;
   }
@@ -322,7 +319,8 @@ std::vector<LeastPass> GraphPricer::least_at(int micro_batch, const std::vector<
   cost_for(micro_batch);
   std::vector<Seconds> seconds;
   for (std::size_t i = 0; i < costs_.size(); ++i) {
-    const bool may_hide = sharded_.nodes[i].ring || runs_beside(overlap_, traffic_[i]);
+    const Node& n = sharded_.nodes[i];
+    const bool may_hide = n.ring || may_run_beside(context_, n, traffic_[i], overlap_);
     seconds.push_back(costs_[i].compute + (may_hide ? Seconds{} : costs_[i].communication));
   }
   const auto sum_of = [&](const std::vector<NodeId>& order) {

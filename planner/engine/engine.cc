@@ -275,6 +275,7 @@ std::vector<Engine> read_engine(const YamlCursor& top) {
                  "adds_gradients",
                  "merges_products",
                  "collects_by_layer",
+                 "sums_beside_weight_gradients",
                  "shards_in_lists",
                  "own_kernels",
                  "constants",
@@ -305,6 +306,7 @@ std::vector<Engine> read_engine(const YamlCursor& top) {
   engine.fused_optimizer = top.at("fused_optimizer").boolean();
   engine.merges_products = static_cast<MergedProducts>(top.at("merges_products").one_of({"none", "attention", "all"}));
   engine.collects_by_layer = top.at("collects_by_layer").boolean();
+  engine.sums_beside_weight_gradients = top.at("sums_beside_weight_gradients").boolean();
   engine.shards_in_lists = top.at("shards_in_lists").boolean();
   engine.adds_gradients = top.at("adds_gradients").boolean();
   if (const auto own = top.find("own_kernels")) engine.own_kernels = own->boolean();

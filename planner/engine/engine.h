@@ -89,6 +89,9 @@ struct Engine {
   MergedProducts merges_products = MergedProducts::all;
   /// What tp gathers for layers or reduces of their gradients, once for each that is not merged with the others.
   bool collects_by_layer = false;
+  /// In backward tp sums a layer's input gradient while its weight gradient is made, and gathers what that reads while
+  /// the input gradient is.
+  bool sums_beside_weight_gradients = true;
   /// ZeRO-3 gathers and scatters each matrix with torch.distributed's calls that take a list of tensors, one a rank:
   /// the host slices and copies as many.
   bool shards_in_lists = false;

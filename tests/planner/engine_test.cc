@@ -37,6 +37,7 @@ fused_optimizer: false
 adds_gradients: false
 merges_products: attention
 collects_by_layer: true
+sums_beside_weight_gradients: false
 shards_in_lists: true
 )";
 
