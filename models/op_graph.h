@@ -122,6 +122,7 @@ struct Operator {
   bool passes_partial = false;  ///< declared linear: partial sums may pass through unresolved
   bool in_place = false;        ///< a result takes the place of an input of that size that nothing reads later
   bool written_out = false;  ///< runs as a chain of elementwise kernels, as without fusion (planner/cost/written_out.h)
+  bool on_fp32_copy = false;  ///< written_out: of a norm, one kernel, but it reads a copy in fp32
   bool epilogue = false;  ///< forward in the kernel whose result it takes or in the next one: moves nothing of its own
   std::uint8_t resolved = 0;  ///< inputs, a bit each, in which it is not linear even so
   std::vector<Gradient> gradients;

@@ -71,6 +71,7 @@ class Builder {
     Operator op = start(OpKind::rotary, name, {plain(x)});
     op.whole = {over};
     op.gradients = {{.of = {0}}};
+    op.written_out = !options_.fused_rotary;
     return finish(std::move(op), dims(x));
   }
   TensorId norm(TensorId x, std::string name, Norm kind, DimList over) {
@@ -80,7 +81,10 @@ class Builder {
     op.whole = over;
     op.gradients = {{.of = {0, 1}, .reads = {0, 1}}};
     if (kind == Norm::layernorm) op.gradients[0].of.push_back(2);
-    if (options_.fused_norm || kind == Norm::layernorm) return finish(std::move(op), dims(x));
+    if (options_.fused_norm || kind == Norm::layernorm) {
+      op.written_out = op.on_fp32_copy = options_.norm_in_fp32;
+      return finish(std::move(op), dims(x));
+    }
     op.written_out = true;
     op.gradients[0].reads = {1, 3, 4};
     const TensorId y = activation(name, dims(x));

@@ -31,7 +31,9 @@ struct GraphOptions {
   bool absorbed_latent = false;
   double capacity_factor = 0;    ///< experts: above 0 each takes exactly so many times its mean of rows
   bool fused_norm = true;        ///< else RMSNorm is written out as LLaMA's: x is kept in fp32, and x before the weight
+  bool norm_in_fp32 = false;     ///< a fused norm reads a copy of its input in fp32, which backward makes again
   bool fused_activation = true;  ///< else silu(gate) is kept, beside gate and up
+  bool fused_rotary = true;      ///< else x cos + rotated x sin is written out: products, a concatenation, a sum
   CrossEntropy cross_entropy = CrossEntropy::in_place;
   bool operator==(const GraphOptions&) const = default;
 };

@@ -84,6 +84,7 @@ class Steps {
       : steps_(steps), threads_(threads), pricers_(steps.size()), chips_(steps.size()), widths_(steps.size()) {
     run_in_parallel(steps.size(), threads, [&](std::size_t i) {
       pricers_[i] = std::make_unique<Pricer>(steps[i].request);
+      pricers_[i]->price_alone(steps[i].layout.recompute);
       chips_[i] = chip_of(steps[i].request.machine.name);
     });
   }
@@ -330,7 +331,8 @@ std::vector<std::size_t> rows_where(const Steps& steps, const std::function<bool
   return rows;
 }
 
-/// Where the search begins: what is usual, since some constants change nothing before they are that large.
+/// Where a search for nothing known begins: what is usual, since some constants change nothing before they are that
+/// large.
 Values usual_values(const Steps& steps) {
   Values values;
   values.engines["generic"] = {};
@@ -341,13 +343,16 @@ Values usual_values(const Steps& steps) {
 
 constexpr int kMostRounds = 25;
 
-Values fit_values(Steps& steps, const std::vector<std::size_t>& rows, const EngineFitOptions& options) {
-  Fit shared(steps, rows, usual_values(steps), options);
+/// The search begins at `start`.
+Values fit_values(Steps& steps, const std::vector<std::size_t>& rows, const Values& start,
+                  const EngineFitOptions& options) {
+  Fit shared(steps, rows, {{{"generic", start.engines.at("generic")}}, start.clocks}, options);
   shared.search(all_axes(steps, rows, shared.values()), kMostRounds);
   Values values = shared.values();
   for (const auto& [name, count] : rows_by_engine(steps, rows))
     if (name != "generic" && count >= options.least_rows)
-      values.engines[name] = usual_values(steps).engines.at("generic");
+      values.engines[name] =
+          start.engines.contains(name) ? start.engines.at(name) : usual_values(steps).engines.at("generic");
   Fit apart(steps, rows, values, options);
   apart.search(all_axes(steps, rows, values), kMostRounds);
   // Constants of its own an engine keeps only where it gains by them.
@@ -450,7 +455,7 @@ std::string chip_of(const std::string& machine) {
 EngineFit fit_engines(const std::vector<TimedStep>& timed, const EngineFitOptions& options) {
   Steps steps(timed, options.threads);
   const std::vector<std::size_t> rows = all_rows(steps);
-  const Fit best(steps, rows, rounded(fit_values(steps, rows, options)), options);
+  const Fit best(steps, rows, rounded(fit_values(steps, rows, usual_values(steps), options)), options);
   EngineFit fit;
   fit.clocks = best.values().clocks;
   std::map<std::string, std::vector<double>> errors;
@@ -493,7 +498,9 @@ LeftOutSources leave_one_source_out(const std::vector<TimedStep>& timed, const E
         if (std::none_of(clocks.begin(), clocks.end(),
                          [&](const Axis& axis) { return axis.chip == known.first && axis.clock == member; }))
           unknown.push_back({"", {}, known.first, member});
-    Values found = fit_values(steps, others, options);
+    Values start = values_of(fit);
+    for (const Axis& axis : unknown) axis.put(start, 0);
+    Values found = fit_values(steps, others, start, options);
     for (const Axis& axis : unknown) axis.put(found, mean_of(clocks, axis, found));
     const Fit left_out(steps, its, found, options);
     std::vector<double> errors, before;

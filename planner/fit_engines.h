@@ -46,7 +46,9 @@ std::string chip_of(const std::string& machine);
 /// Gauss-Newton steps within the constants' ranges. The same for any number of threads.
 EngineFit fit_engines(const std::vector<TimedStep>& steps, const EngineFitOptions& options);
 
-/// Every source predicted by a fit to all others, from the beginning; `fit` is that to all of them.
+/// Every source predicted by a fit to all others; `fit` is that to all of them. A search begins where `fit` ended, with
+/// what no other source tells as if nothing were known, and goes on until it gains nothing: it finds what one from the
+/// beginning does, sooner.
 struct LeftOutSource {
   std::string source;
   int rows = 0;

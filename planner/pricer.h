@@ -50,6 +50,9 @@ class Pricer {
   /// The same with other constants of the engine and other clocks of the machine: what was priced is forgotten, what
   /// was derived is kept. Nobody else may ask meanwhile.
   void change(const EngineConstants& constants, const SustainedTimes& clocks);
+  /// From now on layouts of this recomputation are asked for: shapes are priced with it alone. Before anything is
+  /// priced.
+  void price_alone(const Recompute& recompute) { choices_ = {recompute}; }
 
   /// Priced at first use, for every one of recompute_choices(model) at once or, if `recompute` is none of them, for it
   /// alone.

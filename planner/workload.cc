@@ -23,7 +23,9 @@ GraphOptions graph_options(const Workload& workload) {
           .dropout = workload.dropout,
           .capacity_factor = workload.capacity_factor,
           .fused_norm = workload.fused_norm,
+          .norm_in_fp32 = workload.norm_in_fp32,
           .fused_activation = workload.fused_activation,
+          .fused_rotary = workload.fused_rotary,
           .cross_entropy = workload.cross_entropy};
 }
 

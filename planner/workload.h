@@ -88,7 +88,7 @@ struct Workload {
   /// padded. 0: no row is dropped.
   double capacity_factor = 0;
   CudaGraphs cuda_graphs;
-  bool fused_norm = true, fused_activation = true;  // see GraphOptions
+  bool fused_norm = true, norm_in_fp32 = false, fused_activation = true, fused_rotary = true;  // see GraphOptions
   CrossEntropy cross_entropy = CrossEntropy::in_place;
   MemoryHabits memory;
   double tokens_per_step() const { return static_cast<double>(global_batch) * static_cast<double>(sequence_length); }

@@ -38,7 +38,7 @@ std::vector<char> captured_ops(const OpGraph& graph, const CudaGraphs& captured)
 /// reduction; of token_dispatcher.py counting, their exchange, splits, three copies to the host, a permutation of rows
 /// and one of their probabilities with its exchange, sorting by local experts; on the way back sorting and summing.
 double launches(const Operator& op, bool backward) {
-  if (op.written_out) return written_out(op.kind, backward).kernels;
+  if (op.written_out) return written_out(op, backward).kernels;
   switch (op.kind) {
     case OpKind::route:
       return backward ? 6 : 10;

@@ -62,7 +62,7 @@ bool is_written_out(const CostContext& context, const Node& node) {
 MemorySpec mean_kernel(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   const Operator& op = context.graph.op(node.op);
   const bool backward = node.gradient >= 0;
-  const WrittenOut chain = written_out(op.kind, backward);
+  const WrittenOut chain = written_out(op, backward);
   const Value& passed = sharded.value(backward ? node.inputs[0] : node.outputs[0]);
   const double narrow = static_cast<double>(bytes_of(context.graph, passed, context.formats).value);
   const double moved = chain.narrow * narrow + chain.wide * 4.0 * static_cast<double>(passed.elements);
@@ -496,7 +496,7 @@ double times_asked(const CostContext& context, const ShardedGraph& sharded, cons
   if (in_epilogue(context.graph, node)) return 0;
   if (node.kind == Node::Kind::sum) return addends(context.graph, sharded, node, context.merges_products) > 1 ? 1 : 0;
   const double kernels =
-      is_written_out(context, node) ? written_out(context.graph.op(node.op).kind, node.gradient >= 0).kernels : 1;
+      is_written_out(context, node) ? written_out(context.graph.op(node.op), node.gradient >= 0).kernels : 1;
   const bool product = context.graph.op(node.op).kind == OpKind::contraction;
   const double share = product ? merged(context, sharded, node).share : 1;
   return share * kernels * static_cast<double>(context.mesh.size_of(node.ring));

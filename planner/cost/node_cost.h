@@ -28,8 +28,8 @@ struct CostContext {
   EngineConstants constants = {};
   bool adds_gradients = false;  // products add weight gradients to what earlier micro-batches left
   MergedProducts merges_products = MergedProducts::none;
-  bool collects_by_layer = false;  // what tp gathers and reduces, once for each layer that reads or makes it
-  bool own_kernels = false;        // as Engine has it
+  bool collects_by_layer = false;        // what tp gathers and reduces, once for each layer that reads or makes it
+  bool own_kernels = false;              // as Engine has it
   bool beside_weight_gradients = false;  // run sums over tp of the input's gradient, and gathers that only they read
 };
 

@@ -13,7 +13,9 @@ struct WrittenOut {
 };
 
 /// Of a pass through an operator that is `written_out`: an RMSNorm as LLaMA's (github.com/meta-llama/llama,
-/// model.py: cast, square, mean, scale, cast, weight) or silu(gate) * up, and their derivatives by autograd.
-WrittenOut written_out(OpKind kind, bool backward);
+/// model.py: cast, square, mean, scale, cast, weight), silu(gate) * up, or x cos + rotated x sin with halves that are
+/// negated and concatenated, and their derivatives by autograd. Of a norm `on_fp32_copy` the copy and the norm, both
+/// again in backward, and what casts the gradient.
+WrittenOut written_out(const Operator& op, bool backward);
 
 }  // namespace shardwright

@@ -90,14 +90,17 @@ std::size_t index_among(const std::array<std::string_view, n>& words, const Yaml
 
 /// Those that `map` names; the others stay.
 void read_habits(const YamlCursor& map, EngineHabits& habits) {
-  map.only_keys({"transformer_engine", "fused_attention", "fused_norm", "fused_activation", "dropout", "cross_entropy",
-                 "weight_gradients", "gather_again", "narrow_activations", "narrow_saves", "narrow_weights",
-                 "widens_gradients", "allocator", "peak_printed_by", "sequence_parallel"});
+  map.only_keys({"transformer_engine", "fused_attention", "fused_norm", "norm_in_fp32", "fused_activation",
+                 "fused_rotary", "dropout", "cross_entropy", "weight_gradients", "gather_again", "narrow_activations",
+                 "narrow_saves", "narrow_weights", "widens_gradients", "allocator", "peak_printed_by",
+                 "sequence_parallel"});
   MemoryHabits& memory = habits.memory;
   for (const auto& [key, value] : {std::pair{"transformer_engine", &habits.transformer_engine},
                                    {"fused_attention", &habits.fused_attention},
                                    {"fused_norm", &habits.fused_norm},
+                                   {"norm_in_fp32", &habits.norm_in_fp32},
                                    {"fused_activation", &habits.fused_activation},
+                                   {"fused_rotary", &habits.fused_rotary},
                                    {"dropout", &habits.dropout},
                                    {"gather_again", &memory.gather_again},
                                    {"narrow_activations", &memory.narrow_activations},
@@ -382,7 +385,9 @@ void run_by(const Engine& engine, DataType precision, Workload& workload) {
   workload.formats = formats_for(precision, engine);
   workload.fused_attention = habits.fused_attention;
   workload.fused_norm = habits.fused_norm;
+  workload.norm_in_fp32 = habits.norm_in_fp32;
   workload.fused_activation = habits.fused_activation;
+  workload.fused_rotary = habits.fused_rotary;
   workload.dropout = habits.dropout;
   workload.cross_entropy = habits.cross_entropy;
   workload.memory = habits.memory;

@@ -50,7 +50,8 @@ struct GradientFormats {
 /// otherwise.
 struct EngineHabits {
   bool transformer_engine = true;  ///< its layers are modules of Transformer Engine; else of PyTorch alone
-  bool fused_attention = true, fused_norm = true, fused_activation = true, dropout = false;
+  bool fused_attention = true, fused_norm = true, norm_in_fp32 = false, fused_activation = true, fused_rotary = true;
+  bool dropout = false;
   CrossEntropy cross_entropy = CrossEntropy::in_place;
   MemoryHabits memory = {.fragmentation = kExpandableSegments};
   bool last_rank_prints = false;               ///< a printed peak of memory is the last stage's, not the worst

@@ -142,6 +142,7 @@ TEST_CASE("a file of an engine says what it can run") {
   CHECK(e.fp8_scaling == Scaling::block);
   CHECK(e.merges_products == MergedProducts::attention);
   CHECK(e.collects_by_layer);
+  CHECK_FALSE(e.sums_beside_weight_gradients);
   CHECK(e.shards_in_lists);
   CHECK(e.attention == AttentionKernel::flash1);
   CHECK(e.stage_split == StageSplit::modules);

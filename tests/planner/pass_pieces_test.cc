@@ -39,13 +39,15 @@ struct Layer {
             row_crossing(m, l, mesh, machine)};
   }
   PassPieces pieces(bool backward, const PassOverlap& overlap, const Recompute& recompute = {}) const {
-    const CostContext c{
-        graph, extents, mesh, machine, formats, graph.find_dim("key_sequence"), graph.find_dim("expert"), crossing};
+    CostContext c{graph,   extents, mesh, machine, formats, graph.find_dim("key_sequence"), graph.find_dim("expert"),
+                  crossing};
+    c.beside_weight_gradients = beside_weight_gradients;
     std::vector<NodeId> order(sharded.forward_nodes);
     std::iota(order.begin(), order.end(), 0);
     if (backward) order = plan_backward(graph, sharded, recompute).order;
     return pass_pieces(c, sharded, costs, traffic_of_nodes(c, sharded), order, overlap);
   }
+  const Node& node(NodeId id) const { return sharded.nodes[static_cast<std::size_t>(id)]; }
   PassTime time(bool backward, const PassOverlap& overlap) const { return pass_time(pieces(backward, overlap)); }
   /// Of all nodes of a pass.
   NodeCost sum(bool backward) const {
@@ -67,6 +69,7 @@ struct Layer {
   std::vector<NodeCost> costs;
   TrainingFormats formats;
   double crossing = 1;
+  bool beside_weight_gradients = false;
 };
 
 constexpr auto kTensor = Traffic::tensor, kContext = Traffic::context, kExpert = Traffic::expert;
@@ -157,6 +160,34 @@ TEST_CASE("tensor parallelism beside its products: hidden but for a part where p
   for (LinkLevel& link : slow.links) link.bandwidth = {1e8};
   const Layer bound(find_model("llama-3.1-70b"), of_tensor(8), slow);
   CHECK(sum(bound.time(false, {.tensor = true}).exposed) > 0.9 * bound.sum(false).communication.value);
+}
+
+TEST_CASE("sums over tp of an input's gradient run beside the weight gradient, one product long") {
+  // Megatron-LM, tensor_parallel/layers.py: the input's gradient, its sum, the weight's gradient; forward nothing.
+  for (const bool sequence_parallel : {false, true}) {
+    Layout l = of_tensor(8);
+    l.sequence_parallel = sequence_parallel;
+    Layer layer(find_model("llama-3.1-70b"), l, find_machine("h100-sxm-80gb"));
+    const PassTime forward = layer.time(false, {}), after = layer.time(true, {});
+    layer.beside_weight_gradients = true;
+    CHECK(layer.time(false, {}).total == forward.total);
+    const PassTime beside = layer.time(true, {});
+    CHECK(beside.traffic[kTensor].value == Approx(after.traffic[kTensor].value));
+    CHECK(beside.total < after.total);
+    CHECK(beside.exposed[kTensor] < after.exposed[kTensor]);
+    CHECK(beside.compute >= (1 - 1e-9) * after.compute);  // slower beside what takes multiprocessors
+    const PassPieces pieces = layer.pieces(true, {});
+    int sums = 0;
+    for (std::size_t i = 0; i < pieces.pieces.size(); ++i) {
+      const Piece& sum = pieces.pieces[i];
+      if (sum.streams & bit(Stream::compute) || layer.node(pieces.nodes[i]).phase != Phase::input_gradient) continue;
+      ++sums;
+      REQUIRE(i + 1 < pieces.pieces.size());
+      CHECK(pieces.pieces[i + 1].streams == bit(Stream::compute));
+      CHECK(layer.node(pieces.nodes[i + 1]).phase == Phase::weight_gradient);
+    }
+    CHECK(sums == 2);  // of attention's input and of the feed-forward part's
+  }
 }
 
 TEST_CASE("rows of experts hide behind shared experts, and behind another micro-batch") {

@@ -115,6 +115,8 @@ void with_random_layouts(int wanted, unsigned seed, const Check& check, const En
       w.dropout = random() % 2;
       w.fused_norm = random() % 2;
       w.fused_activation = random() % 2;
+      w.fused_rotary = random() % 2;
+      w.norm_in_fp32 = random() % 2;
       w.cross_entropy = std::array{CrossEntropy::in_place, CrossEntropy::softmax, CrossEntropy::whole}[random() % 3];
       w.memory.fragmentation = random() % 2 ? kCachingAllocator : kExpandableSegments;
       Pricer pricer(model, m, w, engine);

@@ -64,10 +64,30 @@ constexpr double kWidth = 1024.0 * 14336;
 }  // namespace
 
 TEST_CASE("an RMSNorm that is written out is six kernels forward and twelve backward") {
-  CHECK(written_out(OpKind::rms_norm, false) == WrittenOut{6, 4, 7});
-  CHECK(written_out(OpKind::rms_norm, true) == WrittenOut{12, 8, 17});
-  CHECK(written_out(OpKind::gated_silu, false) == WrittenOut{2, 5, 0});
-  CHECK(written_out(OpKind::gated_silu, true) == WrittenOut{3, 9, 0});
+  Operator op;
+  op.kind = OpKind::rms_norm;
+  CHECK(written_out(op, false) == WrittenOut{6, 4, 7});
+  CHECK(written_out(op, true) == WrittenOut{12, 8, 17});
+  op.kind = OpKind::gated_silu;
+  CHECK(written_out(op, false) == WrittenOut{2, 5, 0});
+  CHECK(written_out(op, true) == WrittenOut{3, 9, 0});
+}
+
+TEST_CASE("rotary positions that are written out are five kernels forward and nine backward") {
+  Operator op;
+  op.kind = OpKind::rotary;
+  // Times cos 2, half of it negated 1, both halves concatenated 2, times sin 2, the sum 3.
+  CHECK(written_out(op, false) == WrittenOut{5, 10, 0});
+  // Times sin 2, times cos 2, half negated 1; zeros and a half of them for either half 4; two sums 6.
+  CHECK(written_out(op, true) == WrittenOut{9, 15, 0});
+}
+
+TEST_CASE("a norm of a copy in fp32 makes that copy again in backward") {
+  Operator op;
+  op.kind = OpKind::rms_norm;
+  op.on_fp32_copy = true;
+  CHECK(written_out(op, false) == WrittenOut{2, 2, 2});
+  CHECK(written_out(op, true) == WrittenOut{4, 4, 5});
 }
 
 TEST_CASE("what is written out moves each tensor of its chain, in as many launches") {
@@ -85,6 +105,15 @@ TEST_CASE("what is written out moves each tensor of its chain, in as many launch
   const Layer fused("llama-3.1-8b", {});
   CHECK(fused.moved(OpKind::rms_norm, false) == doctest::Approx(2 * (kStream * 4 + 4096 * 2)));
   CHECK(fused.launches(OpKind::rms_norm, false) == 2);
+
+  GraphOptions apart;
+  apart.fused_rotary = false;
+  apart.norm_in_fp32 = true;
+  const Layer copies("llama-3.1-8b", apart);
+  // 32 heads of queries and 8 of keys, of 128.
+  CHECK(copies.moved(OpKind::rotary, false) == doctest::Approx(1.25 * kStream * 20));
+  CHECK(copies.launches(OpKind::rotary, true) == 2 * 9);
+  CHECK(copies.moved(OpKind::rms_norm, false) == doctest::Approx(2 * kStream * 12));
 }
 
 TEST_CASE("a bias is added where its product is made, and dropping out where the stream is added to") {
