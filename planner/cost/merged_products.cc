@@ -47,6 +47,24 @@ std::vector<OpId> merged_products(const OpGraph& graph, OpId id, MergedProducts 
   return merged;
 }
 
+MadeTogether::MadeTogether(const OpGraph& graph, const ShardedGraph& sharded, MergedProducts merges)
+    : products(sharded.nodes.size()), addends(sharded.nodes.size()) {
+  for (std::size_t i = 0; i < sharded.nodes.size(); ++i) {
+    const Node& node = sharded.nodes[i];
+    if (node.kind == Node::Kind::sum) addends[i] = shardwright::addends(graph, sharded, node, merges);
+    if (node.kind != Node::Kind::compute) continue;
+    const std::vector<OpId> ops = merged_products(graph, node.op, merges);
+    if (ops.size() < 2) continue;
+    for (std::size_t k = 0; k < sharded.nodes.size(); ++k) {
+      const Node& other = sharded.nodes[k];
+      if (other.kind == Node::Kind::compute && other.gradient == node.gradient &&
+          std::find(ops.begin(), ops.end(), other.op) != ops.end())
+        products[i].push_back(static_cast<NodeId>(k));
+    }
+    if (products[i].size() < 2) products[i].clear();
+  }
+}
+
 std::size_t addends(const OpGraph& graph, const ShardedGraph& sharded, const Node& sum, MergedProducts merges) {
   std::vector<OpId> seen;
   std::size_t count = 0;

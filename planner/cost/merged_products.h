@@ -20,6 +20,13 @@ enum class MergedProducts : std::uint8_t {
 /// gradients. `op` alone where nothing is merged.
 std::vector<OpId> merged_products(const OpGraph& graph, OpId op, MergedProducts merges);
 
+/// Which nodes of a derived graph compute parts of one product, and what follows from it: of any sizes, found once.
+struct MadeTogether {
+  MadeTogether(const OpGraph& graph, const ShardedGraph& sharded, MergedProducts merges);
+  std::vector<std::vector<NodeId>> products;  ///< by node: those of the same pass, itself among them; empty: it alone
+  std::vector<std::size_t> addends;           ///< by node, of sums: see addends()
+};
+
 /// What a sum of gradients has left to add, where merged products have summed up what they make.
 std::size_t addends(const OpGraph& graph, const ShardedGraph& sharded, const Node& sum, MergedProducts merges);
 

@@ -12,6 +12,20 @@
 namespace shardwright {
 namespace {
 
+std::size_t place_of(const ShardedGraph& sharded, const Node& node) {
+  return static_cast<std::size_t>(&node - sharded.nodes.data());
+}
+
+std::optional<MadeTogether> found_here(const CostContext& context, const ShardedGraph& sharded) {
+  if (context.made_together) return std::nullopt;
+  return MadeTogether(context.graph, sharded, context.merges_products);
+}
+
+std::size_t addends_of(const CostContext& context, const ShardedGraph& sharded, const Node& sum) {
+  if (context.made_together) return context.made_together->addends[place_of(sharded, sum)];
+  return addends(context.graph, sharded, sum, context.merges_products);
+}
+
 /// Dims of one tensor in an operator's names, with what one rank holds of each.
 struct Seen {
   DimList dims;
@@ -129,7 +143,7 @@ MemorySpec streaming(const CostContext& context, const ShardedGraph& sharded, co
   if (node.kind == Node::Kind::sum) {  // its inputs are of one size
     const auto read = static_cast<std::int64_t>(node.inputs.size());
     moved = {moved.value / read *
-             static_cast<std::int64_t>(addends(context.graph, sharded, node, context.merges_products))};
+             static_cast<std::int64_t>(addends_of(context, sharded, node))};
   }
   std::for_each(node.outputs.begin(), node.outputs.end(), add);
   if (context.own_kernels) return own_pass(context, sharded, node, moved);
@@ -214,17 +228,6 @@ GemmSpec contraction(const CostContext& context, const ShardedGraph& sharded, co
   return makes_weight ? summed(context, gemm) : gemm;
 }
 
-/// The nodes of the merged products that a node is one of, those of the same pass.
-std::vector<const Node*> merged_nodes(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
-  std::vector<const Node*> nodes;
-  const auto ops = merged_products(context.graph, node.op, context.merges_products);
-  for (const Node& other : sharded.nodes)
-    if (other.kind == Node::Kind::compute && other.gradient == node.gradient &&
-        std::find(ops.begin(), ops.end(), other.op) != ops.end())
-      nodes.push_back(&other);
-  return nodes;
-}
-
 /// The extent by which merged products of a pass differ: columns forward, what is summed up in the input's gradient,
 /// rows in the weight's.
 std::int64_t& merged_extent(const CostContext& context, const Node& node, GemmSpec& gemm) {
@@ -241,14 +244,16 @@ struct Merged {
 Merged merged(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   Merged result{contraction(context, sharded, node), 1};
   if (context.merges_products == MergedProducts::none) return result;
-  const auto nodes = merged_nodes(context, sharded, node);
-  if (nodes.size() < 2) return result;
+  const std::optional<MadeTogether> here = found_here(context, sharded);
+  const std::vector<NodeId>& nodes = (here ? *here : *context.made_together).products[place_of(sharded, node)];
+  if (nodes.empty()) return result;
   std::int64_t& extent = merged_extent(context, node, result.all);
   const auto own = static_cast<double>(extent);
-  for (const Node* other : nodes) {
-    if (other == &node) continue;
-    GemmSpec gemm = contraction(context, sharded, *other);
-    extent += merged_extent(context, *other, gemm);
+  for (NodeId id : nodes) {
+    const Node& other = sharded.nodes[static_cast<std::size_t>(id)];
+    if (&other == &node) continue;
+    GemmSpec gemm = contraction(context, sharded, other);
+    extent += merged_extent(context, other, gemm);
   }
   result.share = own / static_cast<double>(extent);
   return result;
@@ -494,11 +499,12 @@ NodeQuestion node_question(const CostContext& context, const ShardedGraph& shard
 
 double times_asked(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   if (in_epilogue(context.graph, node)) return 0;
-  if (node.kind == Node::Kind::sum) return addends(context.graph, sharded, node, context.merges_products) > 1 ? 1 : 0;
+  if (node.kind == Node::Kind::sum) return addends_of(context, sharded, node) > 1 ? 1 : 0;
   const double kernels =
       is_written_out(context, node) ? written_out(context.graph.op(node.op), node.gradient >= 0).kernels : 1;
-  const bool product = context.graph.op(node.op).kind == OpKind::contraction;
-  const double share = product ? merged(context, sharded, node).share : 1;
+  const bool may_be_part = context.graph.op(node.op).kind == OpKind::contraction &&
+                           (!context.made_together || !context.made_together->products[place_of(sharded, node)].empty());
+  const double share = may_be_part ? merged(context, sharded, node).share : 1;
   return share * kernels * static_cast<double>(context.mesh.size_of(node.ring));
 }
 
@@ -527,11 +533,10 @@ constexpr TimeError::Family family_of(const Spec&) {
 template <typename F>
 void for_each_kernel(const CostContext& context, const ShardedGraph& sharded, const Node& node, const F& visit) {
   const bool asks = node.kind == Node::Kind::compute || node.kind == Node::Kind::sum;
-  if (asks && times_asked(context, sharded, node) > 0)
+  if (const double times = asks ? times_asked(context, sharded, node) : 0; times > 0)
     std::visit(
         [&](const auto& spec) {
-          visit(spec, longer(engine_factor(context, spec), look_up(spec, context.machine)),
-                times_asked(context, sharded, node), true);
+          visit(spec, longer(engine_factor(context, spec), look_up(spec, context.machine)), times, true);
         },
         node_question(context, sharded, node));
   if (const MemorySpec casts = casts_of(context, sharded, node); casts.moved > Bytes{})

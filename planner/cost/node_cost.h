@@ -31,6 +31,7 @@ struct CostContext {
   bool collects_by_layer = false;        // what tp gathers and reduces, once for each layer that reads or makes it
   bool own_kernels = false;              // as Engine has it
   bool beside_weight_gradients = false;  // run sums over tp of the input's gradient, and gathers that only they read
+  const MadeTogether* made_together = nullptr;  // of the derived graph; where it is not known it is found for each node
 };
 
 /// What a compute or sum node asks of a device; nothing for a node that only moves data between ranks. Products of

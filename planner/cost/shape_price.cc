@@ -84,6 +84,14 @@ const BackwardPlan& DerivedGraphs::Derived::plan(const Recompute& choice) {
   return known->second;
 }
 
+const MadeTogether& DerivedGraphs::Derived::made_together(MergedProducts merges) {
+  const std::lock_guard lock(mutex_);
+  auto known = made_together_.find(merges);
+  if (known == made_together_.end())
+    known = made_together_.emplace(merges, MadeTogether(graph_, any_size_, merges)).first;
+  return known->second;
+}
+
 DerivedGraphs::Derived& DerivedGraphs::of(const OpGraph& graph, const std::vector<std::int64_t>& extents,
                                           const Mesh& mesh, const Declarations& declarations) {
   std::pair key(&graph, text_of(mesh, declarations));
@@ -129,6 +137,7 @@ GraphPricer::GraphPricer(DerivedGraphs& derived, const OpGraph& graph, const Mod
       forward_(sharded_.forward_nodes),
       overlap_(shape.overlap) {
   layout_.micro_batch = 0;
+  context_.made_together = &derived_.made_together(engine.merges_products);
   std::iota(forward_.begin(), forward_.end(), 0);
   for (std::size_t i = 0; i < sharded_.nodes.size(); ++i) {
     const int kind = traffic_[i];

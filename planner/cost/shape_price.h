@@ -125,6 +125,7 @@ class DerivedGraphs {
     explicit Derived(const OpGraph& graph, ShardedGraph any_size);
     const ShardedGraph& any_size() const { return any_size_; }
     const BackwardPlan& plan(const Recompute& choice);
+    const MadeTogether& made_together(MergedProducts merges);
 
    private:
     const OpGraph& graph_;
@@ -132,6 +133,7 @@ class DerivedGraphs {
     unsigned modules_ = 0;  // that have a node in this graph: the others change nothing in it
     std::mutex mutex_;
     std::map<unsigned, BackwardPlan> plans_;  // by the modules that run again
+    std::map<MergedProducts, MadeTogether> made_together_;
   };
   /// References stay; `graph` is kept by reference.
   Derived& of(const OpGraph& graph, const std::vector<std::int64_t>& extents, const Mesh& mesh,
