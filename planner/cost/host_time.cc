@@ -60,18 +60,19 @@ int collectives(const Node& node) {
 }  // namespace
 
 std::vector<HostWork> host_work(const OpGraph& graph, const Mesh& mesh, const ShardedGraph& sharded,
-                                const CudaGraphs& captured, bool counts_rows, MergedProducts merges) {
+                                const CudaGraphs& captured, bool counts_rows, const MadeTogether& together) {
   const std::vector<char> ops = captured_ops(graph, captured);
   std::vector<HostWork> all;
   all.reserve(sharded.nodes.size());
-  for (const Node& n : sharded.nodes) {
+  for (std::size_t i = 0; i < sharded.nodes.size(); ++i) {
+    const Node& n = sharded.nodes[i];
     HostWork work;
     const bool in_graph = n.op >= 0 ? ops[static_cast<std::size_t>(n.op)] : ops.back();
     if (!in_graph && n.kind != Node::Kind::gather_parameter && !in_epilogue(graph, n)) {
       const double blocks = static_cast<double>(mesh.size_of(n.ring));
       double kernels = n.kind == Node::Kind::compute ? launches(graph.op(n.op), n.gradient >= 0) : 1;
-      if (n.kind == Node::Kind::compute) kernels /= static_cast<double>(merged_products(graph, n.op, merges).size());
-      if (n.kind == Node::Kind::sum && addends(graph, sharded, n, merges) < 2) kernels = 0;
+      if (!together.products[i].empty()) kernels /= static_cast<double>(together.products[i].size());
+      if (n.kind == Node::Kind::sum && together.addends[i] < 2) kernels = 0;
       work.launches = n.kind == Node::Kind::reshard ? collectives(n) : kernels * blocks + (n.ring ? blocks - 1 : 0);
     }
     const bool dispatches = n.kind == Node::Kind::compute && n.gradient < 0 && graph.op(n.op).kind == OpKind::dispatch;

@@ -16,10 +16,9 @@ struct HostWork {
 };
 
 /// By node; nothing for what was captured as a CUDA graph (the launch of such a graph is left out). Parameter gathers
-/// are none of a pass. Of merged products (merged_products.h) each is its share. `counts_rows`: the host waits for the
-/// rows of each expert.
+/// are none of a pass. `together`: of `sharded`; of merged products each is its share. `counts_rows`: the host waits
+/// for the rows of each expert.
 std::vector<HostWork> host_work(const OpGraph& graph, const Mesh& mesh, const ShardedGraph& sharded,
-                                const CudaGraphs& captured, bool counts_rows,
-                                MergedProducts merges = MergedProducts::none);
+                                const CudaGraphs& captured, bool counts_rows, const MadeTogether& together);
 
 }  // namespace shardwright

@@ -142,8 +142,7 @@ MemorySpec streaming(const CostContext& context, const ShardedGraph& sharded, co
   if (is_softmax && !context.own_kernels) moved = {moved.value / 2};
   if (node.kind == Node::Kind::sum) {  // its inputs are of one size
     const auto read = static_cast<std::int64_t>(node.inputs.size());
-    moved = {moved.value / read *
-             static_cast<std::int64_t>(addends_of(context, sharded, node))};
+    moved = {moved.value / read * static_cast<std::int64_t>(addends_of(context, sharded, node))};
   }
   std::for_each(node.outputs.begin(), node.outputs.end(), add);
   if (context.own_kernels) return own_pass(context, sharded, node, moved);
@@ -502,8 +501,9 @@ double times_asked(const CostContext& context, const ShardedGraph& sharded, cons
   if (node.kind == Node::Kind::sum) return addends_of(context, sharded, node) > 1 ? 1 : 0;
   const double kernels =
       is_written_out(context, node) ? written_out(context.graph.op(node.op), node.gradient >= 0).kernels : 1;
-  const bool may_be_part = context.graph.op(node.op).kind == OpKind::contraction &&
-                           (!context.made_together || !context.made_together->products[place_of(sharded, node)].empty());
+  const bool may_be_part =
+      context.graph.op(node.op).kind == OpKind::contraction &&
+      (!context.made_together || !context.made_together->products[place_of(sharded, node)].empty());
   const double share = may_be_part ? merged(context, sharded, node).share : 1;
   return share * kernels * static_cast<double>(context.mesh.size_of(node.ring));
 }

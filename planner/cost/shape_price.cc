@@ -132,7 +132,7 @@ GraphPricer::GraphPricer(DerivedGraphs& derived, const OpGraph& graph, const Mod
       traffic_(traffic_of_nodes(context_, sharded_)),
       host_work_(host_work(graph, mesh_, sharded_, workload.cuda_graphs,
                            workload.capacity_factor == 0 && engine.counts_rows_on_host(shape.dispatcher),
-                           engine.merges_products)),
+                           derived_.made_together(engine.merges_products))),
       casts_(narrow_products(graph, sharded_, formats)),
       forward_(sharded_.forward_nodes),
       overlap_(shape.overlap) {

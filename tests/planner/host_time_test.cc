@@ -28,7 +28,8 @@ struct Layer {
   }
   HostWork forward(const CudaGraphs& captured = {}, bool counts_rows = true,
                    MergedProducts merges = MergedProducts::none) const {
-    const std::vector<HostWork> all = host_work(graph, mesh, sharded, captured, counts_rows, merges);
+    const std::vector<HostWork> all =
+        host_work(graph, mesh, sharded, captured, counts_rows, MadeTogether(graph, sharded, merges));
     HostWork sum;
     for (std::size_t i = 0; i < sharded.forward_nodes; ++i) {
       sum.launches += all[i].launches;

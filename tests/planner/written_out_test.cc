@@ -38,7 +38,8 @@ class Layer {
     return bytes;
   }
   double launches(OpKind kind, bool backward) const {
-    const std::vector<HostWork> all = host_work(graph_, mesh_, sharded_, {}, false);
+    const std::vector<HostWork> all =
+        host_work(graph_, mesh_, sharded_, {}, false, MadeTogether(graph_, sharded_, MergedProducts::none));
     double sum = 0;
     for (std::size_t i = 0; i < all.size(); ++i)
       if (is(sharded_.nodes[i], kind, backward)) sum += all[i].launches;
