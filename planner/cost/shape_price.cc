@@ -286,15 +286,78 @@ bool GraphPricer::counts_as_gradient(NodeId id) const {
   return gradient_known_ && sharded_.nodes[static_cast<std::size_t>(id)].phase != Phase::weight_gradient;
 }
 
+GraphPricer::AroundRings GraphPricer::around_rings(const std::vector<NodeId>& order) const {
+  const auto node = [&](int i) -> const Node& {
+    return sharded_.nodes[static_cast<std::size_t>(order[static_cast<std::size_t>(i)])];
+  };
+  std::vector<int> rings;
+  for (int i = 0; i < std::ssize(order); ++i) {
+    if (node(i).ring) rings.push_back(i);
+    if (runs_beside(overlap_, traffic_[static_cast<std::size_t>(order[static_cast<std::size_t>(i)])])) return {};
+  }
+  if (rings.empty()) return {};
+  std::vector<int> made(sharded_.values.size(), -1);  // by value: the last piece that it waits for, by place in `order`
+  int last_before = -1;
+  for (int i = 0; i <= rings.front(); ++i) {
+    int waits_for = -1;
+    for (ValueId v : node(i).inputs) waits_for = std::max(waits_for, made[static_cast<std::size_t>(v)]);
+    last_before = waits_for;
+    const bool is_piece = node(i).kind == Node::Kind::compute ||
+                          traffic_[static_cast<std::size_t>(order[static_cast<std::size_t>(i)])] >= 0;
+    const bool sends = is_piece && node(i).kind != Node::Kind::gather_parameter;
+    for (ValueId v : node(i).outputs) made[static_cast<std::size_t>(v)] = sends ? i : waits_for;
+  }
+  AroundRings around;
+  around.nodes.assign(order.begin(), order.begin() + last_before + 1);
+  // What waits for a ring, and of that, what the next one waits for.
+  for (std::size_t r = 0; r < rings.size();) {
+    around.rings.push_back(order[static_cast<std::size_t>(rings[r])]);
+    std::vector<char> after(sharded_.values.size());
+    for (ValueId v : node(rings[r]).outputs) after[static_cast<std::size_t>(v)] = 1;
+    std::vector<int> waiting;
+    for (int i = rings[r] + 1; i < std::ssize(order); ++i) {
+      const Node& n = node(i);
+      if (std::none_of(n.inputs.begin(), n.inputs.end(), [&](ValueId v) { return after[static_cast<std::size_t>(v)]; }))
+        continue;
+      waiting.push_back(i);
+      for (ValueId v : n.outputs) after[static_cast<std::size_t>(v)] = 1;
+    }
+    std::size_t next = r + 1;
+    while (next < rings.size() && !std::binary_search(waiting.begin(), waiting.end(), rings[next])) ++next;
+    if (next < rings.size()) {
+      std::vector<char> before(sharded_.values.size());
+      for (ValueId v : node(rings[next]).inputs) before[static_cast<std::size_t>(v)] = 1;
+      std::vector<int> between;
+      for (auto i = waiting.rbegin(); i != waiting.rend(); ++i) {
+        const Node& n = node(*i);
+        if (*i >= rings[next] || std::none_of(n.outputs.begin(), n.outputs.end(),
+                                              [&](ValueId v) { return before[static_cast<std::size_t>(v)]; }))
+          continue;
+        between.push_back(*i);
+        for (ValueId v : n.inputs) before[static_cast<std::size_t>(v)] = 1;
+      }
+      waiting = std::move(between);
+    }
+    for (int i : waiting)
+      if (next < rings.size() || !node(i).ring) around.nodes.push_back(order[static_cast<std::size_t>(i)]);
+    r = next;
+  }
+  return around;
+}
+
 std::vector<LeastPass> GraphPricer::least(const std::vector<Recompute>& choices) {
   size_for(workload_.global_batch);
-  std::vector<LeastPass::Time> costs;
+  std::vector<LeastPass::Time> costs, sent(sharded_.nodes.size());  // by node; sent: of rings
   for (std::size_t i = 0; i < sharded_.nodes.size(); ++i) {
     const Node& n = sharded_.nodes[i];
     costs.push_back({});
     if (n.kind == Node::Kind::gather_parameter) continue;
     const LeastCost cost = least_cost(context_, sharded_, n);
     costs.back() = {cost.each.compute, cost.together.compute, {}, {}};
+    if (n.ring) {
+      const double beside = context_.constants[EngineConstant::hidden_communication_factor];
+      sent[i] = {{}, {}, {}, {}, beside * cost.each.communication, beside * cost.together.communication};
+    }
     if (n.ring || may_run_beside(context_, n, traffic_[i], overlap_)) continue;  // may all be hidden
     costs.back().each += cost.each.communication;
     costs.back().together += cost.together.communication;
@@ -303,12 +366,25 @@ std::vector<LeastPass> GraphPricer::least(const std::vector<Recompute>& choices)
     sum.each += cost.each;
     sum.together += cost.together;
   };
+  const auto add_sent = [&](LeastPass::Time& sum, const std::vector<NodeId>& order) {
+    const AroundRings around = around_rings(order);
+    for (NodeId n : around.nodes) {
+      sum.sent_each += costs[static_cast<std::size_t>(n)].each;
+      sum.sent_together += costs[static_cast<std::size_t>(n)].together;
+    }
+    for (NodeId n : around.rings) {
+      sum.sent_each += sent[static_cast<std::size_t>(n)].sent_each;
+      sum.sent_together += sent[static_cast<std::size_t>(n)].sent_together;
+    }
+  };
   const std::vector<ValueBytes> wide = sizes();
   const auto plan_of = [&](const Recompute& choice) -> const BackwardPlan& { return derived_.plan(choice); };
   return for_each_choice<LeastPass>(choices, plan_of, [&](const BackwardPlan& backward) {
     LeastPass least;
     for (std::size_t i = 0; i < sharded_.forward_nodes; ++i) add_to(least.forward, costs[i]);
     for (NodeId n : backward.order) add_to(least.backward, costs[static_cast<std::size_t>(n)]);
+    add_sent(least.forward, forward_);
+    add_sent(least.backward, backward.order);
     for (NodeId n : backward.order)
       if (counts_as_gradient(n)) add_to(least.gradient, costs[static_cast<std::size_t>(n)]);
     for (const auto& [pass, host] :
@@ -332,10 +408,17 @@ std::vector<LeastPass> GraphPricer::least_at(int micro_batch, const std::vector<
     const bool may_hide = n.ring || may_run_beside(context_, n, traffic_[i], overlap_);
     seconds.push_back(costs_[i].compute + (may_hide ? Seconds{} : costs_[i].communication));
   }
+  const double beside = context_.constants[EngineConstant::hidden_communication_factor];
   const auto sum_of = [&](const std::vector<NodeId>& order) {
-    Seconds sum;
+    Seconds sum, sent;
     for (NodeId n : order) sum += seconds[static_cast<std::size_t>(n)];
-    return sum;
+    const AroundRings around = around_rings(order);
+    for (NodeId n : around.nodes) sent += seconds[static_cast<std::size_t>(n)];
+    for (NodeId n : around.rings) {
+      const NodeCost& cost = costs_[static_cast<std::size_t>(n)];
+      sent += std::max(cost.compute, beside * cost.communication);
+    }
+    return std::max(sum, (1 - 1e-12) * sent);
   };
   const Seconds forward = sum_of(forward_);
   const BackwardPlan* before = nullptr;
@@ -354,6 +437,8 @@ std::vector<LeastPass> GraphPricer::least_at(int micro_batch, const std::vector<
     pass.backward.each = backward;
     pass.gradient.each = gradient;
     pass.forward.together = pass.backward.together = pass.gradient.together = {};
+    pass.forward.sent_each = pass.forward.sent_together = {};
+    pass.backward.sent_each = pass.backward.sent_together = {};
   }
   return least;
 }

@@ -95,8 +95,11 @@ int index_of(const Recompute& recompute);
 /// all of a step would take if they ran as one. Bytes are shares of such a whole, too.
 struct LeastPass {
   struct Time {
-    Seconds each, together, host, waits;  ///< host: of launches; waits: for it, besides
-    Seconds at(double share) const { return std::max(host, each + share * together) + waits; }
+    Seconds each, together, host, waits;         ///< host: of launches; waits: for it, besides
+    Seconds sent_each = {}, sent_together = {};  ///< `each` and `together` of another floor: what waits for rings, sent
+    Seconds at(double share) const {
+      return std::max({host, each + share * together, sent_each + share * sent_together}) + waits;
+    }
   };
   Time forward, backward;
   Time gradient;      ///< of backward, what is not a weight gradient
@@ -202,6 +205,13 @@ class GraphPricer {
   HostTime host_time(const std::vector<NodeId>& order) const;
   bool is_matrix_of_its_own(TensorId weight) const;  // not merged with one before it
   std::vector<char> read_narrow() const;             // weights, by tensor
+  /// What of a pass does not run while blocks of its rings are sent, in order: all up to the last piece that the first
+  /// ring waits for, what lies on the way from one ring to the next, what waits for the last; and those rings. Nothing
+  /// where there is no ring or something else runs beside others.
+  struct AroundRings {
+    std::vector<NodeId> nodes, rings;
+  };
+  AroundRings around_rings(const std::vector<NodeId>& order) const;
   /// Of a node of backward: its time is surely none of PassPrice::weight_gradient.
   bool counts_as_gradient(NodeId id) const;
   std::vector<ValueBytes> sizes() const;
