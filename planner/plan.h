@@ -101,6 +101,8 @@ struct PlanRequest {
   DataType precision = DataType::bf16;
   bool any_precision = false;
   LayoutPins pins;
+  std::vector<Schedule>
+      more_schedules;  ///< to be tried, too: of those that are not unless they are asked for (search.h)
   int top = 10;
   int rejected_examples = 0;  ///< how many rejected layouts of each reason an answer names
   int threads = 0;            ///< 0 = as many as there are cores

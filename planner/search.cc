@@ -256,20 +256,21 @@ class Search {
     return families;
   }
   const Runs& runs_of(const Space::Degrees& d) {
-    const auto [known, is_new] = runs_.try_emplace({d.pipeline, d.data});
+    const auto [known, is_new] = runs_.try_emplace({d.pipeline, d.data, d.paired});
     Runs& runs = known->second;
     if (!is_new) return runs;
     Layout l = space_.layout_at(d);
     for (int micro_batch : space_.micro_batches(d)) {
-      std::map<std::tuple<bool, BackwardTasks, bool>, std::vector<Space::Way>> alike;  // to a Floor
+      std::map<std::tuple<bool, BackwardTasks, bool, bool>, std::vector<Space::Way>> alike;  // to a Floor
       for (const Space::Way way : space_.ways(d)) {
         set_run(l, micro_batch, way);
         if (const auto why = impossible_pipeline(request_.model, request_.workload, l)) {
           Runs::Impossible& of_reason = runs.impossible[why->reason];
           if (of_reason.count++ == 0) of_reason = {1, *why, micro_batch, way};
         } else {
-          alike[{way.virtual_pipeline > 1, backward_tasks(way.schedule), way.schedule == Schedule::gpipe}].push_back(
-              way);
+          alike[{way.virtual_pipeline > 1, backward_tasks(way.schedule), way.schedule == Schedule::gpipe,
+                 is_greedy(way.schedule)}]
+              .push_back(way);
         }
       }
       for (auto& [what, ways] : alike) {
@@ -665,8 +666,10 @@ class Search {
           of = &line;
         }
         const OfLine key(line.node, line.recompute, line.sharding);
-        const bool one_chunk = line.run->ways.front().virtual_pipeline == 1;
-        const auto plain = one_chunk ? of_1f1b_.find(key) : of_1f1b_.end();
+        // Greedy schedules may keep less than 1f1b.
+        const bool keeps_more =
+            line.run->ways.front().virtual_pipeline == 1 && !is_greedy(line.run->ways.front().schedule);
+        const auto plain = keeps_more ? of_1f1b_.find(key) : of_1f1b_.end();
         const bool known_too_large = plain != of_1f1b_.end() && !plain->second;
         Fate fate = Fate::open;
         for (std::size_t v = line.ways.first; v < line.ways.behind; ++v) {
@@ -740,6 +743,10 @@ class Search {
       const PipelineShape& first = pipelines.at(0);
       c.lower_bound = first.lower_bound(data).value;
       const bool fast_enough = !s_.can_be_pruned(c);
+      if (!fast_enough && is_greedy(c.schedule) && none_fast_enough(pipelines, data, c)) {
+        ++found_.pruned;
+        return Fate::pruned;
+      }
       // Whether it fits decides which split a layout has.
       std::optional<Bytes> reserved = fast_enough || pipelines.others() ? first.fitting(data) : Bytes{c.reserved};
       if (reserved && !fast_enough) {
@@ -765,6 +772,14 @@ class Search {
       }
       found_.fits.push_back(c);
       return Fate::open;
+    }
+    /// With no split: told apart from which of them fits, where that takes a play to find out.
+    bool none_fast_enough(Piped& pipelines, const Pricer::Data& data, Candidate c) {
+      for (std::size_t split = 1; split < pipelines.size(); ++split) {
+        c.lower_bound = pipelines.at(split).lower_bound(data).value;
+        if (!s_.can_be_pruned(c)) return false;
+      }
+      return true;
     }
     const Splits& splits_of(const Layout& l, const ShapePrice& shape, std::size_t recompute) {
       const int chunks = l.pipeline * l.virtual_pipeline;
@@ -918,7 +933,7 @@ class Search {
   Space space_;
   std::vector<Recompute> recomputes_;
   std::vector<std::vector<Space::Sharding>> shardings_;
-  std::map<std::pair<int, int>, Runs> runs_;                                    // by pp and dp
+  std::map<std::tuple<int, int, std::optional<Schedule>>, Runs> runs_;          // by pp, dp and Degrees::paired
   std::map<std::array<int, 5>, std::vector<std::optional<Rejection>>> meshes_;  // by tp, cp, dp, ep, etp; of shardings
   mutable SharedPrices shared_;
   Known known_;
@@ -952,19 +967,22 @@ Space::Space(const PlanRequest& request) : request_(request) {
         const auto dp = static_cast<int>(request.gpus / dense);
         if (pins.dp && *pins.dp != dp) continue;
         Degrees d = {tp, pp, cp, dp};
-        if (virtual_pipelines(d).empty()) continue;
+        const std::vector<std::optional<Schedule>> with_paired = paired(d);
+        if (with_paired.empty()) continue;
         for (int ep : values(pins.ep, spread ? divisors(request.model.n_routed_experts) : one))
           for (int etp : values(pins.etp, experts && tp > 1 ? std::vector{1, tp} : std::vector{1})) {
             if (!pins.ep && std::int64_t{tp} * cp * dp % (std::int64_t{ep} * etp) != 0) continue;
             d.expert = ep;
             d.expert_tensor = etp;
             for (ContextParallel kind : context_kinds(cp))
-              for (RankOrder order : rank_orders(d)) {
-                d.context_kind = kind;
-                d.rank_order = order;
-                d.dispatcher = dispatcher(d);
-                degrees_.push_back(d);
-              }
+              for (RankOrder order : rank_orders(d))
+                for (const std::optional<Schedule> schedule : with_paired) {
+                  d.context_kind = kind;
+                  d.rank_order = order;
+                  d.paired = schedule;
+                  d.dispatcher = dispatcher(d);
+                  degrees_.push_back(d);
+                }
           }
       }
 }
@@ -980,7 +998,7 @@ Layout Space::layout_at(const Degrees& d) const {
   l.context_kind = d.context_kind;
   l.dispatcher = d.dispatcher;
   l.rank_order = d.rank_order;
-  if (request_.pins.schedule && d.pipeline > 1) l.schedule = *request_.pins.schedule;
+  if (only(d) && d.pipeline > 1) l.schedule = *only(d);
   l.overlap = overlaps(l);
   return l;
 }
@@ -1013,6 +1031,10 @@ Overlaps Space::overlaps(const Layout& l) const {
 
 std::vector<int> Space::virtual_pipelines(const Degrees& d) const {
   const LayoutPins& pins = request_.pins;
+  const std::optional<Schedule> only = this->only(d);
+  const auto runs = [&](Schedule s) {
+    return has(request_.engine.schedules, s) && (s == Schedule::interleaved || has(request_.more_schedules, s));
+  };
   const int most = d.pipeline > 1 ? static_cast<int>((request_.model.num_hidden_layers + 2) / d.pipeline) : 1;
   std::vector<int> all;
   if (pins.vpp) {
@@ -1025,13 +1047,27 @@ std::vector<int> Space::virtual_pipelines(const Degrees& d) const {
   }
   std::erase_if(all, [&](int v) {
     if (v > 1 && d.pipeline == 1) return true;
-    if (pins.schedule && d.pipeline > 1 && !takes_chunks(*pins.schedule, v)) return true;
-    if (pins.schedule == Schedule::interleaved && v == 1) return true;
-    if (!pins.schedule && v > 1 && !has(request_.engine.schedules, Schedule::interleaved)) return true;
+    if (only && d.pipeline > 1 && !takes_chunks(*only, v)) return true;
+    if (only == Schedule::interleaved && v == 1) return true;
+    if (!only && v > 1 && !runs(Schedule::interleaved) && !(v == 2 && runs(Schedule::zb_v))) return true;
     if (!pins.layers_per_stage) return false;
     const auto entries = static_cast<std::int64_t>(pins.layers_per_stage->size());
     return entries != d.pipeline && entries != std::int64_t{d.pipeline} * v;
   });
+  return all;
+}
+
+std::vector<std::optional<Schedule>> Space::paired(const Degrees& d) const {
+  std::vector<std::optional<Schedule>> all;
+  const auto add = [&](std::optional<Schedule> schedule) {
+    Degrees with = d;
+    with.paired = schedule;
+    if (!virtual_pipelines(with).empty()) all.push_back(schedule);
+  };
+  add({});
+  if (d.pipeline == 1 || request_.pins.schedule) return all;
+  for (Schedule one : {Schedule::dualpipe, Schedule::dualpipe_v})
+    if (has(request_.more_schedules, one) && has(request_.engine.schedules, one)) add(one);
   return all;
 }
 
@@ -1076,18 +1112,25 @@ std::vector<Recompute> Space::recomputes() const {
 }
 
 std::vector<Space::Way> Space::ways(const Degrees& d) const {
-  const std::optional<Schedule> pin = request_.pins.schedule;
+  const std::optional<Schedule> only = this->only(d);
   std::vector<Way> all;
   for (int v : virtual_pipelines(d)) {
-    if (pin && takes_chunks(*pin, v))
-      all.push_back({*pin, v});
-    else if (v > 1)
-      all.push_back({Schedule::interleaved, v});
-    else if (d.pipeline == 1)
+    if (only && takes_chunks(*only, v)) {
+      all.push_back({*only, v});
+      continue;
+    }
+    if (d.pipeline == 1) {
       all.push_back({Schedule::one_f_one_b, 1});
-    else
-      for (Schedule one : {Schedule::gpipe, Schedule::one_f_one_b, Schedule::zb_h1, Schedule::zb_h2})
-        if (has(request_.engine.schedules, one)) all.push_back({one, 1});
+      continue;
+    }
+    const auto add = [&](Schedule one) {
+      if (has(request_.engine.schedules, one) && takes_chunks(one, v)) all.push_back({one, v});
+    };
+    for (Schedule one :
+         {Schedule::interleaved, Schedule::gpipe, Schedule::one_f_one_b, Schedule::zb_h1, Schedule::zb_h2})
+      add(one);
+    for (Schedule one : {Schedule::zb_1p, Schedule::zb_2p, Schedule::zb_v})
+      if (has(request_.more_schedules, one)) add(one);
   }
   return all;
 }

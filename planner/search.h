@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "planner/plan.h"
@@ -14,9 +15,11 @@ namespace shardwright {
 ///   dispatcher          alltoall or deepep, the faster (row_traffic.h): they differ in nothing else; of an engine
 ///                       that has neither, its first
 ///   vpp                 1, and where pp > 1 every number up to (layers + 2) / pp
-///   schedule            gpipe, 1f1b, zb-h1 and zb-h2 for vpp 1 where pp > 1, interleaved for vpp above 1. Only pinned:
-///                       zb-1p, zb-2p and zb-v, whose orders and memory are found by plays of 2 to 200 ms each, with no
-///                       bound on the memory below that; dualpipe and dualpipe-v, of whose pairs the floors know only
+///   schedule            gpipe, 1f1b, zb-h1 and zb-h2 for vpp 1 where pp > 1, interleaved for vpp above 1. Only pinned
+///   or
+///                       asked for besides (PlanRequest::more_schedules): zb-1p and zb-2p for vpp 1 and zb-v for vpp 2,
+///                       whose orders and memory are found by plays of 2 to 200 ms each, with no bound on the memory
+///                       below that; dualpipe for vpp 1 and dualpipe-v for vpp 2, of whose pairs the floors know only
 ///                       that they take no less than the longer of the two
 ///   overlap             the engine's default_overlaps; ep in dualpipe and dualpipe-v; the others only when pinned
 ///   sequence_parallel   both where tp > 1
@@ -28,6 +31,7 @@ namespace shardwright {
 ///   layers              the balanced split (split.h); where that does not fit, the first that does of the balanced
 ///                       splits with no more than k layers in a chunk, for each k from one less than there to what
 ///                       all of them hold evenly
+/// `more_schedules` that the engine cannot run, or beside a pinned schedule, add nothing.
 /// Degrees that contradict a pin (vpp or interleaved without a pipeline, layers_per_stage of another size) are not part
 /// of it. Layouts that turn out impossible are considered and rejected.
 class Space {
@@ -39,6 +43,7 @@ class Space {
     ContextParallel context_kind = ContextParallel::all_gather;
     Dispatcher dispatcher = Dispatcher::all_to_all;
     RankOrder rank_order = RankOrder::tp_cp_dp_pp;
+    std::optional<Schedule> paired = {};  ///< one of pairs, besides: they change shapes
   };
   /// Every way to fill the GPUs.
   const std::vector<Degrees>& degrees() const { return degrees_; }
@@ -65,6 +70,9 @@ class Space {
 
  private:
   std::vector<int> virtual_pipelines(const Degrees& d) const;
+  std::vector<std::optional<Schedule>> paired(const Degrees& d) const;
+  /// The one schedule that layouts with these degrees have, if it is given.
+  std::optional<Schedule> only(const Degrees& d) const { return d.paired ? d.paired : request_.pins.schedule; }
 
   const PlanRequest& request_;
   std::vector<Degrees> degrees_;

@@ -1,6 +1,10 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
 #include <chrono>
+#include <iterator>
+#include <sstream>
 
 #include "planner/cli/commands.h"
 #include "planner/cli/html_option.h"
@@ -43,12 +47,39 @@ PlanResult plan_longest(PlanRequest& request) {
   return result;
 }
 
+/// Schedules that are tried only when they are asked for: "zb-v,dualpipe", or "all" that the engine can run.
+std::vector<Schedule> read_schedules(const std::string& text, const PlanRequest& request) {
+  constexpr std::array kAsked = {Schedule::zb_1p, Schedule::zb_2p, Schedule::zb_v, Schedule::dualpipe,
+                                 Schedule::dualpipe_v};
+  if (request.pins.schedule) throw InputError("--schedules: --pin gives the one schedule");
+  std::vector<Schedule> wanted;
+  if (text == "all") {
+    const std::vector<Schedule>& can = request.engine.schedules;
+    std::copy_if(kAsked.begin(), kAsked.end(), std::back_inserter(wanted),
+                 [&](Schedule s) { return std::find(can.begin(), can.end(), s) != can.end(); });
+    return wanted;
+  }
+  std::istringstream names(text);
+  for (std::string name; std::getline(names, name, ',');) {
+    const auto known = std::find_if(kAsked.begin(), kAsked.end(), [&](Schedule s) { return name_of(s) == name; });
+    if (known == kAsked.end())
+      throw InputError(
+          fmt::format("--schedules: must be all or some of zb-1p, zb-2p, zb-v, dualpipe, dualpipe-v, got '{}'", name));
+    LayoutPins pins;
+    pins.schedule = *known;
+    if (const std::string beyond = beyond_engine(request.engine, pins); !beyond.empty()) throw InputError(beyond);
+    wanted.push_back(*known);
+  }
+  return wanted;
+}
+
 int run(const Arguments& arguments) {
   check_serve_mix(arguments);
   if (arguments.has("--serve")) return run_plan_serve(arguments);
   check_html(arguments);
   PlanRequest request = read_question(arguments);
   request.pins = parse_layout(arguments.find("--pin").value_or(""), "--pin");
+  if (const auto names = arguments.find("--schedules")) request.more_schedules = read_schedules(*names, request);
   if (const auto top = arguments.find("--top")) request.top = static_cast<int>(whole_number("--top", *top, 1, 10000));
   request.rejected_examples = 3;
   const std::optional<RunQuestion> of_run = read_run(arguments, request);
@@ -98,6 +129,9 @@ Command plan_command() {
       question_options(),
       run};
   command.options.push_back({"--pin", "KEY=VALUE,...", "layout keys that are given: tp=8,recompute=none"});
+  command.options.push_back({"--schedules", "NAME,...",
+                             "schedules to try besides the usual: zb-1p, zb-2p, zb-v, dualpipe, dualpipe-v, or all; "
+                             "their orders are played one by one, so this takes minutes where a plan takes seconds"});
   command.options.push_back({"--top", "K", "how many layouts to list (default 10)"});
   for (const auto& more : {serve_options(), run_options(), goal_options(), run_at_once_options()})
     command.options.insert(command.options.end(), more.begin(), more.end());

@@ -38,12 +38,12 @@ constexpr std::array<const char*, 17> kOfServing = {"--isl",
                                                     "--slo",
                                                     "--cached-prefix",
                                                     "--phase"};
-constexpr std::array<const char*, 23> kOfTraining = {
+constexpr std::array<const char*, 24> kOfTraining = {
     "--train",           "--sequence-length", "--global-batch",  "--cuda-graphs", "--expert-load",
     "--capacity-factor", "--tokens",          "--experiments",   "--mtbf-hours",  "--checkpoint-seconds",
     "--storage-gbps",    "--restart-seconds", "--deadline-days", "--budget",      "--longest-sequence",
     "--trace",           "--unmeasured",      "--plan",          "--run",         "--trial",
-    "--ranks",           "--steps",           "--communicator"};
+    "--ranks",           "--steps",           "--communicator",  "--schedules"};
 
 template <typename Format, std::size_t n, typename Named>
 Format read_format(const Arguments& arguments, const char* flag, const std::array<Format, n>& all, Format otherwise,

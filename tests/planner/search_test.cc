@@ -150,6 +150,8 @@ class EveryLayout {
         std::vector<Schedule> schedules = {Schedule::gpipe, Schedule::one_f_one_b, Schedule::zb_h1, Schedule::zb_h2};
         if (pp == 1) schedules = {Schedule::one_f_one_b};
         if (vpp > 1) schedules = {Schedule::interleaved};
+        for (Schedule one : given_.more_schedules)
+          if (pp > 1 && takes_chunks(one, vpp)) schedules.push_back(one);
         if (pins_.schedule) schedules = {*pins_.schedule};
         for (int micro_batch : pinned_or(pins_.micro_batch, micro_batches))
           for (Schedule schedule : schedules) {
@@ -344,6 +346,27 @@ TEST_CASE("brute force agrees: many chunks on 24 GPUs") {
   tell("chunks", agree(r));
 }
 
+TEST_CASE("brute force agrees: schedules that are tried when they are asked for") {
+  for (const char* model : {"llama-3.1-8b", "mixtral-8x7b"}) {
+    PlanRequest r = request_for(shallow(model, 6), "h100-sxm-80gb", 8, 1024, 16);
+    r.more_schedules = {Schedule::zb_1p, Schedule::zb_2p, Schedule::zb_v, Schedule::dualpipe, Schedule::dualpipe_v};
+    r.pins.tp = r.pins.cp = 1;
+    r.pins.recompute = Recompute{};
+    r.machine.memory = 40_GiB;
+    const SearchSummary s = agree(r);
+    tell("more schedules", s);
+    CHECK(s.rejected.at("memory") > 0);
+    r.top = 100000;
+    std::set<Schedule> found;
+    for (const PricedLayout& p : plan(r).plans) found.insert(p.layout.schedule);
+    CHECK(found.size() >= 9);  // of 10, four or five of those asked for
+    r.engine.schedules = {Schedule::one_f_one_b, Schedule::zb_v};
+    found.clear();
+    for (const PricedLayout& p : plan(r).plans) found.insert(p.layout.schedule);
+    CHECK(found == std::set<Schedule>{Schedule::one_f_one_b, Schedule::zb_v});
+  }
+}
+
 TEST_CASE("brute force agrees: layers as given, a stage with fewer") {
   PlanRequest r = request_for(shallow("llama-3.1-8b", 7), "h100-sxm-80gb", 8, 2048, 16);
   r.pins.layers_per_stage = {3, 4};
@@ -411,7 +434,7 @@ TEST_CASE("brute force agrees: a machine that was measured, badly") {
 TEST_CASE("brute force agrees: an engine that takes time of its own for everything") {
   for (const char* model : {"llama-3.1-8b", "mixtral-8x7b"})
     for (const bool measured : {false, true}) {
-      PlanRequest r = request_for(shallow(model, 3), "h100-sxm-80gb", 8, 1024, 8);
+      PlanRequest r = request_for(shallow(model, 3), "h100-sxm-80gb", 4, 1024, 8);
       r.engine = slow_engine();
       if (measured) r.machine = badly_measured(r.machine, 3);
       r.machine.sustained.product[DataType::bf16] = 1.3;
