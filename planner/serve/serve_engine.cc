@@ -44,12 +44,24 @@ const std::map<std::string, ServeEngine>& engines() {
   return all;
 }
 
+void read_offline(const YamlCursor& offline, ServeEngine& engine) {
+  offline.only_keys({"most_sequences", "fewest_tokens", "most_tokens", "queues"});
+  engine.offline_size =
+      SizedToLoad{offline.at("most_sequences").integer(1, 1 << 20), offline.at("fewest_tokens").integer(1, 1 << 24),
+                  offline.at("most_tokens").integer(1, 1 << 24)};
+  for (const YamlCursor& item : offline.at("queues").items()) {
+    item.only_keys({"isl", "osl", "requests"});
+    engine.offline_queues.push_back({item.at("isl").integer(1, 1 << 24), item.at("osl").integer(1, 1 << 24),
+                                     item.at("requests").integer(1, 1'000'000'000)});
+  }
+}
+
 }  // namespace
 
 ServeEngine read_serve_engine(const YamlCursor& top) {
   top.only_keys({"name", "description", "frameworks", "all_reduce", "dispatcher", "block_tokens", "memory",
                  "max_sequences", "max_tokens", "chunked_prefill", "reserves_answers", "narrow_kv", "prefill_first",
-                 "overlaps_exchange", "sequence_parallel", "experts"});
+                 "overlaps_exchange", "sequence_parallel", "experts", "narrow_attention", "fuses_casts", "offline"});
   ServeEngine engine;
   engine.name = top.at("name").text();
   engine.description = top.at("description").text();
@@ -79,6 +91,9 @@ ServeEngine read_serve_engine(const YamlCursor& top) {
   if (const auto experts = top.find("experts")) engine.grouped_experts = experts->one_of({"fused", "grouped"}) == 1;
   engine.narrow_kv = top.at("narrow_kv").boolean();
   engine.reserves_answers = top.at("reserves_answers").boolean();
+  if (const auto narrow = top.find("narrow_attention")) engine.narrow_attention = narrow->boolean();
+  if (const auto fused = top.find("fuses_casts")) engine.fuses_casts = fused->boolean();
+  if (const auto offline = top.find("offline")) read_offline(*offline, engine);
   return engine;
 }
 

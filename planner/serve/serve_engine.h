@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -67,6 +68,19 @@ struct ServeErrors {
   bool operator==(const ServeErrors&) const = default;
 };
 
+/// How an engine is sized for the lengths that it is to serve: as many sequences as memory holds, and as many tokens of
+/// a step as those take in a steady run, batch (1 + isl / osl), both within these limits.
+struct SizedToLoad {
+  std::int64_t most_sequences = 0, fewest_tokens = 0, most_tokens = 0;
+  bool operator==(const SizedToLoad&) const = default;
+};
+
+/// Requests of an engine's published offline benchmark, all there at the start, by the lengths that it was run with.
+struct OfflineQueue {
+  std::int64_t isl = 0, osl = 0, requests = 0;
+  bool operator==(const OfflineQueue&) const = default;
+};
+
 /// What an inference engine does, and what it takes beyond its kernels.
 struct ServeEngine {
   std::string name, description;
@@ -86,6 +100,10 @@ struct ServeEngine {
       false;  ///< products of a layer's experts by grouped GEMMs, else a fused layer where one is known
   bool overlaps_exchange = false;  ///< a step in two halves: one exchanges rows while the other computes, where faster
   bool reserves_answers = false;   ///< a request is let in when its whole answer has room; else when its prompt has
+  bool fuses_casts = false;        ///< what comes before a product below 16 bits writes it narrow; else a pass more
+  bool narrow_attention = false;   ///< attention multiplies in fp8 where weights, keys and values are; else in 16 bits
+  std::optional<SizedToLoad> offline_size;   ///< of its offline benchmark; absent: the defaults above
+  std::vector<OfflineQueue> offline_queues;  ///< of the same
   ServeConstants constants;
   ServeErrors errors;
   bool operator==(const ServeEngine&) const = default;

@@ -72,7 +72,8 @@ struct ServeWorkload {
   Speculation speculation;
   double cached_prefix = 0;  ///< share of a prompt's tokens, the first ones, whose keys and values are there already
   ServePhase phase = ServePhase::both;
-  std::int64_t cached_tokens() const;  ///< of a prompt; at least one token of it is new
+  std::optional<std::int64_t> queued = {};  ///< requests in all, all there at the start; absent: they never end
+  std::int64_t cached_tokens() const;       ///< of a prompt; at least one token of it is new
   bool operator==(const ServeWorkload&) const = default;
 };
 

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
 
 #include "planner/cost/collective_cost.h"
+#include "planner/engine/prediction_errors.h"
 
 namespace shardwright {
 namespace {
@@ -17,8 +19,8 @@ std::int64_t divided_up(std::int64_t n, std::int64_t parts) { return (n + parts 
 }  // namespace
 
 StepTimes::StepTimes(const Model& model, const Machine& machine, const ServeFormats& formats, const ServeEngine& engine,
-                     const ServeLayout& layout)
-    : engine_(engine), layout_(layout), pricer_(model, machine, formats, engine, layout) {}
+                     const ServeLayout& layout, Pace pace)
+    : engine_(engine), layout_(layout), pricer_(model, machine, formats, engine, layout, pace) {}
 
 const StepTimes::Known& StepTimes::known(const Step& step) {
   const auto at = known_.find(step);
@@ -59,8 +61,19 @@ StepTimes::Decode StepTimes::decode(std::int64_t batch, std::int64_t context, co
   return d;
 }
 
+void StepTimes::size_to_load(const Machine& machine, const ServeWorkload& w) {
+  if (!engine_.offline_size) return;
+  const SizedToLoad& limits = *engine_.offline_size;
+  const std::int64_t batch = std::clamp<std::int64_t>(memory(machine, w).fits, 1, limits.most_sequences);
+  const double tokens = as_double(batch) * (1 + as_double(w.isl) / as_double(w.osl));
+  engine_.max_sequences = batch;
+  engine_.max_tokens = std::clamp(static_cast<std::int64_t>(tokens), limits.fewest_tokens, limits.most_tokens);
+  memory_.clear();
+}
+
 const ServeMemory& StepTimes::memory(const Machine& machine, const ServeWorkload& w) {
-  const auto [known, is_new] = memory_.try_emplace({w.isl, w.osl, w.speculation.tokens});
+  const auto [known, is_new] =
+      memory_.try_emplace({w.isl, w.osl, w.speculation.tokens, static_cast<std::int64_t>(w.phase)});
   if (is_new) known->second = serve_memory(pricer_, machine, engine_, w);
   return known->second;
 }
@@ -188,31 +201,41 @@ Balance balance_of(const DecodeLine& line, double in_flight, double further, Sec
   return at(low);
 }
 
-Seconds low_of(Seconds s, double width) { return std::exp(-width) * s; }
-Seconds high_of(Seconds s, double width) { return std::exp(width) * s; }
+/// How long `requests` take of which at most `most` run at once, all waiting at the start. In each step as many prompts
+/// as its tokens hold go in, `added` each, while there are both requests and room; those that went in together end
+/// together, `further` steps later. On one rank.
+struct QueueSteps {
+  std::int64_t prompts = 1;  ///< of a step
+  double steps = 1;          ///< of one such lot
+};
+Seconds drained(const DecodeLine& line, std::int64_t requests, std::int64_t most, double further, Seconds added,
+                const QueueSteps& lot) {
+  std::deque<std::pair<double, std::int64_t>> ends;  // step, requests
+  std::int64_t running = 0;
+  double step = 0;
+  Seconds time;
+  while (requests > 0 || running > 0) {
+    const bool enters = requests > 0 && running < most;
+    const double steps = enters ? lot.steps : ends.front().first - step;
+    if (running > 0) time += steps * line.at(as_double(running));
+    step += steps;
+    if (enters) {
+      const std::int64_t n = std::min({lot.prompts, requests, most - running});
+      time += as_double(n) * added;
+      ends.push_back({step + further, n});
+      requests -= n;
+      running += n;
+    }
+    for (; !ends.empty() && ends.front().first <= step; ends.pop_front()) running -= ends.front().second;
+  }
+  return time;
+}
 
-void finish(ServePrediction& p, const Machine& machine, const ServeEngine& engine, const ServeWorkload& workload,
+/// Rates from the answers that end.
+void finish(ServePrediction& p, const Machine& machine, const ServeEngine& engine, const ServeWorkload& w,
             std::int64_t gpus, double answers_per_second) {
-  // What rows say of the engine beside what tables say of kernels: 1.28 sigma hold four in five.
-  const StepCost& step = p.decode_cost;
-  const Seconds all = step.computing() + step.communicating();
-  const double kernels = all.value > 0 ? 1.28 * (step.error.total() / all) : 0;
-  const ServeErrors errors = {std::hypot(engine.errors.tpot, kernels), std::hypot(engine.errors.ttft, kernels),
-                              std::hypot(engine.errors.throughput, kernels)};
-  p.ttft_low = low_of(p.ttft, errors.ttft);
-  p.ttft_high = high_of(p.ttft, errors.ttft);
-  p.tpot_low = low_of(p.tpot, errors.tpot);
-  p.tpot_high = high_of(p.tpot, errors.tpot);
-  p.output_tokens_per_second = answers_per_second * as_double(workload.osl);
-  p.output_low = p.output_tokens_per_second * std::exp(-errors.throughput);
-  p.output_high = p.output_tokens_per_second * std::exp(errors.throughput);
-  p.output_tokens_per_second_per_gpu = p.output_tokens_per_second / as_double(gpus);
-  p.input_tokens_per_second = answers_per_second * as_double(workload.isl);
-  p.total_tokens_per_second = answers_per_second * as_double(workload.isl + workload.osl);
-  p.tokens_per_second_per_user = p.tpot.value > 0 ? 1 / p.tpot.value : 0;
-  if (machine.price_per_gpu_hour && p.output_tokens_per_second > 0)
-    p.cost_per_million_output_tokens =
-        *machine.price_per_gpu_hour * as_double(gpus) / 3600 / p.output_tokens_per_second * 1e6;
+  complete(p, machine, engine, p.decode_cost, gpus, answers_per_second * as_double(w.isl),
+           answers_per_second * as_double(w.osl));
 }
 
 /// Prompts that come together: as many as end at once in the mean, at least one.
@@ -223,6 +246,30 @@ std::int64_t together(const ServeEngine& engine, const ServeWorkload& w, double 
 }
 
 }  // namespace
+
+void complete(ServePrediction& p, const Machine& machine, const ServeEngine& engine, const StepCost& step,
+              std::int64_t gpus, double input_tokens_per_second, double output_tokens_per_second) {
+  // What rows say of the engine beside what tables say of kernels.
+  const Seconds all = step.computing() + step.communicating();
+  const double kernels = all.value > 0 ? kSigmasOf80 * (step.error.total() / all) : 0;
+  const auto factor = [&](double of_engine) { return std::exp(std::hypot(of_engine, kernels)); };
+  const double first = factor(engine.errors.ttft), further = factor(engine.errors.tpot),
+               rate = factor(engine.errors.throughput);
+  p.ttft_low = (1 / first) * p.ttft;
+  p.ttft_high = first * p.ttft;
+  p.tpot_low = (1 / further) * p.tpot;
+  p.tpot_high = further * p.tpot;
+  p.input_tokens_per_second = input_tokens_per_second;
+  p.output_tokens_per_second = output_tokens_per_second;
+  p.output_low = output_tokens_per_second / rate;
+  p.output_high = output_tokens_per_second * rate;
+  p.output_tokens_per_second_per_gpu = output_tokens_per_second / as_double(gpus);
+  p.total_tokens_per_second = input_tokens_per_second + output_tokens_per_second;
+  p.tokens_per_second_per_user = p.tpot.value > 0 ? 1 / p.tpot.value : 0;
+  if (machine.price_per_gpu_hour && p.tpot.value > 0 && output_tokens_per_second > 0)
+    p.cost_per_million_output_tokens =
+        *machine.price_per_gpu_hour * as_double(gpus) / 3600 / output_tokens_per_second * 1e6;
+}
 
 Seconds handover_time(Bytes kv, std::int64_t prefill_gpus, const Machine& machine) {
   RankGroup pair;
@@ -265,7 +312,13 @@ ServePrediction aggregated(StepTimes& times, const Machine& machine, const Serve
   p.sources.add(further, full.cost.sources);
   p.sources.add(1.0 / as_double(prompts), prefill.cost.sources);
   // Fewer clients than ranks leave some of them without work.
-  finish(p, machine, engine, w, layout.gpus(), balance.rate * as_double(ranks) * std::min(1.0, asked));
+  double answers = balance.rate * as_double(ranks) * std::min(1.0, asked);
+  if (w.queued) {
+    const std::int64_t room = std::max(w.isl, engine.max_tokens - p.batch), all = divided_up(*w.queued, ranks);
+    const QueueSteps lot{std::max<std::int64_t>(1, room / w.isl), as_double(divided_up(w.isl, engine.max_tokens))};
+    answers = as_double(*w.queued) / drained(line, all, p.batch, further, added, lot).value;
+  }
+  finish(p, machine, engine, w, layout.gpus(), answers);
   return p;
 }
 

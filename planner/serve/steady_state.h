@@ -16,7 +16,7 @@ namespace shardwright {
 class StepTimes {
  public:
   StepTimes(const Model& model, const Machine& machine, const ServeFormats& formats, const ServeEngine& engine,
-            const ServeLayout& layout);
+            const ServeLayout& layout, Pace pace = Pace::of_clients);
 
   /// A decode step of `batch` sequences of a rank that have `context` tokens; in pipelines the rank's sequences go
   /// through in as many parts as there are stages.
@@ -46,6 +46,8 @@ class StepTimes {
   StepPricer& pricer() { return pricer_; }
   const ServeEngine& engine() const { return engine_; }
   const ServeLayout& layout() const { return layout_; }
+  /// Its engine as the engine's offline benchmark sizes it (SizedToLoad); nothing where it does not.
+  void size_to_load(const Machine& machine, const ServeWorkload& workload);
   /// Other constants, the same kernels.
   void use(const ServeConstants& constants) { engine_.constants = constants; }
 
@@ -64,7 +66,7 @@ class StepTimes {
   ServeLayout layout_;
   StepPricer pricer_;
   std::map<Step, Known> known_;
-  std::map<std::array<std::int64_t, 3>, ServeMemory> memory_;  // by isl, osl and proposed tokens
+  std::map<std::array<std::int64_t, 4>, ServeMemory> memory_;  // by isl, osl, proposed tokens and phase
   std::int64_t kv_bytes_per_token_ = 0;
   std::map<std::pair<std::int64_t, std::int64_t>, StepCost> proposals_;
 };
@@ -108,6 +110,11 @@ ServePrediction aggregated_at_rate(StepTimes& times, const Machine& machine, con
 
 /// Decode alone: `batch` sequences of each rank, prompts prefilled elsewhere; ttft is a step, for its interval.
 ServePrediction decoding(StepTimes& times, const Machine& machine, const ServeWorkload& workload, std::int64_t batch);
+
+/// What follows of a prediction's latencies and the rates of all its GPUs: intervals, with the errors of the engine's
+/// rows and of the kernels of `step`, and the price of tokens that are answered.
+void complete(ServePrediction& prediction, const Machine& machine, const ServeEngine& engine, const StepCost& step,
+              std::int64_t gpus, double input_tokens_per_second, double output_tokens_per_second);
 
 /// Time of a prompt's keys and values from a rank that prefills to one that decodes, behind all `prefill_gpus`.
 Seconds handover_time(Bytes kv, std::int64_t prefill_gpus, const Machine& machine);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <string_view>
 
+#include "hardware/attention_curve.h"
 #include "hardware/kernel_curves.h"
 #include "hardware/moe_curve.h"
 #include "planner/cost/collective_cost.h"
@@ -438,7 +439,7 @@ class StepPricer::Graph {
       if (fused && fused->m == gemm->m && fused->k == gemm->k && fused->batch == gemm->batch)
         fused->n += gemm->n;
       else if (fused)
-        count(look_up(*gemm, of_.machine_), TimeError::product, &StepCost::products, into);
+        count(clocked(*gemm), TimeError::product, &StepCost::products, into);
       else
         fused = gemm;
     }
@@ -453,8 +454,22 @@ class StepPricer::Graph {
       if (format.weights == stored(format.compute)) fused->weights.reset();
       fused->scaling = format.scaling;
     }
-    fused->cast = true;
-    count(look_up(*fused, of_.machine_), TimeError::product, &StepCost::products, into);
+    fused->cast = !of_.engine_.fuses_casts;
+    count(clocked(*fused), TimeError::product, &StepCost::products, into);
+  }
+
+  /// Clocks that fall in a long run slow what computes, not what waits for memory: by that share of a kernel's time.
+  KernelCost clocked(KernelCost cost, double longer, double bytes) const {
+    const double waits = bytes / (of_.machine_.memory_bandwidth.value * cost.time.value);
+    cost.time = (1 + (longer - 1) * std::max(0.0, 1 - waits)) * cost.time;
+    return cost;
+  }
+  KernelCost clocked(const GemmSpec& spec) const {
+    const double weights = bytes_per_element(spec.weights.value_or(stored(spec.type)));
+    const double bytes =
+        as_double(spec.batch) * (as_double(spec.m * spec.k) * bytes_per_element(spec.type) +
+                                 as_double(spec.k * spec.n) * weights + as_double(spec.m * spec.n) * 2);
+    return clocked(look_up(spec, of_.machine_), of_.sustained_.product[spec.type], bytes);
   }
 
   void price_attention(const Kernel& k, const SequenceGroup& group, StepCost& into) {
@@ -462,7 +477,9 @@ class StepPricer::Graph {
     spec.causal = group.tokens > 1;
     spec.queries_last = spec.causal && group.cached > 0;
     spec.kv_type = kernel_type(of_.formats_.kv);
-    count(look_up(spec, of_.machine_), TimeError::attention, &StepCost::attention, into);
+    if (of_.multiplies_narrow(spec)) spec.type = DataType::fp8;
+    count(clocked(look_up(spec, of_.machine_), of_.sustained_.attention, bytes_moved(spec)), TimeError::attention,
+          &StepCost::attention, into);
   }
 
   MoeLayerSpec experts(std::int64_t tokens) const {
@@ -498,7 +515,11 @@ class StepPricer::Graph {
       if (const auto few = of_.machine_.curves->of_min_latency_layer(spec))
         time = std::min(time, Seconds{seconds(few->curve, spec, load, of_.machine_)});
       const double error = std::hypot(fitted->relative_error(is_large(spec)), of_.machine_.efficiency.curves_error);
-      count({time, CostSource::datasheet, error}, TimeError::product, &StepCost::experts, into);
+      const double read = load.hit *
+                          as_double((spec.gated ? 3 : 2) * spec.hidden_size * spec.intermediate_size / spec.etp) *
+                          bytes_per_element(spec.weights.value_or(stored(spec.type)));
+      count(clocked({time, CostSource::datasheet, error}, of_.sustained_.product[spec.type], read), TimeError::product,
+            &StepCost::experts, into);
       return;
     }
     // Grouped products, or no curve of such layers: the products of those experts that any row goes to.
@@ -593,9 +614,10 @@ Machine in_serving(Machine machine) {
 }  // namespace
 
 StepPricer::StepPricer(const Model& model, const Machine& machine, const ServeFormats& formats,
-                       const ServeEngine& engine, const ServeLayout& layout)
+                       const ServeEngine& engine, const ServeLayout& layout, Pace pace)
     : model_(deployed(model, layout)),
       machine_(in_serving(machine)),
+      sustained_(pace == Pace::of_gpus ? machine.sustained : SustainedTimes{}),
       formats_(formats),
       engine_(engine),
       layout_(layout),
@@ -633,6 +655,11 @@ Layout StepPricer::layout_of_stage(bool sequence_parallel) const {
   Layout l = stage_layout(layout_, gathers ? Dispatcher::all_gather : Dispatcher::all_to_all);
   l.sequence_parallel = sequence_parallel;
   return l;
+}
+
+bool StepPricer::multiplies_narrow(const AttentionSpec& spec) const {
+  return engine_.narrow_attention && !spec.values_in_keys && spec.kv_type == StoredType::fp8 &&
+         product_format(formats_.weights).compute == DataType::fp8 && supports(machine_, DataType::fp8);
 }
 
 StepPricer::Graph& StepPricer::shared_graph_of(std::size_t c) const {

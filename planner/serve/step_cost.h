@@ -36,6 +36,10 @@ struct StepCost {
   void add(double times, const StepCost& other);
 };
 
+/// What keeps the GPUs busy: clients that wait for tokens, or a queue or a static batch, which never leaves them idle,
+/// so that they reach their power limit as in training (SustainedTimes).
+enum class Pace { of_clients, of_gpus };
+
 /// A collective of one layer, as it was derived: what tests compare with formulas.
 struct StepCollective {
   std::string op;  ///< the operator that it serves
@@ -53,7 +57,7 @@ class StepPricer {
  public:
   /// Precondition: impossible() has nothing against the layout.
   StepPricer(const Model& model, const Machine& machine, const ServeFormats& formats, const ServeEngine& engine,
-             const ServeLayout& layout);
+             const ServeLayout& layout, Pace pace = Pace::of_clients);
   ~StepPricer();
   StepPricer(const StepPricer&) = delete;
 
@@ -87,10 +91,12 @@ class StepPricer {
   Graph& shared_graph_of(std::size_t c) const;
   StepCost layer(std::size_t c, const Step& step);
   Layout layout_of_stage(bool sequence_parallel) const;
+  bool multiplies_narrow(const AttentionSpec& spec) const;
   StepCost one_batch(std::size_t c, const Step& step);
 
   Model model_;
   Machine machine_;
+  SustainedTimes sustained_;  // of products and attention beside the machine's
   ServeFormats formats_;
   ServeEngine engine_;
   ServeLayout layout_;

@@ -49,6 +49,12 @@ WeightFormat widest_that_fits(const ServingQuestion& q, const ServeLayout& layou
   return WeightFormat::int4;
 }
 
+std::optional<std::int64_t> queued(const ServingQuestion& q) {
+  for (const OfflineQueue& queue : q.engine.offline_queues)
+    if (queue.isl == q.workload.isl && queue.osl == q.workload.osl) return queue.requests;
+  return std::nullopt;
+}
+
 ServeLayout layout_of_pool(const MeasuredPool& pool, const Model& model) {
   ServePins pins{pool.tp, pool.pp, pool.attention_dp, {}, pool.ep, pool.etp, pool.workers, {}};
   if (model.n_routed_experts == 0) pins.ep = pins.etp = std::nullopt;
@@ -86,8 +92,10 @@ std::variant<ServingQuestion, std::string> serving_question(const MeasuredRow& r
   // MLPerf's batch is the largest that its engine was built with.
   if (q.offline && s.batch) {
     q.engine.max_sequences = *s.batch;
+    q.engine.offline_size.reset();
     q.batch.reset();
   }
+  if (q.offline) q.workload.queued = queued(q);
   const auto impossible_of = [&](const ServeLayout& l) {
     return impossible(q.model, q.machine, q.workload.formats, l);
   };
@@ -118,7 +126,9 @@ std::variant<ServingQuestion, std::string> serving_question(const MeasuredRow& r
 ServingModel::ServingModel(ServingQuestion question) : question_(std::move(question)) {
   const ServingQuestion& q = question_;
   const ServeLayout& main = q.pools ? q.pools->decode : q.layout;
-  times_ = std::make_unique<StepTimes>(q.model, q.machine, q.workload.formats, q.engine, main);
+  const Pace pace = q.offline || q.batch ? Pace::of_gpus : Pace::of_clients;
+  times_ = std::make_unique<StepTimes>(q.model, q.machine, q.workload.formats, q.engine, main, pace);
+  if (q.offline) times_->size_to_load(q.machine, q.workload);
   if (q.pools)
     prefill_ = std::make_unique<StepTimes>(q.model, q.machine, q.workload.formats, q.engine, q.pools->prefill);
 }

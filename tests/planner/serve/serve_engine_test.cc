@@ -43,6 +43,22 @@ TEST_CASE("a serving engine's facts are read") {
   CHECK(e.constants == ServeConstants{});
 }
 
+TEST_CASE("what an engine's offline benchmark was is read, and absent where nobody says") {
+  const ServeEngine without = read_serve_engine(YamlCursor::parse(kSmall, "small.yaml"));
+  CHECK_FALSE(without.offline_size);
+  CHECK(without.offline_queues.empty());
+  CHECK_FALSE(without.narrow_attention);
+  CHECK_FALSE(without.fuses_casts);
+  const ServeEngine e = read_serve_engine(YamlCursor::parse(
+      std::string(kSmall) + "narrow_attention: true\nfuses_casts: true\noffline:\n  most_sequences: 16\n"
+                            "  fewest_tokens: 32\n  most_tokens: 64\n  queues: [{isl: 1, osl: 2, requests: 3}]\n",
+      "small.yaml"));
+  CHECK(e.offline_size == SizedToLoad{16, 32, 64});
+  CHECK(e.offline_queues == std::vector<OfflineQueue>{{1, 2, 3}});
+  CHECK(e.narrow_attention);
+  CHECK(e.fuses_casts);
+}
+
 TEST_CASE("what is wrong in a serving engine's file is told with its place") {
   std::string text = kSmall;
   text.replace(text.find("alltoall"), 8, "allgater");

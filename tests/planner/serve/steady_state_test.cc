@@ -48,6 +48,48 @@ TEST_CASE("clients beyond what fits wait for their turn") {
   CHECK(p.output_tokens_per_second / 1000 * life == Approx(400.0).epsilon(0.01));
 }
 
+TEST_CASE("a queue of one batch is filled, decoded to its end and empty") {
+  // 8 requests of 1,000 tokens, 4,096 tokens a step: 4 prompts go in, 4 more beside the decode of those, then all of
+  // the first lot end, then the second, a step later. `ideal` adds nothing of the host's.
+  const Machine machine = find_machine("h100-sxm-80gb");
+  ServeEngine engine = find_serve_engine("ideal", "--engine");
+  engine.max_sequences = 8;
+  engine.max_tokens = 4096 + 8;
+  StepTimes times(find_model("llama-3.1-8b"), machine, {}, engine, {});
+  ServeWorkload w{1000, 101, {}, {}, {}};
+  const double endless = aggregated(times, machine, w).output_tokens_per_second;
+  w.queued = 8;
+  const ServePrediction p = aggregated(times, machine, w);
+  const Seconds four = times.decode(4, 1050, {}).time, eight = times.decode(8, 1050, {}).time;
+  const Seconds run = 8 * p.prefill_added + 2 * four + 99 * eight;
+  CHECK(p.output_tokens_per_second == Approx(8 * 101 / run.value).epsilon(0.001));
+  // Three waves of eight, then one of a single request: the tail costs nearly what a full wave does.
+  w.queued = 24;
+  const double whole = aggregated(times, machine, w).output_tokens_per_second;
+  w.queued = 25;
+  CHECK(aggregated(times, machine, w).output_tokens_per_second < 0.9 * whole);
+  // A long queue is what never ends.
+  w.queued = 8000;
+  CHECK(aggregated(times, machine, w).output_tokens_per_second == Approx(endless).epsilon(0.05));
+}
+
+TEST_CASE("an engine that is sized for its load holds what fits, and a steady run's tokens a step") {
+  const Machine machine = find_machine("h100-sxm-80gb");
+  ServeEngine engine = find_serve_engine("tensorrt-llm-0", "--engine");
+  engine.offline_size = SizedToLoad{100, 300, 2000};
+  const auto sized = [&](std::int64_t isl, std::int64_t osl) {
+    StepTimes times(find_model("llama-3.1-8b"), machine, {}, engine, {});
+    const ServeWorkload w{isl, osl, {}, {}, {}};
+    times.size_to_load(machine, w);
+    CHECK(times.memory(machine, w).largest_batch == 100);
+    CHECK(times.engine().max_sequences == 100);
+    return times.engine().max_tokens;
+  };
+  CHECK(sized(500, 100) == 600);    // 100 x (1 + 500 / 100)
+  CHECK(sized(100, 100) == 300);    // 200, but no fewer
+  CHECK(sized(3000, 100) == 2000);  // 3,100, but no more
+}
+
 TEST_CASE("more clients: more tokens of all, fewer of each") {
   double all = 0, each = INFINITY;
   for (const std::int64_t clients : {1, 2, 4, 8, 16, 32, 64, 128}) {
