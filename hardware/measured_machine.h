@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "hardware/calibration.h"
 #include "hardware/kernel_table.h"
 #include "hardware/machine.h"
 
@@ -31,6 +32,7 @@ class Measurements {
 struct MeasuredMachine {
   Machine machine;
   std::shared_ptr<const Measurements> measurements;
+  Calibration calibration = {};  ///< of runs on it (calibration.h)
 };
 
 /// A folder with what a machine is and what was measured on it: `machine.yaml` (see catalog/*.yaml), and for each

@@ -60,11 +60,16 @@ std::size_t MeasuredTimes::SlotsHash::operator()(const KernelSlots& slots) const
 }
 
 MeasuredTimes::MeasuredTimes(const Machine& machine, std::shared_ptr<const Measurements> measurements,
-                             std::shared_ptr<const Measurements> carried)
-    : machine_(machine), measurements_(std::move(measurements)) {
+                             std::shared_ptr<const Measurements> carried, Calibration calibration)
+    : machine_(machine), measurements_(std::move(measurements)), calibration_(std::move(calibration)) {
   machine_.measured = nullptr;
   machine_.sustained = {};  // what was measured is no long run
   if (carried) carried_ = std::make_unique<const MeasuredTimes>(machine_, std::move(carried));
+}
+
+std::shared_ptr<const MeasuredTimes> MeasuredTimes::calibrated(Calibration calibration) const {
+  return std::make_shared<const MeasuredTimes>(machine_, measurements_, carried_ ? carried_->measurements_ : nullptr,
+                                               std::move(calibration));
 }
 
 const KernelIndex& MeasuredTimes::index(KernelFamily family) const {
@@ -88,11 +93,17 @@ const CollectiveTimes& MeasuredTimes::collectives() const {
 }
 
 std::optional<KernelCost> MeasuredTimes::find(const KernelSpec& spec) const {
+  std::optional<KernelCost> cost = find_remembered(spec);
+  if (cost) cost->time = calibration_.factor(family_of(spec)) * cost->time;
+  return cost;
+}
+
+std::optional<KernelCost> MeasuredTimes::find_remembered(const KernelSpec& spec) const {
   const KernelFamily family = family_of(spec);
   if (const auto* collective = std::get_if<CollectiveSpec>(&spec); collective && table(family).size() > 0)
     return collectives().read(*collective);
   if (table(family).size() == 0 && !carried_)
-    return grouped(spec) ? find(as_batch(*grouped(spec))) : std::optional<KernelCost>();
+    return grouped(spec) ? find_remembered(as_batch(*grouped(spec))) : std::optional<KernelCost>();
   const KernelSlots slots = to_slots(spec);
   Memory& memory = memories_[static_cast<std::size_t>(family)][SlotsHash()(slots) % kMemories];
   {
@@ -166,10 +177,13 @@ Seconds MeasuredTimes::least_backward(const AttentionSpec& spec) const {
 }
 
 MeasuredTimes::Least MeasuredTimes::steady_time(const KernelSpec& spec) const {
-  const Least least = own_steady_time(spec);
-  if (!carried_) return least;
-  const Least carried = carried_->own_steady_time(spec);
-  return {std::min(least.time, carried.time), least.curves_too && carried.curves_too};
+  Least least = own_steady_time(spec);
+  if (carried_) {
+    const Least carried = carried_->own_steady_time(spec);
+    least = {std::min(least.time, carried.time), least.curves_too && carried.curves_too};
+  }
+  least.time = calibration_.factor(family_of(spec)) * least.time;
+  return least;
 }
 
 MeasuredTimes::Least MeasuredTimes::own_steady_time(const KernelSpec& spec) const {
@@ -206,7 +220,9 @@ MeasuredTimes::Least MeasuredTimes::own_steady_time(const KernelSpec& spec) cons
 
 std::optional<double> MeasuredTimes::least_slope(const CollectiveSpec& spec) const {
   if (table(KernelFamily::collective).size() == 0) return std::nullopt;
-  return collectives().least_slope(spec);
+  std::optional<double> slope = collectives().least_slope(spec);
+  if (slope) *slope *= calibration_.factor(KernelFamily::collective);
+  return slope;
 }
 
 }  // namespace shardwright

@@ -6,6 +6,7 @@
 #include <optional>
 #include <unordered_map>
 
+#include "hardware/calibration.h"
 #include "hardware/curve_times.h"
 #include "hardware/kernel_index.h"
 #include "hardware/machine.h"
@@ -23,12 +24,15 @@ namespace shardwright {
 ///                 And what was measured on another machine of the same chip, where this one's own tables have nothing
 ///                 nearer (carried_over.h)
 ///   nothing       nothing alike was measured: ask the datasheet
+/// Answers are as long as runs found those of their family to be (calibration.h).
 /// Indices are made when a family is first asked. What was asked is remembered. Any number of threads may ask.
 class MeasuredTimes {
  public:
   /// `machine` is copied, without its own measurements. `carried`: those of another machine, carried over to this one.
   MeasuredTimes(const Machine& machine, std::shared_ptr<const Measurements> measurements,
-                std::shared_ptr<const Measurements> carried = nullptr);
+                std::shared_ptr<const Measurements> carried = nullptr, Calibration calibration = {});
+  /// The same measurements with another calibration.
+  std::shared_ptr<const MeasuredTimes> calibrated(Calibration calibration) const;
   MeasuredTimes(const MeasuredTimes&) = delete;
 
   std::optional<KernelCost> find(const KernelSpec& spec) const;
@@ -45,6 +49,7 @@ class MeasuredTimes {
   std::optional<double> least_slope(const CollectiveSpec& spec) const;
 
   const Machine& machine() const { return machine_; }
+  const Calibration& calibration() const { return calibration_; }
   const Measurements& measurements() const { return *measurements_; }
   /// Of gemm, attention, moe_layer.
   const KernelIndex& index(KernelFamily family) const;
@@ -67,6 +72,7 @@ class MeasuredTimes {
 
   const KernelTable& table(KernelFamily family) const { return measurements_->table(family); }
   const CurveTimes& curves(KernelFamily family) const;
+  std::optional<KernelCost> find_remembered(const KernelSpec& spec) const;
   std::optional<KernelCost> find_anew(const KernelSpec& spec) const;
   std::optional<KernelCost> find_own(const KernelSpec& spec) const;
   Least own_steady_time(const KernelSpec& spec) const;
@@ -79,6 +85,7 @@ class MeasuredTimes {
   Machine machine_;
   std::shared_ptr<const Measurements> measurements_;
   std::unique_ptr<const MeasuredTimes> carried_;
+  Calibration calibration_;
   mutable std::array<Lazy<KernelIndex>, kKernelFamilies> indices_;
   mutable std::array<Lazy<CurveTimes>, kKernelFamilies> curves_;
   mutable Lazy<CollectiveTimes> collectives_;

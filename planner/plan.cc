@@ -6,6 +6,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "hardware/measured_times.h"
 #include "planner/pipeline_shape.h"
 #include "planner/search.h"
 
@@ -210,6 +211,7 @@ PlanResult empty_result(const PlanRequest& request) {
   r.engine = request.engine.name;
   r.gpus = request.gpus;
   r.workload = request.workload;
+  if (request.machine.measured) r.calibration = request.machine.measured->calibration();
   r.precision = request.precision;
   return r;
 }

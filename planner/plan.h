@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "hardware/calibration.h"
 #include "hardware/machine.h"
 #include "hardware/measurements.h"
 #include "hardware/quantities.h"
@@ -126,7 +127,8 @@ struct UnmeasuredKernel {
 struct PlanResult {
   std::string model, machine, engine;
   std::int64_t gpus = 0;
-  Workload workload;  ///< formats as used
+  Workload workload;        ///< formats as used
+  Calibration calibration;  ///< of what was measured on the machine
   DataType precision = DataType::bf16;
   bool is_estimate = false;
   SearchSummary search;             ///< of a plan only

@@ -117,7 +117,7 @@ std::string estimate_text(const PlanRequest& request, const PlanResult& result, 
   if (p.stages.size() > 1) text += "\n" + stages_text(p, style);
   text += load_text(request, plan.layout, style);
   if (detail) text += "\n" + detail_text(p, *detail, style);
-  return text + "\n" + source_text(p, style);
+  return text + "\n" + source_text(p, result.calibration, style);
 }
 
 }  // namespace shardwright

@@ -348,7 +348,7 @@ std::string explain_text(const PlanRequest& request, const Explanation& e, const
   }
   text += against_text(e) + changes_text(request, e, asked, style) + what_ifs_text(e, style);
   if (operators && plan.prediction) text += "\n" + operators_text(e, style);
-  return plan.prediction ? text + "\n" + source_text(*plan.prediction, style) : text;
+  return plan.prediction ? text + "\n" + source_text(*plan.prediction, e.asked.calibration, style) : text;
 }
 
 }  // namespace shardwright

@@ -425,6 +425,17 @@ Json machine_json(const Machine& machine) {
   return json;
 }
 
+Json calibrated_json(const FamilyCalibration& f) {
+  Json json;
+  json["family"] = name_of(f.family);
+  put(json, "factor", f.factor);
+  json["operators"] = f.operators;
+  json["date"] = f.date;
+  put(json, "median_error_before", f.error_before);
+  put(json, "median_error_after", f.error_after);
+  return json;
+}
+
 /// Of `plan` and `estimate`.
 Json plan_json(const PlanResult& result) {
   Json json = top("plan_result");
@@ -433,6 +444,8 @@ Json plan_json(const PlanResult& result) {
   json["engine"] = result.engine;
   json["gpus"] = result.gpus;
   json["workload"] = workload_json(result);
+  if (!result.calibration.families().empty())
+    json["calibration"] = list_of(result.calibration.families(), calibrated_json);
   if (!result.is_estimate) json["search"] = search_json(result.search);
   const std::int64_t global_batch = result.workload.global_batch;
   json["plans"] = list_json(result.plans, global_batch, true);
@@ -692,6 +705,24 @@ Json trial_operator_json(const TrialOperator& o) {
   put(json, "calls", o.calls);
   if (o.calls > 0) put(json, "measured_seconds", o.measured.value);
   if (o.predicted) put(json, "predicted_seconds", o.predicted->value);
+  if (o.family) json["family"] = name_of(*o.family);
+  return json;
+}
+
+Json calibration_json(const CalibrationReport& report) {
+  Json json;
+  json["written"] = report.refused.empty() && !report.run.found.empty();
+  if (!report.refused.empty()) json["refused"] = report.refused;
+  json["families"] = list_of(report.run.found, calibrated_json);
+  json["ranking"] = list_of(report.run.ranking, [](const RankedTwice& r) {
+    Json row;
+    row["layout_text"] = to_string(r.layout);
+    row["rank_before"] = r.rank_before;
+    row["rank_after"] = r.rank_after;
+    put(row, "step_seconds_before", r.before.value);
+    put(row, "step_seconds_after", r.after.value);
+    return row;
+  });
   return json;
 }
 
@@ -784,6 +815,7 @@ std::string trial_json(const TrialReport& report) {
   json["measured"] = measured_json(report);
   json["operators"] = list_of(t.operators, trial_operator_json);
   put(json, "loss", t.loss);
+  if (report.calibration) json["calibration"] = calibration_json(*report.calibration);
   if (t.inference) json["inference"] = inference_json(*t.inference);
   return text_of(json);
 }

@@ -347,7 +347,7 @@ std::string plan_table(const PlanRequest& request, const PlanResult& result, con
   if (result.run) text += run_text(*result.run, result.gpus, style) + "\n";
   if (detail) text += detail_text(best, *detail, style) + "\n";
   text += search_text(result.search, true, style) + rejected_layouts_text(result.rejected, style);
-  text += (result.rejected.empty() ? "" : "\n") + source_text(best, style) + "\n";
+  text += (result.rejected.empty() ? "" : "\n") + source_text(best, result.calibration, style) + "\n";
   text += "#1 in detail:\n" + estimate_command(request, result, asked, plans[0], style);
   return text;
 }

@@ -256,7 +256,7 @@ std::string worst_stage_text(const Prediction& p, const Machine& machine, const 
   return text;
 }
 
-std::string source_text(const Prediction& p, const TableStyle& style) {
+std::string source_text(const Prediction& p, const Calibration& calibration, const TableStyle& style) {
   std::vector<std::string> shares;
   for (std::size_t i = 0; i < p.source_share.size(); ++i) {
     if (p.source_share[i] < 0.0005) continue;
@@ -268,8 +268,10 @@ std::string source_text(const Prediction& p, const TableStyle& style) {
       nothing_measured
           ? std::string("all times from the datasheet and efficiency curves; no kernel of this machine was measured")
           : fmt::format("times are {}", fmt::join(shares, ", "));
-  return wrapped(fmt::format("Confidence: {}. In 80 % of cases the step is less than {} off. Source: {}.",
-                             confidence(p), percent(error, 0), sources),
+  const std::string calibrated =
+      calibration.families().empty() ? "" : fmt::format(" Calibrated by runs: {}.", to_string(calibration));
+  return wrapped(fmt::format("Confidence: {}. In 80 % of cases the step is less than {} off. Source: {}.{}",
+                             confidence(p), percent(error, 0), sources, calibrated),
                  style.width);
 }
 

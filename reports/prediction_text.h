@@ -26,7 +26,7 @@ std::string step_text(const Prediction& prediction, const std::string& title, co
 std::string worst_stage_text(const Prediction& prediction, const Machine& machine, const TableStyle& style);
 
 /// Where the numbers come from and how wrong they may be.
-std::string source_text(const Prediction& prediction, const TableStyle& style);
+std::string source_text(const Prediction& prediction, const Calibration& calibration, const TableStyle& style);
 
 /// "7 + 14 x 8 + 7": layers of each stage, from the first; "" for an impossible layout, which has none.
 std::string layers_text(const Layout& layout);

@@ -94,6 +94,31 @@ std::string inference_text(const InferenceTrial& t, const TableStyle& style) {
              t.prompt, t.sequences, with_unit(t.prefill), t.tokens, with_unit(t.decode), with_unit(t.peak));
 }
 
+std::string calibration_text(const CalibrationReport& report, const TableStyle& style) {
+  std::string text = bold("Calibration of the measured machine", style) + "\n";
+  if (!report.refused.empty()) return text + wrapped("Not calibrated: " + report.refused + ".", style.width);
+  TextTable families({{"family", TextTable::Align::left},
+                      {"operators"},
+                      {"takes, of what was measured"},
+                      {"median error"},
+                      {"calibrated"}});
+  for (const FamilyCalibration& f : report.run.found)
+    families.add_row({std::string(name_of(f.family)), std::to_string(f.operators), fmt::format("x {:.3f}", f.factor),
+                      percent(f.error_before), percent(f.error_after)});
+  for (const std::string& line : families.lines(2)) text += line + "\n";
+  for (const KernelFamily family : report.run.too_few)
+    text += wrapped(fmt::format("{}: left alone, it has fewer than {} operators.", name_of(family), kFewestCalibrated),
+                    style.width);
+  if (!report.run.found.empty()) text += fmt::format("written to {}\n", report.file);
+  text += "\n" + bold("Layouts of the plan's question, before and with it", style) + "\n";
+  TextTable ranking({{"now"}, {"before"}, {"step"}, {"before"}, {"layout", TextTable::Align::left}});
+  for (const RankedTwice& r : report.run.ranking)
+    ranking.add_row({std::to_string(r.rank_after), std::to_string(r.rank_before), with_unit(r.after),
+                     with_unit(r.before), to_string(r.layout)});
+  for (const std::string& line : ranking.lines(2)) text += line + "\n";
+  return text;
+}
+
 }  // namespace
 
 std::string trial_text(const TrialReport& report, const TableStyle& style) {
@@ -110,6 +135,7 @@ std::string trial_text(const TrialReport& report, const TableStyle& style) {
     text += fmt::format(", {} of them void; the first: {}", voids, first->fault);
   }
   text += "\n\n" + parts_table(report, style) + "\n" + operators_table(t, style) + "\n" + memory_table(report, style);
+  if (report.calibration) text += "\n" + calibration_text(*report.calibration, style);
   if (t.inference) text += "\n" + inference_text(*t.inference, style);
   return text;
 }

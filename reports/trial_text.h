@@ -1,13 +1,22 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "planner/plan.h"
+#include "profiler/execute/calibrate.h"
 #include "profiler/execute/trial.h"
 #include "reports/format.h"
 
 namespace shardwright {
+
+/// What a run told the folder of its machine.
+struct CalibrationReport {
+  std::string file;     ///< that was written, where `run` found something
+  std::string refused;  ///< "", or why the run tells nothing
+  CalibratedRun run;
+};
 
 /// A plan that was run, beside its price as the executor's.
 struct TrialReport {
@@ -16,6 +25,7 @@ struct TrialReport {
   std::uint64_t seed = 1;
   std::string digest;  ///< of its graph; "" where the plan had none
   int cores = 0, watched_stage = 0;
+  std::optional<CalibrationReport> calibration = {};  ///< where it was asked for
 };
 
 std::string trial_text(const TrialReport& report, const TableStyle& style);

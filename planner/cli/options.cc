@@ -92,12 +92,19 @@ std::shared_ptr<const MeasuredTimes> read_all_measurements(const Arguments& argu
                                  shown(*arguments.find("--measurements")), added->machine.name, machine.name));
   }
   Measurements own;
-  if (!folder.empty()) own = read_measurements(folder);
+  Calibration calibration;
+  if (!folder.empty()) {
+    own = read_measurements(folder);
+    calibration = read_calibration(folder);
+  }
+  if (its_own)
+    for (const FamilyCalibration& found : added->calibration.families()) calibration.set(found);
   if (its_own) own.add(*added->measurements);
   std::shared_ptr<const Measurements> carried;
   if (added && !its_own)
     carried = std::make_shared<const Measurements>(carried_over(*added->measurements, added->machine, machine));
-  return std::make_shared<const MeasuredTimes>(machine, std::make_shared<const Measurements>(std::move(own)), carried);
+  return std::make_shared<const MeasuredTimes>(machine, std::make_shared<const Measurements>(std::move(own)), carried,
+                                               std::move(calibration));
 }
 
 double positive_number(const std::string& flag, const std::string& text, double high) {
@@ -185,7 +192,14 @@ std::optional<MeasuredMachine> read_measured_machine(const Arguments& arguments)
   const std::optional<std::string> folder = arguments.find("--measurements");
   if (!folder) return std::nullopt;
   const Machine machine = read_machine(YamlCursor::open(machine_file_in(*folder)));
-  return MeasuredMachine{machine, std::make_shared<const Measurements>(read_measurements(*folder))};
+  return MeasuredMachine{machine, std::make_shared<const Measurements>(read_measurements(*folder)),
+                         read_calibration(*folder)};
+}
+
+std::string own_measured_folder(const Arguments& arguments, const Machine& machine) {
+  if (const auto folder = arguments.find("--measurements"))
+    if (read_machine(YamlCursor::open(machine_file_in(*folder))).name == machine.name) return *folder;
+  return measured_folder_of(arguments.positionals[1]);
 }
 
 Option trace_option() {

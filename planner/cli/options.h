@@ -34,8 +34,11 @@ PlanRequest read_question(const Arguments& arguments);
 Option measurements_option();
 std::optional<MeasuredMachine> read_measured_machine(const Arguments& arguments);
 
-/// Those of MACHINE, where it is a folder, and of --measurements; null where there are none. Throws InputError.
+/// Those of MACHINE, where it is a folder, and of --measurements, with their calibration (of both, the latter's); null
+/// where there are none. Throws InputError.
 std::shared_ptr<const MeasuredTimes> read_all_measurements(const Arguments& arguments, const Machine& machine);
+/// The folder of the two that has those of this very machine, --measurements first; "" of neither. Throws InputError.
+std::string own_measured_folder(const Arguments& arguments, const Machine& machine);
 
 /// --trace FILE, and what it asks for: the first layout's step, where there is one that can be computed.
 Option trace_option();

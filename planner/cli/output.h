@@ -38,6 +38,9 @@ void write_answer(const Arguments& arguments, const std::string& text, const std
 /// 80 columns, 120 on a terminal that has them; colour where stdout is a terminal that has it and NO_COLOR is not set.
 TableStyle stdout_style();
 
+/// "2026-11-23", of this day at Greenwich.
+std::string today();
+
 /// How far long work has come: takes the place of what it said before. To stderr, and only where that is a terminal:
 /// this process's, or, with SHARDWRIGHT_TERMINAL in the environment, that of the one which started it as a rank.
 void progress(const std::string& line);

@@ -70,6 +70,7 @@ PlanToRun read_plan(const std::string& path, const Arguments& arguments) {
   asked.positionals = {request.model.name, top.at("machine").text()};
   if (const auto folder = arguments.find("--measurements")) asked.options["--measurements"] = *folder;
   request.machine.measured = read_all_measurements(asked, request.machine);
+  run.measured_folder = own_measured_folder(asked, request.machine);
   request.pins = parse_layout(plan.at("layout_text").text(), path);
   request.pins.overlap_on = {};
   request.pins.overlap_off = Overlaps::all();

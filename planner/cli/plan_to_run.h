@@ -18,7 +18,8 @@ struct PlanToRun {
   PlanRequest request;
   PlanResult priced;  ///< an estimate; its first plan has a prediction
   std::uint64_t seed = 1;
-  std::string digest;  ///< of its graph; "" where the file has none
+  std::string digest;           ///< of its graph; "" where the file has none
+  std::string measured_folder;  ///< with what was measured on its machine; "" where nothing was
 };
 /// A file of --plan, or of --json of `plan` or `estimate`. Throws InputError: what cannot be run, and a plan whose
 /// graph this program makes otherwise.

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
-#include <ctime>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -192,14 +191,6 @@ std::string progress_text(const ProfileProgress& p) {
   const double left = p.taken.value / static_cast<double>(p.done) * static_cast<double>(p.all - p.done);
   return text +
          (left < 90 ? fmt::format(", about {:.0f} s left", left) : fmt::format(", about {:.0f} min left", left / 60));
-}
-
-std::string today() {
-  const std::time_t now = std::time(nullptr);
-  std::tm parts = {};
-  gmtime_r(&now, &parts);
-  std::array<char, 16> text = {};
-  return {text.data(), std::strftime(text.data(), text.size(), "%Y-%m-%d", &parts)};
 }
 
 /// What is measured: a core a rank, or a GPU.

@@ -22,6 +22,7 @@
 #include "planner/cli/plan_to_run.h"
 #include "planner/cli/run_plan.h"
 #include "planner/pricer.h"
+#include "profiler/execute/calibrate.h"
 #include "profiler/execute/supervisor.h"
 #include "profiler/execute/trial.h"
 #include "reports/json.h"
@@ -57,6 +58,8 @@ Prepared prepare(const std::string& path, const Arguments& arguments) {
   if (const auto given = arguments.find("--ranks"))
     if (const std::int64_t n = whole_number("--ranks", *given, 1, 1 << 20); n != ranks)
       throw InputError(fmt::format("--ranks: the plan is for {} ranks, got {}", ranks, n));
+  if (arguments.has("--calibrate") && plan.measured_folder.empty())
+    throw InputError("--calibrate: needs a machine that was measured: plan for the folder of shardwright profile");
   const std::string backend = read_backend(arguments);
   if (backend == "cuda") check_gpus(static_cast<int>(ranks));
   Pricer pricer(plan.request);
@@ -78,45 +81,64 @@ Prepared prepare(const std::string& path, const Arguments& arguments) {
   } catch (const std::invalid_argument& e) { throw InputError(path + ": cannot be run: " + e.what()); }
 }
 
+/// Tells the machine's folder what the trial says of it.
+CalibrationReport calibrate_folder(const Prepared& p, const Trial& trial) {
+  CalibrationReport report;
+  report.file = calibration_file_in(p.plan.measured_folder);
+  if (trial.checked && trial.difference.relative >= kEqualTolerance) report.refused = "the run was not right";
+  if (!trial.step) report.refused = "all of its rounds are void";
+  if (!report.refused.empty()) return report;
+  const Layout& layout = p.plan.priced.plans[0].layout;
+  report.run = calibrate(p.plan.request, layout, p.question.watched_stage, trial, today());
+  if (!report.run.found.empty()) write_file(report.file, to_yaml(report.run.calibration));
+  return report;
+}
+
 int answer(const Prepared& p, Trial trial, const Arguments& arguments) {
   trial.not_checked = p.not_checked;
   Pricer pricer(p.plan.request);
   add_predictions(trial, pricer.operator_times(p.plan.priced.plans[0].layout, p.question.watched_stage));
+  std::optional<CalibrationReport> calibration;
+  if (arguments.has("--calibrate")) calibration = calibrate_folder(p, trial);
   const TrialReport report = {p.plan.priced,
                               std::move(trial),
                               p.plan.seed,
                               p.plan.digest,
                               static_cast<int>(std::thread::hardware_concurrency()),
-                              p.question.watched_stage};
+                              p.question.watched_stage,
+                              std::move(calibration)};
   write_answer(arguments, trial_text(report, stdout_style()), trial_json(report));
   const bool equal = !report.trial.checked || report.trial.difference.relative < kEqualTolerance;
   const auto& inference = report.trial.inference;
   const bool answers = !inference || !inference->checked || inference->difference.relative < kEqualTolerance;
-  return equal && answers ? kDone : kNothingFits;
+  const bool calibrated = !report.calibration || report.calibration->refused.empty();
+  return equal && answers && calibrated ? kDone : kNothingFits;
 }
 
-Trial run_here(const Prepared& p, Communicator& world, const std::vector<StepResult>* one_rank, StatusBoard* board) {
-  if (p.question.backend != "cuda") return run_trial(p.programme, world, p.question, one_rank, steady_clock(), board);
+Trial run_here(const Prepared& p, Communicator& world, OneRank one_rank, StatusBoard* board) {
+  if (p.question.backend != "cuda")
+    return run_trial(p.programme, world, p.question, std::move(one_rank), steady_clock(), board);
   const int gpus = cuda::library().gpus();
   const auto gpu = cuda::library().open(is_mpi_rank() ? cuda::gpu_of_rank(gpus) : world.rank());
   const auto ranks = gpu->communicator(world);
   TrialQuestion question = p.question;
   question.operators = &gpu->operators();
   question.device_memory = [&] { return gpu->taken(); };
-  return run_trial(p.programme, *ranks, question, one_rank, steady_clock(), board);
+  return run_trial(p.programme, *ranks, question, std::move(one_rank), steady_clock(), board);
 }
 
-std::vector<StepResult> reference_of(const Prepared& p) {
-  if (!p.not_checked.empty()) return {};
-  return run_on_one_rank(p.programme, p.question.options, 2);
+OneRank reference_of(const Prepared& p) {
+  if (!p.not_checked.empty()) return nullptr;
+  return std::make_shared<const std::vector<StepResult>>(run_on_one_rank(p.programme, p.question.options, 2));
 }
 
 int run_as_threads(const Prepared& p, const Arguments& arguments) {
-  const std::vector<StepResult> one_rank = reference_of(p);
+  const auto ranks = static_cast<std::size_t>(p.programme.ranks());
+  std::vector<OneRank> one_rank(ranks, reference_of(p));  // each lets go of its own
   Trial trial;
   try {
     run_on_threads(static_cast<int>(p.programme.ranks()), [&](Communicator& world) {
-      Trial found = run_here(p, world, one_rank.empty() ? nullptr : &one_rank, nullptr);
+      Trial found = run_here(p, world, std::move(one_rank[static_cast<std::size_t>(world.rank())]), nullptr);
       if (world.rank() == 0) trial = std::move(found);
     });
   } catch (const std::runtime_error& e) { fail(e.what()); }
@@ -133,15 +155,14 @@ int run_as_rank(const Prepared& p, const Arguments& arguments) {
     return kInputWrong;
   }
   std::unique_ptr<StatusBoard> board;
-  if (const char* path = std::getenv(kBoardVariable)) {
-    board = std::make_unique<StatusBoard>(StatusBoard::open(path));
-    board->be(world->rank());
-  }
   int code = kDone;
   try {
-    if (board) board->doing("the proof's reference on one rank");
-    const std::vector<StepResult> one_rank = reference_of(p);
-    Trial trial = run_here(p, *world, one_rank.empty() ? nullptr : &one_rank, board.get());
+    if (const char* path = std::getenv(kBoardVariable)) {
+      board = std::make_unique<StatusBoard>(StatusBoard::open(path));
+      board->be(world->rank());
+      board->doing("the proof's reference on one rank");
+    }
+    Trial trial = run_here(p, *world, reference_of(p), board.get());
     if (world->rank() == 0) code = answer(p, std::move(trial), arguments);
   } catch (const std::exception& e) {
     // Where somebody watches, that one tells and ends all.
@@ -201,7 +222,7 @@ std::vector<Option> run_at_once_options() {
 int run_at_once(const Arguments& arguments, const PlanRequest& request, const PlanResult& result) {
   Arguments of_run;
   for (const char* option :
-       {"--backend", "--ranks", "--steps", "--decode", "--communicator", "--measurements", "--threads"})
+       {"--backend", "--ranks", "--steps", "--decode", "--calibrate", "--communicator", "--measurements", "--threads"})
     if (const auto value = arguments.find(option)) of_run.options[option] = *value;
   if (const auto trial = arguments.find("--trial")) of_run.options["--json"] = *trial;
   if (const auto plan = arguments.find("--plan")) return run_plan(*plan, of_run);
@@ -225,6 +246,7 @@ std::vector<Option> running_options() {
           {"--ranks", "N", "ranks of this machine: as many as the plan has"},
           {"--steps", "K", "rounds that are timed (default 5)"},
           {"--decode", "N", "then prefill a prompt and decode N tokens"},
+          {"--calibrate", "", "tell the measured machine how long its kernels took"},
           {"--communicator",
            "NAME",
            "mpi or threads (default: mpi where it is found)",

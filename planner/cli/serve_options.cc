@@ -38,12 +38,12 @@ constexpr std::array<const char*, 17> kOfServing = {"--isl",
                                                     "--slo",
                                                     "--cached-prefix",
                                                     "--phase"};
-constexpr std::array<const char*, 24> kOfTraining = {
+constexpr std::array<const char*, 25> kOfTraining = {
     "--train",           "--sequence-length", "--global-batch",  "--cuda-graphs", "--expert-load",
     "--capacity-factor", "--tokens",          "--experiments",   "--mtbf-hours",  "--checkpoint-seconds",
     "--storage-gbps",    "--restart-seconds", "--deadline-days", "--budget",      "--longest-sequence",
     "--trace",           "--unmeasured",      "--plan",          "--run",         "--trial",
-    "--ranks",           "--steps",           "--communicator",  "--schedules"};
+    "--ranks",           "--steps",           "--communicator",  "--schedules",    "--calibrate"};
 
 template <typename Format, std::size_t n, typename Named>
 Format read_format(const Arguments& arguments, const char* flag, const std::array<Format, n>& all, Format otherwise,

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,9 @@ struct StepResult {
   double loss = 0;
   std::map<std::string, std::vector<double>> gradients, weights;
 };
+
+/// What one rank's steps left, for proofs; gone when the last rank has let go of it.
+using OneRank = std::shared_ptr<const std::vector<StepResult>>;
 
 /// The first `steps` steps of the same run on one rank, with the reference operators.
 std::vector<StepResult> run_on_one_rank(const Programme& programme, const RunOptions& options, int steps);

@@ -126,7 +126,7 @@ void StatusBoard::doing(const std::string& what) {
 }
 
 void StatusBoard::end(State state, const std::string& message) {
-  if (!mine_) return;
+  if (!mine_ || mine_->state != static_cast<std::int32_t>(State::running)) return;
   write(mine_->message, message);
   mine_->state = static_cast<std::int32_t>(state);
 }

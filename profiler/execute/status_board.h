@@ -36,6 +36,7 @@ class StatusBoard {
   /// This process is that rank from now on, and says that it lives every 50 ms until this is deleted.
   void be(int rank);
   void doing(const std::string& what);
+  /// The first end counts: where it failed there, not what came of it.
   void end(State state, const std::string& message);
 
  private:

@@ -20,11 +20,14 @@ struct TrialOperator {
   double calls = 0;
   Seconds measured;
   std::optional<Seconds> predicted;
+  std::optional<KernelFamily> family = {};  ///< where it is predicted
 };
 
 /// Where a step of one rank goes.
 struct TrialParts {
   Seconds compute, communication, bubble, optimizer, other;  ///< bubble: waiting for other stages; other: between them
+  Seconds total() const { return compute + communication + bubble + optimizer + other; }
+  TrialParts& operator+=(const TrialParts& more);
 };
 
 struct TrialRound {
@@ -54,7 +57,7 @@ struct Trial {
   std::vector<TrialOperator> operators;
   struct Peak {
     Bytes allocated;  ///< the executor's own
-    Bytes resident;   ///< of the process, or of its device: everything
+    Bytes resident;   ///< of the process, or of its device: everything but what the proof needed
   };
   std::vector<Peak> peaks;  ///< by stage, the worst of its ranks
   std::string communicator, backend;
@@ -85,9 +88,10 @@ void add_predictions(Trial& trial, const std::vector<OperatorTime>& predicted);
 /// "" or why equality is not checked.
 std::string too_large_to_check(const Programme& programme);
 
-/// Proves equality over two steps where `one_rank` is given, then times. Collective; the answer is rank 0's. A failure
+/// Proves equality over two steps where `one_rank` is given, lets go of it, then times. Collective; the answer is rank
+/// 0's. A failure
 /// is thrown again as a std::runtime_error that names this rank and its operator; `board` may be null.
-Trial run_trial(const Programme& programme, Communicator& world, const TrialQuestion& question,
-                const std::vector<StepResult>* one_rank, Clock& clock, StatusBoard* board);
+Trial run_trial(const Programme& programme, Communicator& world, const TrialQuestion& question, OneRank one_rank,
+                Clock& clock, StatusBoard* board);
 
 }  // namespace shardwright

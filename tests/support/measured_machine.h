@@ -26,7 +26,7 @@ inline KernelTable table_of(KernelFamily family, const std::vector<std::pair<Ker
 
 /// A machine of which everything was measured, at random sizes and badly: its curves' times, each by up to a half more
 /// or a third less.
-inline Machine badly_measured(const Machine& machine, unsigned seed) {
+inline Machine badly_measured(const Machine& machine, unsigned seed, DataType type = DataType::bf16) {
   std::mt19937 random(seed);
   const auto size = [&](double most) {
     const double share = static_cast<double>(random() % 1000) / 1000;
@@ -35,9 +35,10 @@ inline Machine badly_measured(const Machine& machine, unsigned seed) {
   const auto off = [&] { return std::exp(0.8 * (static_cast<double>(random() % 1000) / 1000 - 0.5)); };
   std::vector<std::pair<KernelSpec, double>> gemms, attentions, passes, collectives;
   for (int i = 0; i < 800; ++i) {
-    const GemmSpec gemm{.m = size(20000), .n = size(20000), .k = size(20000)};
+    const GemmSpec gemm{.m = size(20000), .n = size(20000), .k = size(20000), .type = type};
     gemms.push_back({gemm, off() * look_up(gemm, machine).time.value});
     AttentionSpec attention{.batch = size(16), .kv_heads = size(16)};
+    attention.type = type;
     attention.heads = attention.kv_heads * size(8);
     attention.query_length = attention.key_length = size(16384);
     attentions.push_back({attention, off() * look_up(attention, machine).time.value});
