@@ -18,6 +18,7 @@
 #include "planner/pricer.h"
 #include "planner/serve/validate_serving.h"
 #include "planner/validate_kernels.h"
+#include "planner/validate_trials.h"
 #include "planner/validation_summary.h"
 
 namespace shardwright {
@@ -409,10 +410,17 @@ std::optional<TimedStep> timed_step(const MeasuredRow& row, const Machines& mach
   return std::nullopt;
 }
 
-std::vector<MeasuredRow> read_rows(const std::vector<std::string>& files) {
+/// `trials`: what files of our own runs say; null where they are out of place.
+std::vector<MeasuredRow> read_rows(const std::vector<std::string>& files, std::vector<ValidationRow>* trials) {
   std::vector<MeasuredRow> rows;
   for (const std::string& file : files) {
-    MeasuredFile read = read_measured_rows(YamlCursor::open(file));
+    const YamlCursor top = file.ends_with(".json") ? YamlCursor::open_json(file) : YamlCursor::open(file);
+    if (trials && is_trial(top)) {
+      std::vector<ValidationRow> found = rows_of_trial(top);
+      std::move(found.begin(), found.end(), std::back_inserter(*trials));
+      continue;
+    }
+    MeasuredFile read = read_measured_rows(top);
     std::move(read.rows.begin(), read.rows.end(), std::back_inserter(rows));
   }
   return rows;
@@ -426,7 +434,7 @@ bool states_speed(const std::vector<std::string>& layout_assumed) {
 }
 
 std::vector<TimedStep> timed_steps(const std::vector<std::string>& files, int threads) {
-  const std::vector<MeasuredRow> rows = read_rows(files);
+  const std::vector<MeasuredRow> rows = read_rows(files, nullptr);
   const Machines machines({});
   std::vector<std::optional<TimedStep>> steps(rows.size());
   run_in_parallel(rows.size(), threads, [&](std::size_t i) { steps[i] = timed_step(rows[i], machines); });
@@ -438,12 +446,12 @@ std::vector<TimedStep> timed_steps(const std::vector<std::string>& files, int th
 
 Validation validate(const std::vector<std::string>& files, int threads,
                     const std::optional<MeasuredMachine>& measured) {
-  const std::vector<MeasuredRow> rows = read_rows(files);
+  Validation v;
+  const std::vector<MeasuredRow> rows = read_rows(files, &v.rows);
   const Machines machines(measured);
   std::vector<Outcome> outcomes(rows.size());
   run_in_parallel(rows.size(), threads, [&](std::size_t i) { outcomes[i] = predict(rows[i], machines); });
 
-  Validation v;
   for (Outcome& o : outcomes) {
     std::move(o.rows.begin(), o.rows.end(), std::back_inserter(v.rows));
     if (o.skipped) v.skipped.push_back(std::move(*o.skipped));

@@ -33,6 +33,7 @@ struct ValidationRow {
   std::string model = {};                   ///< inference: the name of its description
   std::string serving = {};                 ///< inference: kAggregated or kDisaggregated
   std::string layout = {};                  ///< as priced: to_string(Layout)
+  bool has_interval = true;                 ///< of its own: else the interval is the prediction alone
 };
 
 /// A row without a prediction. `reason` starts with one of these words; after ": " stands the detail.
@@ -55,7 +56,8 @@ struct ErrorSummary {
   int n = 0;
   double mean_absolute = 0, median_absolute = 0, p90_absolute = 0, signed_median = 0;
   std::string span = {};
-  int held = 0;  ///< of the n, those whose interval holds what was measured
+  int held = 0;              ///< of the n, those whose interval holds what was measured
+  int without_interval = 0;  ///< of the n
 };
 
 /// Relative errors of one metric of serving rows, of one engine: of all its models ("") or of one.
@@ -114,7 +116,8 @@ struct TimedStep {
 std::vector<TimedStep> timed_steps(const std::vector<std::string>& files, int threads);
 
 /// Predicts the rows of `files` (schema shardwright.measured/1). Every row id is in `rows` or in `skipped`. Rows of the
-/// machine that was `measured` are asked with its measurements. Throws InputError.
+/// machine that was `measured` are asked with its measurements, uncalibrated: others' engines are not ours. Files of
+/// our own runs bring their predictions along (validate_trials.h). Throws InputError.
 Validation validate(const std::vector<std::string>& files, int threads,
                     const std::optional<MeasuredMachine>& measured = {});
 

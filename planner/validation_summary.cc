@@ -43,7 +43,7 @@ double p90(std::vector<double> values) {
 
 /// Whether the interval holds what was measured.
 bool is_held(const ValidationRow& row) {
-  return row.measured && row.predicted_low <= *row.measured && *row.measured <= row.predicted_high;
+  return row.has_interval && row.measured && row.predicted_low <= *row.measured && *row.measured <= row.predicted_high;
 }
 
 std::vector<ErrorSummary> error_summaries(const std::vector<ValidationRow>& rows) {
@@ -52,7 +52,7 @@ std::vector<ErrorSummary> error_summaries(const std::vector<ValidationRow>& rows
     auto operator<=>(const Group&) const = default;
   };
   std::map<Group, std::vector<double>> errors;
-  std::map<Group, int> held;
+  std::map<Group, int> held, without_interval;
   for (const ValidationRow& row : rows) {
     const std::optional<double> error = has_layout(row) ? row.relative_error : row.time_error;
     if (!is_scored(row) || !error) continue;
@@ -61,6 +61,7 @@ std::vector<ErrorSummary> error_summaries(const std::vector<ValidationRow>& rows
     for (const Group& group : groups) {
       errors[group].push_back(*error);
       held[group] += is_held(row);
+      without_interval[group] += !row.has_interval;
     }
   }
   std::vector<ErrorSummary> result;
@@ -73,7 +74,7 @@ std::vector<ErrorSummary> error_summaries(const std::vector<ValidationRow>& rows
     }
     result.push_back({group.kind, group.metric, group.source, static_cast<int>(sizes.size()),
                       sum / static_cast<double>(sizes.size()), median(sizes), p90(sizes), median(signed_errors),
-                      group.span, held[group]});
+                      group.span, held[group], without_interval[group]});
   }
   return result;
 }
@@ -114,7 +115,7 @@ std::vector<IntervalSummary> interval_summaries(const std::vector<ValidationRow>
   };
   for (const ValidationRow& row : rows) {
     if (!is_scored(row)) continue;
-    if (!has_layout(row) && row.time_error) add(row);
+    if (!has_layout(row) && row.time_error && row.has_interval) add(row);
     if (!has_layout(row) || !row.relative_error || place_of(row.metric) == kSpeedMetrics.size()) continue;
     const ValidationRow*& best = steps[row.id];
     if (!best || place_of(row.metric) < place_of(best->metric)) best = &row;

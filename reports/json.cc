@@ -320,8 +320,10 @@ Json row_json(const ValidationRow& row) {
   json["metric"] = row.metric;
   put(json, "measured", row.measured);
   put(json, "predicted", row.predicted);
-  put(json, "predicted_low", row.predicted_low);
-  put(json, "predicted_high", row.predicted_high);
+  if (row.has_interval) {
+    put(json, "predicted_low", row.predicted_low);
+    put(json, "predicted_high", row.predicted_high);
+  }
   put(json, "relative_error", row.relative_error);
   put(json, "time_error", row.time_error);
   if (!row.span.empty()) json["span"] = row.span;
@@ -339,7 +341,8 @@ Json error_json(const ErrorSummary& summary) {
   put(json, "median_absolute", summary.median_absolute);
   put(json, "p90_absolute", summary.p90_absolute);
   put(json, "signed_median", summary.signed_median);
-  put(json, "in_interval", static_cast<double>(summary.held) / summary.n);
+  if (const int intervals = summary.n - summary.without_interval; intervals > 0)
+    put(json, "in_interval", static_cast<double>(summary.held) / intervals);
   return json;
 }
 

@@ -25,7 +25,7 @@ std::string first_line(const Validation& validation, const TableStyle& style) {
     if (!is_scored(row)) unscored.insert(row.id);
   }
   return wrapped(
-      fmt::format("{} rows predicted ({} of them suspect or of trust C, not scored), {} skipped; {} published numbers.",
+      fmt::format("{} rows predicted ({} of them suspect or of trust C, not scored), {} skipped; {} measured numbers.",
                   grouped(static_cast<std::int64_t>(rows.size())), grouped(static_cast<std::int64_t>(unscored.size())),
                   grouped(static_cast<std::int64_t>(validation.skipped.size())),
                   grouped(static_cast<std::int64_t>(validation.rows.size()))),
@@ -52,10 +52,11 @@ std::string errors_text(const Validation& validation, const TableStyle& style) {
     std::size_t end = begin;
     for (; end < all.size() && all[end].kind == all[begin].kind && all[end].metric == all[begin].metric; ++end) {
       const ErrorSummary& e = all[end];
+      const int intervals = e.n - e.without_interval;
       const std::string part = e.span.empty() ? e.source : e.span;
       table.add_row({part.empty() ? "all" : "  " + part, std::to_string(e.n), percent(e.mean_absolute),
                      percent(e.median_absolute), percent(e.p90_absolute), signed_percent(e.signed_median),
-                     percent(static_cast<double>(e.held) / e.n, 0)});
+                     intervals > 0 ? percent(static_cast<double>(e.held) / intervals, 0) : ""});
     }
     text += "\n" +
             bold(fmt::format("{}: {}, relative error{}", all[begin].kind, all[begin].metric,
@@ -104,10 +105,12 @@ std::string intervals_text(const Validation& validation, const TableStyle& style
   return text;
 }
 
-/// Ranking and out of memory; nothing where kernels and collectives alone were asked.
+/// Ranking and out of memory; nothing where no layouts were asked.
 std::string layouts_text(const Validation& validation, const TableStyle& style) {
-  const auto is_kernel = [](const ValidationRow& row) { return is_timed_alone(row.kind); };
-  if (!validation.rows.empty() && std::all_of(validation.rows.begin(), validation.rows.end(), is_kernel)) return "";
+  const auto is_layout = [](const ValidationRow& row) {
+    return row.kind == name_of(MeasuredKind::training) || row.kind == name_of(MeasuredKind::inference);
+  };
+  if (!validation.rows.empty() && std::none_of(validation.rows.begin(), validation.rows.end(), is_layout)) return "";
   std::string text = validation.intervals.empty() ? "\n" : "";
   if (!validation.ranking) text += "Ranking: no family with layouts to tell apart.\n";
   for (const auto& [which, ranking] : {std::pair{"that say what tells their rows apart", &validation.complete_ranking},

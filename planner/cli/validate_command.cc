@@ -26,8 +26,9 @@ int run(const Arguments& arguments) {
 Command validate_command() {
   return {"validate",
           "predict published measurements and show the errors",
-          {"validate training.yaml", "validate kernels.yaml collectives.yaml --verbose \\\n    --json errors.json"},
-          {{"ROWS.yaml", "files of schema shardwright.measured/1", true, true, Completes::files}},
+          {"validate training.yaml", "validate kernels.yaml collectives.yaml --verbose \\\n    --json errors.json",
+           "validate trial-1.json trial-2.json"},
+          {{"ROWS.yaml", "files of schema shardwright.measured/1, or of run --json", true, true, Completes::files}},
           {{"--verbose", "", "name each row that was skipped"},
            {"--figures", "FILE", "write the errors there, to be kept and compared", Completes::files},
            measurements_option(),

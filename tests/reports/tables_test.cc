@@ -100,7 +100,7 @@ Validation round_validation() {
 TEST_CASE("a validation shows errors by metric and source, ranking, out of memory and why rows were skipped") {
   CHECK(validation_table(round_validation(), false) ==
         R"(2 rows predicted (1 of them suspect or of trust C, not scored), 3 skipped; 2
-published numbers.
+measured numbers.
 
 training: iteration_seconds, relative error
 source  n    mean  median    90th  signed median  in interval
@@ -141,7 +141,7 @@ TEST_CASE("collectives are shown by span, without ranking and memory, and say th
                         {"collective", "bus_bandwidth_bytes_per_second", "s", 1, 0.1, 0.1, 0.1, 0.1}};
   CHECK(validation_table(validation, false) ==
         R"(1 rows predicted (0 of them suspect or of trust C, not scored), 0 skipped; 1
-published numbers.
+measured numbers.
 
 collective: bus_bandwidth_bytes_per_second, relative error of the time
 source         n    mean  median    90th  signed median  in interval
@@ -165,7 +165,7 @@ TEST_CASE("asked for, a validation names each skipped row") {
 TEST_CASE("a validation of nothing says so") {
   CHECK(validation_table({}, false) ==
         R"(0 rows predicted (0 of them suspect or of trust C, not scored), 0 skipped; 0
-published numbers.
+measured numbers.
 
 Ranking: no family with layouts to tell apart.
 Out of memory: predicted for none that ran out, and for none that did not.
