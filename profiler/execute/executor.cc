@@ -381,17 +381,19 @@ Block Executor::ids(const RunGraph& g, ValueId v, int micro_batch, std::int64_t 
   const bool positions = tensor.name == "position_ids", given = asked_ && tensor.name == "token_ids";
   const std::int64_t sequence = place.whole.back(), ahead = tensor.name == "token_ids" ? 0 : 1;
   const auto batch = static_cast<std::uint64_t>(step * programme_.pipeline.micro_batches + micro_batch);
-  Block block = memory_.make(value.elements, Element::int64);
-  auto* id = static_cast<std::int64_t*>(block.view.data);
+  std::vector<double> ids;
   for_each_in_block(place, [&](std::int64_t index) {
     if (positions || given) {
-      *id++ = given ? asked_->tokens[static_cast<std::size_t>(index)] : cached_ + index % sequence;
+      ids.push_back(
+          static_cast<double>(given ? asked_->tokens[static_cast<std::size_t>(index)] : cached_ + index % sequence));
       return;
     }
     const auto token = static_cast<std::uint64_t>(index / sequence * (sequence + 1) + index % sequence + ahead);
-    *id++ = static_cast<std::int64_t>(random_bits(options_.seed + 0x51ed2701 * (batch + 1), token) %
-                                      static_cast<std::uint64_t>(programme_.model.vocab_size));
+    ids.push_back(static_cast<double>(random_bits(options_.seed + 0x51ed2701 * (batch + 1), token) %
+                                      static_cast<std::uint64_t>(programme_.model.vocab_size)));
   });
+  Block block = memory_.make(value.elements, Element::int64);
+  operators_.upload(ids, block.view);
   return block;
 }
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <stdexcept>
 
@@ -12,22 +11,40 @@
 namespace shardwright {
 namespace {
 
-/// Stretches of a block in memory of the host, one after the other.
-void pack(const In& from, const std::vector<Stretch>& stretches, View to) {
-  const std::int64_t size = bytes_of(from.element);
-  char* at = static_cast<char*>(to.data);
-  for (const Stretch& s : stretches) {
-    std::memcpy(at, static_cast<const char*>(from.data) + s.first * size, static_cast<std::size_t>(s.count * size));
-    at += s.count * size;
+/// Calls `visit` with stretches of one length and at one distance, as many at a time as follow each other: how many,
+/// where the first begins, the distance, the length, and how many numbers came before.
+template <typename Visit>
+void for_each_box(const std::vector<Stretch>& stretches, Visit visit) {
+  std::int64_t at = 0;
+  for (std::size_t i = 0; i < stretches.size();) {
+    const Stretch first = stretches[i];
+    std::size_t end = i + 1;
+    const std::int64_t distance = end < stretches.size() ? stretches[end].first - first.first : first.count;
+    while (end < stretches.size() && stretches[end].count == first.count &&
+           stretches[end].first - stretches[end - 1].first == distance)
+      ++end;
+    const auto count = static_cast<std::int64_t>(end - i);
+    visit(count, first.first, distance, first.count, at);
+    at += count * first.count;
+    i = end;
   }
 }
-void unpack(const In& from, const std::vector<Stretch>& stretches, View to) {
-  const std::int64_t size = bytes_of(from.element);
-  const char* at = static_cast<const char*>(from.data);
-  for (const Stretch& s : stretches) {
-    std::memcpy(static_cast<char*>(to.data) + s.first * size, at, static_cast<std::size_t>(s.count * size));
-    at += s.count * size;
-  }
+
+/// Stretches of a block, one after the other.
+void pack(Operators& operators, const View& from, const std::vector<Stretch>& stretches, View to) {
+  for_each_box(stretches, [&](auto count, auto first, auto distance, auto length, auto at) {
+    const std::int64_t span = (count - 1) * distance + length;
+    operators.copy_box({from.part(first, span), {distance, 1}}, {to.part(at, count * length), {length, 1}},
+                       {count, length});
+  });
+}
+/// And back.
+void unpack(Operators& operators, const View& from, const std::vector<Stretch>& stretches, View to) {
+  for_each_box(stretches, [&](auto count, auto first, auto distance, auto length, auto at) {
+    const std::int64_t span = (count - 1) * distance + length;
+    operators.copy_box({from.part(at, count * length), {length, 1}}, {to.part(first, span), {distance, 1}},
+                       {count, length});
+  });
 }
 
 /// Whether pieces lie one behind the other already.
@@ -107,7 +124,7 @@ Block Mover::step(const TransferStep& s, Block from, Combine combine, const Wher
   const Element element = from.view.element;
   if (s.kind == ReshardStep::slice) {
     Block to = memory_.make(s.next_elements, element);
-    pack(from.view, s.send[0], to.view);
+    pack(operators_, from.view, s.send[0], to.view);
     return to;
   }
   const Fault::Kind wrong = fault_at(name);
@@ -138,7 +155,7 @@ Block Mover::step(const TransferStep& s, Block from, Combine combine, const Wher
     sent = memory_.make(total, element);
     std::int64_t at = 0;
     for (const auto& piece : send) {
-      pack(from.view, piece, sent.view.part(at, elements_of(piece)));
+      pack(operators_, from.view, piece, sent.view.part(at, elements_of(piece)));
       at += elements_of(piece);
     }
   }
@@ -166,7 +183,7 @@ Block Mover::step(const TransferStep& s, Block from, Combine combine, const Wher
     View piece = received.view.part(begin[m], in[m]);
     if (wrong == Fault::Kind::drop && m != own) operators_.fill(piece, missing(element));
     if (wrong == Fault::Kind::misroute && m > 0 && in[m - 1] == in[m]) piece = received.view.part(begin[m - 1], in[m]);
-    unpack(piece, s.receive[m], to.view);
+    unpack(operators_, piece, s.receive[m], to.view);
   }
   return to;
 }
@@ -262,9 +279,9 @@ Block Mover::pass_around(const void* key, const RunGraph& graph, const DimList& 
       shown = memory_.make(piece.view.elements, piece.view.element);
       operators_.fill(shown.view, missing(shown.view.element));
     }
-    unpack(shown.view, s.receive[static_cast<std::size_t>(lands)], to_block.view);
+    unpack(operators_, shown.view, s.receive[static_cast<std::size_t>(lands)], to_block.view);
     if (wrong == Fault::Kind::misroute && holder == n - 1)
-      unpack(shown.view, s.receive[static_cast<std::size_t>(holder)], to_block.view);
+      unpack(operators_, shown.view, s.receive[static_cast<std::size_t>(holder)], to_block.view);
     if (hop + 1 == n) break;
     Block incoming = memory_.make(piece.view.elements, piece.view.element);
     const auto sent = group.send(piece.view, next, hop);
@@ -290,7 +307,7 @@ Block Mover::return_around(const void* key, const RunGraph& graph, const DimList
   const Fault::Kind wrong = fault_at(name);
   const auto of_member = [&](int member) {
     Block piece = memory_.make(s.next_elements, block.view.element);
-    pack(block.view, s.send[static_cast<std::size_t>(member)], piece.view);
+    pack(operators_, block.view, s.send[static_cast<std::size_t>(member)], piece.view);
     return piece;
   };
   // The sum for a member begins with the one behind it and goes round to it.

@@ -1,6 +1,5 @@
 // Routed rows on their way: only chosen ones exist, so who gets how many is known when the router has spoken.
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <numeric>
 #include <stdexcept>
@@ -54,7 +53,7 @@ In view_of(const std::vector<std::int64_t>& numbers) {
 
 Block Mover::ids(const std::vector<std::int64_t>& numbers) {
   Block block = memory_.make(static_cast<std::int64_t>(numbers.size()), Element::int64);
-  std::memcpy(block.view.data, numbers.data(), numbers.size() * sizeof(std::int64_t));
+  operators_.upload(std::vector<double>(numbers.begin(), numbers.end()), block.view);
   return block;
 }
 

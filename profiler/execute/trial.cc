@@ -53,6 +53,9 @@ class Stopwatch final : public Recorder {
   };
 
   Stopwatch(Clock& clock, StatusBoard* board) : clock_(clock), board_(board) {}
+  /// What a rank does has ended when `operators` have done all that they were asked for: those of a device, and what
+  /// is exchanged between devices, only begin.
+  void wait_for(Operators* operators) { operators_ = operators; }
 
   void start(const Doing& what) override {
     doing_ = what;
@@ -61,6 +64,10 @@ class Stopwatch final : public Recorder {
     began_ = clock_.now();
   }
   void stop() override {
+    try {
+      if (operators_) operators_->synchronize();
+    } catch (const std::exception&) {  // a device that failed says so again when it is asked for anything else
+    }
     const Seconds took = clock_.now() - began_;
     switch (doing_.kind) {
       case Doing::Kind::compute:
@@ -97,6 +104,7 @@ class Stopwatch final : public Recorder {
  private:
   Clock& clock_;
   StatusBoard* board_;
+  Operators* operators_ = nullptr;
   Doing doing_;
   Seconds began_, cpu_began_, busy_, computing_;
 };
@@ -196,6 +204,7 @@ Trial trial_of(const Programme& programme, Communicator& world, const TrialQuest
                Clock& clock, Stopwatch& watch) {
   const auto made = question.operators ? nullptr : make_operators(question.backend);
   Operators* const operators = question.operators ? question.operators : made.get();
+  watch.wait_for(operators);
   Memory memory(*operators, question.memory_limit);
   const Fault none;
   Executor executor(programme, world, *operators, memory, watch, question.options, none);
@@ -300,7 +309,9 @@ Trial trial_of(const Programme& programme, Communicator& world, const TrialQuest
 /// Weights are the first step's again.
 InferenceTrial inference_trial(const Programme& programme, Communicator& world, const TrialQuestion& question,
                                bool checked, Clock& clock, Stopwatch& watch) {
-  const auto operators = make_operators(question.backend);
+  const auto made = question.operators ? nullptr : make_operators(question.backend);
+  Operators* const operators = question.operators ? question.operators : made.get();
+  watch.wait_for(operators);
   Memory memory(*operators, question.memory_limit);
   const Fault none;
   const InferenceSteps steps = inference_steps(programme);

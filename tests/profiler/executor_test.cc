@@ -12,6 +12,7 @@
 #include "kernels/threads/threads_communicator.h"
 #include "models/transformer.h"
 #include "profiler/execute/equality.h"
+#include "tests/support/far_operators.h"
 #include "tests/support/tiny_runs.h"
 
 namespace shardwright {
@@ -186,6 +187,49 @@ TEST_CASE("ranks prefill a prompt and decode eight tokens as one rank does that 
         INFO(model.name, " under ", words, ": ", worst.what);
         CHECK(worst.relative < kTolerance);
       });
+    }
+  }
+}
+
+TEST_CASE("ranks whose memory the host cannot reach train and decode as one rank does") {
+  constexpr int kTokens = 3;
+  const auto check = [&](const Programme& programme, bool decodes, const std::string& name) {
+    const RunOptions trains;
+    RunOptions answers;
+    answers.trains = false;
+    const std::vector<StepResult> one_rank = run_on_one_rank(programme, trains, 2);
+    const Generated generated = decodes ? generate_on_one_rank(programme, answers, kTokens) : Generated{};
+    run_on_threads(static_cast<int>(programme.ranks()), [&](Communicator& host) {
+      const auto cpu = make_operators("cpu");
+      FarOperators operators(*cpu);
+      FarCommunicator world(host);
+      Memory memory(operators);
+      NoRecorder recorder;
+      const Fault none;
+      Executor executor(programme, world, operators, memory, recorder, trains, none);
+      for (std::size_t step = 0; step < one_rank.size(); ++step) {
+        executor.train(static_cast<std::int64_t>(step));
+        const Difference worst = difference(executor, executor.loss(), one_rank[step], operators);
+        if (!(worst.relative < kTolerance)) throw std::runtime_error(name + " trains otherwise: " + worst.what);
+      }
+      if (!decodes) return;
+      const InferenceSteps steps = inference_steps(programme);
+      Executor rank(programme, world, operators, memory, recorder, answers, none);
+      const Difference worst =
+          difference(generate(rank, steps, prompt_of(programme, answers.seed), kTokens), generated);
+      if (!(worst.relative < kTolerance)) throw std::runtime_error(name + " answers otherwise: " + worst.what);
+    });
+  };
+  for (Model model : {tiny_dense(), tiny_latent(), tiny_gated()}) {
+    model.max_position_embeddings = 40;
+    for (const char* words :
+         {"tp 2 sp", "tp 2", "cp 2 ring", "cp 2 ulysses", "dp 2 zero 3 group 2", "dp 2 zero 1 group 2",
+          "pp 2 zb-h1 batch 3", "pp 2 gpipe", "dp 2 ep 2", "tp 2 sp dp 2 ep 2 etp 2"}) {
+      const std::string layout = words;
+      const bool shares_experts = layout.find("ep 2") != std::string::npos;
+      if (shares_experts && model.n_routed_experts == 0) continue;
+      const bool decodes = layout == "tp 2" || layout == "pp 2 gpipe" || layout == "dp 2 ep 2";
+      CHECK_NOTHROW(check(tiny_programme(model, words), decodes, model.name + " under " + words));
     }
   }
 }
