@@ -699,14 +699,14 @@ std::string plan_file_json(const PlanFile& plan) {
 
 namespace {
 
-Json trial_operator_json(const TrialOperator& o) {
+Json trial_operator_json(const TrialOperator& o, bool priced) {
   Json json;
   json["graph"] = o.graph;
   json["name"] = o.name;
   json["pass"] = name_of(o.pass);
   json["kind"] = o.communicates ? "collective" : "compute";
   put(json, "calls", o.calls);
-  if (o.calls > 0) put(json, "measured_seconds", o.measured.value);
+  if (o.calls > 0 && !priced) put(json, "measured_seconds", o.measured.value);
   if (o.predicted) put(json, "predicted_seconds", o.predicted->value);
   if (o.family) json["family"] = name_of(*o.family);
   return json;
@@ -740,16 +740,18 @@ Json round_json(const TrialRound& round) {
 Json measured_json(const TrialReport& report) {
   const Trial& t = report.trial;
   Json json = Json::object();
-  if (t.step) {
-    put(json, "step_seconds", t.step->value);
+  if (t.step) put(json, "step_seconds", t.step->value);
+  if (t.step && !t.alone) {
     const double tokens = static_cast<double>(report.plan.workload.global_batch) *
                           static_cast<double>(report.plan.workload.sequence_length);
     put(json, "tokens_per_second", tokens / t.step->value);
     put(json, "tokens_per_second_per_gpu", tokens / t.step->value / static_cast<double>(report.plan.gpus));
   }
   put(json, "compute_seconds", t.parts.compute.value);
-  put(json, "exposed_communication_seconds", t.parts.communication.value);
-  put(json, "bubble_seconds", t.parts.bubble.value);
+  if (!t.alone) {
+    put(json, "exposed_communication_seconds", t.parts.communication.value);
+    put(json, "bubble_seconds", t.parts.bubble.value);
+  }
   put(json, "optimizer_seconds", t.parts.optimizer.value);
   put(json, "host_seconds", t.parts.other.value);
   for (const Trial::Peak& peak : t.peaks) {
@@ -784,6 +786,26 @@ Json inference_json(const InferenceTrial& t) {
 
 }  // namespace
 
+namespace {
+
+/// One rank by itself: what of its step was not run.
+Json alone_json(const TrialReport& report) {
+  Json json;
+  json["rank"] = *report.trial.alone;
+  json["of"] = report.plan.gpus;
+  if (report.model_layers > 0) json["model_layers"] = report.model_layers;
+  if (report.has_experts) json["expert_load"] = to_string(report.plan.workload.expert_load);
+  if (!report.plan.plans.at(0).prediction) return json;
+  const PricedAlone priced = priced_alone(report.trial, *report.plan.plans.at(0).prediction);
+  put(json["predicted"], "compute_seconds", priced.compute.value);
+  put(json["priced"], "communication_seconds", priced.communication.value);
+  put(json["priced"], "bubble_seconds", priced.bubble.value);
+  if (priced.step) put(json, "step_seconds_of_both", priced.step->value);
+  return json;
+}
+
+}  // namespace
+
 std::string trial_json(const TrialReport& report) {
   const Trial& t = report.trial;
   const PricedLayout& plan = report.plan.plans.at(0);
@@ -803,6 +825,7 @@ std::string trial_json(const TrialReport& report) {
   conditions["backend"] = t.backend;
   conditions["cores"] = report.cores;
   conditions["watched_stage"] = report.watched_stage;
+  if (t.alone) json["alone"] = alone_json(report);
   Json& equality = json["equality"];
   equality["checked"] = t.checked;
   if (t.checked) {
@@ -816,8 +839,9 @@ std::string trial_json(const TrialReport& report) {
   json["rounds"] = list_of(t.rounds, round_json);
   if (plan.prediction) json["predicted"] = prediction_json(*plan.prediction);
   json["measured"] = measured_json(report);
-  json["operators"] = list_of(t.operators, trial_operator_json);
-  put(json, "loss", t.loss);
+  json["operators"] =
+      list_of(t.operators, [&](const TrialOperator& o) { return trial_operator_json(o, t.alone && o.communicates); });
+  if (!t.alone) put(json, "loss", t.loss);
   if (report.calibration) json["calibration"] = calibration_json(*report.calibration);
   if (t.inference) json["inference"] = inference_json(*t.inference);
   return text_of(json);

@@ -28,6 +28,38 @@ std::string beside(Seconds predicted, std::optional<Seconds> measured) {
   return signed_percent(predicted / *measured - 1);
 }
 
+std::string alone_text(const TrialReport& report) {
+  std::string text = "No number comes from the other ranks: nothing is proven, and communication is priced, not run.";
+  if (report.model_layers > 0)
+    text += fmt::format(" Of the model's layers {} are left, in the price, too.", report.model_layers);
+  if (report.has_experts)
+    text += fmt::format(" Tokens choose experts as the load says, not as the router does: {}.",
+                        to_string(report.plan.workload.expert_load));
+  return text;
+}
+
+/// What ran is measured, what needs the others is priced.
+std::string parts_alone_table(const TrialReport& report, const TableStyle& style) {
+  const Trial& t = report.trial;
+  const Prediction& p = *report.plan.plans.at(0).prediction;
+  const PricedAlone priced = priced_alone(t, p);
+  TextTable table({{"", TextTable::Align::left}, {"measured"}, {"predicted"}, {"error"}});
+  const auto add = [&](const char* name, std::optional<Seconds> measured, Seconds predicted) {
+    table.add_row(
+        {name, measured ? with_unit(*measured) : "not available", with_unit(predicted), beside(predicted, measured)});
+  };
+  add("compute", t.parts.compute, priced.compute);
+  add("optimizer", t.parts.optimizer, p.optimizer);
+  add("between operators", t.parts.other, p.host);
+  table.add_row({"communication", "priced", with_unit(priced.communication), ""});
+  table.add_row({"bubble", "priced", with_unit(priced.bubble), ""});
+  add("step, of both", priced.step, p.step);
+  std::string text =
+      bold(fmt::format("A step of rank {} alone, of stage {}", *t.alone, report.watched_stage), style) + "\n";
+  for (const std::string& line : table.lines(2)) text += line + "\n";
+  return text;
+}
+
 std::string parts_table(const TrialReport& report, const TableStyle& style) {
   const Trial& t = report.trial;
   const std::optional<Prediction>& p = report.plan.plans.at(0).prediction;
@@ -52,16 +84,18 @@ std::string operators_table(const Trial& t, const TableStyle& style) {
   std::vector<const TrialOperator*> sorted;
   for (const TrialOperator& o : t.operators)
     if (o.calls > 0) sorted.push_back(&o);
-  std::stable_sort(sorted.begin(), sorted.end(),
-                   [](const auto* a, const auto* b) { return a->measured > b->measured; });
+  const auto priced = [&](const TrialOperator& o) { return t.alone && o.communicates; };
+  const auto known = [&](const TrialOperator& o) { return priced(o) ? o.predicted.value_or(Seconds{}) : o.measured; };
+  std::stable_sort(sorted.begin(), sorted.end(), [&](const auto* a, const auto* b) { return known(*a) > known(*b); });
   TextTable table({{"operator", TextTable::Align::left}, {"calls"}, {"measured"}, {"predicted"}, {"error"}});
   for (std::size_t i = 0; i < sorted.size() && i < kMostOperators; ++i) {
     const TrialOperator& o = *sorted[i];
     std::string name = o.graph + " " + o.name;
     if (o.communicates) name += ", moved";
     if (o.pass != OperatorPass::forward) name += ", " + std::string(name_of(o.pass));
-    table.add_row({name, fmt::format("{:.0f}", o.calls), with_unit(o.measured),
-                   o.predicted ? with_unit(*o.predicted) : "", o.predicted ? beside(*o.predicted, o.measured) : ""});
+    table.add_row({name, fmt::format("{:.0f}", o.calls), priced(o) ? "priced" : with_unit(o.measured),
+                   o.predicted ? with_unit(*o.predicted) : "",
+                   o.predicted && !priced(o) ? beside(*o.predicted, o.measured) : ""});
   }
   std::string text = bold("Longest operators of a step", style) + "\n";
   for (const std::string& line : table.lines(2)) text += line + "\n";
@@ -72,10 +106,14 @@ std::string operators_table(const Trial& t, const TableStyle& style) {
 std::string memory_table(const TrialReport& report, const TableStyle& style) {
   const std::optional<Prediction>& p = report.plan.plans.at(0).prediction;
   TextTable table({{"stage"}, {"allocated"}, {"predicted"}, {"process, all of it"}});
-  for (std::size_t s = 0; s < report.trial.peaks.size(); ++s)
-    table.add_row({std::to_string(s), with_unit(report.trial.peaks[s].allocated),
-                   p ? with_unit(p->stages[s].allocated) : "", with_unit(report.trial.peaks[s].resident)});
-  std::string text = bold("Peak memory of the fullest rank", style) + "\n";
+  const std::size_t first = report.trial.alone ? static_cast<std::size_t>(report.watched_stage) : 0;
+  for (std::size_t i = 0; i < report.trial.peaks.size(); ++i) {
+    const std::size_t s = first + i;
+    table.add_row({std::to_string(s), with_unit(report.trial.peaks[i].allocated),
+                   p ? with_unit(p->stages[s].allocated) : "", with_unit(report.trial.peaks[i].resident)});
+  }
+  const char* title = report.trial.alone ? "Peak memory of the rank" : "Peak memory of the fullest rank";
+  std::string text = bold(title, style) + "\n";
   for (const std::string& line : table.lines(2)) text += line + "\n";
   return text;
 }
@@ -123,10 +161,16 @@ std::string calibration_text(const CalibrationReport& report, const TableStyle& 
 
 std::string trial_text(const TrialReport& report, const TableStyle& style) {
   const Trial& t = report.trial;
-  std::string text = fmt::format("{} as {} on {} ranks ({}, {}), priced for {}\n\n", report.plan.model,
-                                 to_string(report.plan.plans.at(0).layout), report.plan.gpus, t.communicator, t.backend,
-                                 report.plan.machine);
-  text += equality_text(t, style) + "\n";
+  const std::string layout = to_string(report.plan.plans.at(0).layout);
+  std::string text =
+      t.alone ? fmt::format("{} as {}: rank {} of {} ranks, alone ({}), priced for {}\n\n", report.plan.model, layout,
+                            *t.alone, report.plan.gpus, t.backend, report.plan.machine)
+              : fmt::format("{} as {} on {} ranks ({}, {}), priced for {}\n\n", report.plan.model, layout,
+                            report.plan.gpus, t.communicator, t.backend, report.plan.machine);
+  if (t.alone)
+    text += wrapped(alone_text(report), style.width) + "\n";
+  else
+    text += equality_text(t, style) + "\n";
   const auto is_void = [](const TrialRound& r) { return !r.fault.empty(); };
   const auto voids = std::count_if(t.rounds.begin(), t.rounds.end(), is_void);
   text += fmt::format("{} rounds", t.rounds.size());
@@ -134,7 +178,8 @@ std::string trial_text(const TrialReport& report, const TableStyle& style) {
     const auto first = std::find_if(t.rounds.begin(), t.rounds.end(), is_void);
     text += fmt::format(", {} of them void; the first: {}", voids, first->fault);
   }
-  text += "\n\n" + parts_table(report, style) + "\n" + operators_table(t, style) + "\n" + memory_table(report, style);
+  text += "\n\n" + (t.alone ? parts_alone_table(report, style) : parts_table(report, style)) + "\n" +
+          operators_table(t, style) + "\n" + memory_table(report, style);
   if (report.calibration) text += "\n" + calibration_text(*report.calibration, style);
   if (t.inference) text += "\n" + inference_text(*t.inference, style);
   return text;

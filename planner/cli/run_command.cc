@@ -44,15 +44,55 @@ struct Prepared {
   Programme programme;
   TrialQuestion question;
   std::string not_checked;
+  std::int64_t model_layers = 0;  // with --layers
 };
+
+/// --rank-of-n R/N.
+std::optional<LoneRank> read_lone_rank(const Arguments& arguments, const PlanToRun& plan) {
+  const auto text = arguments.find("--rank-of-n");
+  if (!text) {
+    if (arguments.has("--layers")) throw InputError("--layers: needs --rank-of-n, a rank that runs alone");
+    return std::nullopt;
+  }
+  for (const char* other : {"--ranks", "--communicator", "--decode"})
+    if (arguments.has(other)) throw InputError(fmt::format("{}: contradicts --rank-of-n", other));
+  const auto slash = text->find('/');
+  if (slash == std::string::npos)
+    throw InputError(fmt::format("--rank-of-n: must be R/N, rank R of N, got '{}'", shown(*text)));
+  const std::int64_t of = whole_number("--rank-of-n", text->substr(slash + 1), 1, std::int64_t{1} << 24);
+  const std::int64_t ranks = plan.priced.plans[0].layout.gpus();
+  if (of != ranks) throw InputError(fmt::format("--rank-of-n: the plan is for {} ranks, got {}", ranks, of));
+  const std::int64_t rank = whole_number("--rank-of-n", text->substr(0, slash), 0, of - 1);
+  return LoneRank{rank, plan.request.workload.expert_load};
+}
+
+/// --layers N: the first N of each chunk of the pipeline, priced anew.
+std::int64_t cut_layers(const Arguments& arguments, PlanToRun& plan) {
+  const auto text = arguments.find("--layers");
+  if (!text) return 0;
+  const Layout layout = plan.priced.plans[0].layout;
+  const auto chunks = static_cast<std::int64_t>(layout.layers_per_chunk.size());
+  std::int64_t& layers = plan.request.model.num_hidden_layers;
+  const std::int64_t each = whole_number("--layers", *text, 1, std::max<std::int64_t>(1, layers / chunks));
+  layers = each * chunks;
+  plan.request.pins.layers_per_stage.reset();
+  if (chunks > 1)
+    plan.request.pins.layers_per_stage = std::vector<int>(static_cast<std::size_t>(chunks), static_cast<int>(each));
+  plan.priced = estimate(plan.request);
+  if (!plan.priced.plans[0].prediction)
+    throw InputError("--layers: is impossible: " + plan.priced.plans[0].rejection->detail);
+  return layers;
+}
 
 Prepared prepare(const std::string& path, const Arguments& arguments) {
   PlanToRun plan = read_plan(path, arguments);
+  const std::optional<LoneRank> alone = read_lone_rank(arguments, plan);
+  const std::int64_t model_layers = cut_layers(arguments, plan);
   const Layout& layout = plan.priced.plans[0].layout;
   const auto ranks = layout.gpus();
   // Ranks of one machine: threads or processes of a core each.
   constexpr std::int64_t kMostRanks = 256;
-  if (ranks > kMostRanks)
+  if (ranks > kMostRanks && !alone)
     throw InputError(
         fmt::format("{}: is for {} ranks; on one machine run takes no more than {}", path, ranks, kMostRanks));
   if (const auto given = arguments.find("--ranks"))
@@ -61,7 +101,7 @@ Prepared prepare(const std::string& path, const Arguments& arguments) {
   if (arguments.has("--calibrate") && plan.measured_folder.empty())
     throw InputError("--calibrate: needs a machine that was measured: plan for the folder of shardwright profile");
   const std::string backend = read_backend(arguments);
-  if (backend == "cuda") check_gpus(static_cast<int>(ranks));
+  if (backend == "cuda") check_gpus(alone ? 1 : static_cast<int>(ranks));
   Pricer pricer(plan.request);
   try {
     Programme programme = make_programme(plan.request.model, layout, plan.request.workload, pricer.orders(layout));
@@ -74,10 +114,12 @@ Prepared prepare(const std::string& path, const Arguments& arguments) {
       inference_steps(programme);  // complains of layouts that cut a token
     }
     question.options.seed = plan.seed;
-    question.watched_stage = slowest_stage_of(plan);
+    question.options.alone = alone;
+    question.watched_stage = alone ? programme.stage_of(alone->rank) : slowest_stage_of(plan);
     question.memory_limit = plan.request.machine.usable_memory();
     std::string not_checked = too_large_to_check(programme);
-    return {std::move(plan), std::move(programme), question, std::move(not_checked)};
+    if (alone) not_checked = "a rank that is alone computes with made-up numbers";
+    return {std::move(plan), std::move(programme), question, std::move(not_checked), model_layers};
   } catch (const std::invalid_argument& e) { throw InputError(path + ": cannot be run: " + e.what()); }
 }
 
@@ -106,7 +148,9 @@ int answer(const Prepared& p, Trial trial, const Arguments& arguments) {
                               p.plan.digest,
                               static_cast<int>(std::thread::hardware_concurrency()),
                               p.question.watched_stage,
-                              std::move(calibration)};
+                              std::move(calibration),
+                              p.model_layers,
+                              p.plan.request.model.n_routed_experts > 0};
   write_answer(arguments, trial_text(report, stdout_style()), trial_json(report));
   const bool equal = !report.trial.checked || report.trial.difference.relative < kEqualTolerance;
   const auto& inference = report.trial.inference;
@@ -141,6 +185,14 @@ int run_as_threads(const Prepared& p, const Arguments& arguments) {
       Trial found = run_here(p, world, std::move(one_rank[static_cast<std::size_t>(world.rank())]), nullptr);
       if (world.rank() == 0) trial = std::move(found);
     });
+  } catch (const std::runtime_error& e) { fail(e.what()); }
+  return answer(p, std::move(trial), arguments);
+}
+
+int run_alone(const Prepared& p, const Arguments& arguments) {
+  Trial trial;
+  try {
+    trial = run_here(p, *make_alone_communicator(), nullptr, nullptr);
   } catch (const std::runtime_error& e) { fail(e.what()); }
   return answer(p, std::move(trial), arguments);
 }
@@ -198,6 +250,7 @@ int run_plan(const std::string& path, const Arguments& arguments) {
   if (by != "any" && by != "mpi" && by != "threads")
     throw InputError(fmt::format("--communicator: must be one of mpi, threads, got '{}'", shown(by)));
   const Prepared p = prepare(path, arguments);
+  if (p.question.options.alone) return run_alone(p, arguments);
   if (is_mpi_rank()) return run_as_rank(p, arguments);
   const std::string missing =
       mpi_missing().empty() && mpirun_path().empty() ? "there is no mpirun on PATH" : mpi_missing();
@@ -259,10 +312,15 @@ Command run_command() {
       "run",
       "run a plan on this machine: prove it, time it, compare",
       {"plan tiny.yaml this-machine --gpus 2 --precision fp32 \\\n    --sequence-length 256 --global-batch 8 "
-       "--plan plan.json\n  shardwright run plan.json --ranks 2 --json trial.json"},
+       "--plan plan.json\n  shardwright run plan.json --ranks 2 --json trial.json",
+       "estimate deepseek-v3 measured-gpu --gpus 64 --precision fp32 \\\n    "
+       "--layout ep=64,dp=64,dispatcher=alltoall --sequence-length 4096 \\\n    "
+       "--global-batch 64 --plan large.json\n  shardwright run large.json --rank-of-n 5/64 --layers 5 --backend cuda"},
       {{"PLAN", "a file of plan --plan, or of --json", true, false, Completes::files, {}}},
       running_options(),
       run};
+  command.options.push_back({"--rank-of-n", "R/N", "one rank of N alone; communication is priced"});
+  command.options.push_back({"--layers", "N", "with that: only N layers of each pipeline chunk"});
   command.options.push_back(measurements_option());
   command.options.push_back(json_option());
   command.options.push_back(threads_option());

@@ -43,7 +43,7 @@ constexpr std::array<const char*, 25> kOfTraining = {
     "--capacity-factor", "--tokens",          "--experiments",   "--mtbf-hours",  "--checkpoint-seconds",
     "--storage-gbps",    "--restart-seconds", "--deadline-days", "--budget",      "--longest-sequence",
     "--trace",           "--unmeasured",      "--plan",          "--run",         "--trial",
-    "--ranks",           "--steps",           "--communicator",  "--schedules",    "--calibrate"};
+    "--ranks",           "--steps",           "--communicator",  "--schedules",   "--calibrate"};
 
 template <typename Format, std::size_t n, typename Named>
 Format read_format(const Arguments& arguments, const char* flag, const std::array<Format, n>& all, Format otherwise,

@@ -32,6 +32,16 @@ const DimList& output_dims(const Operator& op, const Node& node, std::size_t i) 
   return op.inputs[static_cast<std::size_t>(op.gradients[static_cast<std::size_t>(node.gradient)].of[i])].dims;
 }
 
+Groups groups_of(const Programme& programme, Communicator& world, const RunOptions& options, Operators& operators) {
+  if (!options.alone) return Groups(programme, world);
+  return Groups(programme, world, options.alone->rank, operators);
+}
+
+std::unique_ptr<DrawnExperts> drawn_experts(const Model& model, const RunOptions& options) {
+  if (!options.alone || model.n_routed_experts == 0) return nullptr;
+  return std::make_unique<DrawnExperts>(options.alone->load, model.n_routed_experts, model.num_experts_per_tok);
+}
+
 }  // namespace
 
 Executor::Executor(const Programme& programme, Communicator& world, Operators& operators, Memory& memory,
@@ -43,10 +53,12 @@ Executor::Executor(const Programme& programme, Communicator& world, Operators& o
       recorder_(recorder),
       options_(options),
       fault_(fault),
-      stage_(programme.stage_of(world.rank())),
-      line_(programme.line_of(world.rank())),
-      groups_(programme, world),
-      mover_(programme, line_, groups_, operators, memory, recorder, fault_),
+      rank_(options.alone ? options.alone->rank : world.rank()),
+      stage_(programme.stage_of(rank_)),
+      line_(programme.line_of(rank_)),
+      drawn_(drawn_experts(programme.model, options)),
+      groups_(groups_of(programme, world, options, operators)),
+      mover_(programme, line_, groups_, operators, memory, recorder, fault_, drawn_.get()),
       weights_(programme, stage_, line_, groups_, operators, memory, mover_, recorder, options),
       shown_(&programme) {}
 
@@ -350,6 +362,8 @@ void Executor::compute(const RunGraph& g, const Programme::Instance& instance, c
         is_gradient ? kernel.backward(op.gradients[static_cast<std::size_t>(node.gradient)]) : kernel.forward(made_at);
     operators_.synchronize();
   }
+  if (op.kind == OpKind::route && !is_gradient)
+    mover_.replace_routes(g, op.outputs[0].dims, made_at[0], outputs[0].view, outputs[1].view);
   if (kernel.rows) pass.rows[node.op] = kernel.rows;
   for (std::size_t i = 0; i < node.outputs.size(); ++i) {
     const Placement& p = g.sharded.value(node.outputs[i]).placement;
@@ -483,6 +497,7 @@ void Executor::hand_on(int part, int route, int micro_batch, bool gradient, Bloc
     handed_[t] = std::move(block);
     return;
   }
+  if (options_.alone) return;
   const During during(
       recorder_, {Doing::Kind::send, std::string(gradient ? "d " : "") + "stream to stage " + std::to_string(to), {}});
   forget_sent();
@@ -505,6 +520,11 @@ Block Executor::take(int part, int route, int micro_batch, bool gradient) {
   Block block = memory_.make(elements, operators_.element(DataType::fp32));
   const std::string name = std::string(gradient ? "d " : "") + "stream from stage " + std::to_string(from);
   const During during(recorder_, {Doing::Kind::receive, name, {}});
+  if (options_.alone) {
+    // Numbers of a stream that norms keep near 1, and of gradients, which are small.
+    operators_.fill_normal(block.view, {{elements}, {0}, {elements}}, options_.seed, gradient ? 1e-3 : 1);
+    return block;
+  }
   world_.receive(block.view, static_cast<int>(programme_.rank_of(from, line_)), t)->wait();
   if (fault_.kind == Fault::Kind::drop && fault_.place == name)
     operators_.fill(block.view, std::numeric_limits<double>::quiet_NaN());

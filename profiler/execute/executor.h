@@ -22,7 +22,8 @@ class NoRecorder final : public Recorder {
 /// One rank of a run: interprets its part of the programme's graphs, task by task, with the other ranks.
 class Executor {
  public:
-  /// Collective. `world` has programme.ranks() ranks; all arguments outlive this.
+  /// Collective. `world` has programme.ranks() ranks, or one where options.alone says which; all arguments outlive
+  /// this.
   Executor(const Programme& programme, Communicator& world, Operators& operators, Memory& memory, Recorder& recorder,
            const RunOptions& options, const Fault& fault);
 
@@ -102,8 +103,10 @@ class Executor {
   Recorder& recorder_;
   RunOptions options_;
   const Fault& fault_;
+  std::int64_t rank_;  // of the programme's
   int stage_;
   std::int64_t line_;
+  std::unique_ptr<DrawnExperts> drawn_;  // of a rank that is alone
   Groups groups_;
   Mover mover_;
   Weights weights_;

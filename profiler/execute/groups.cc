@@ -44,11 +44,9 @@ std::set<AxisSet> axes_of(const Programme& programme) {
 
 }  // namespace
 
-Groups::Groups(const Programme& programme, Communicator& world) : world_(world) {
-  const std::int64_t line = programme.line_of(world.rank());
-  const int stage = programme.stage_of(world.rank());
-  for (AxisSet axes : axes_of(programme))
-    over_[axes] = world.split(static_cast<int>(programme.rank_of(stage, members_over(programme.mesh, line, axes)[0])));
+template <typename Over, typename Between>
+void Groups::make(const Programme& programme, int stage, const Over& over, const Between& between) {
+  for (AxisSet axes : axes_of(programme)) over_[axes] = over(axes);
   std::set<std::vector<int>> shared;
   for (const auto& part : programme.parts)
     for (const Programme::Instance& instance : part)
@@ -57,11 +55,38 @@ Groups::Groups(const Programme& programme, Communicator& world) : world_(world) 
         if (stages.size() > 1) shared.insert(stages);
       }
   for (const std::vector<int>& stages : shared) {
-    const bool inside = std::find(stages.begin(), stages.end(), stage) != stages.end();
+    const auto own = std::find(stages.begin(), stages.end(), stage);
+    between_[stages] = between(stages, own == stages.end() ? -1 : own - stages.begin());
+  }
+}
+
+Groups::Groups(const Programme& programme, Communicator& world) : world_(world) {
+  const std::int64_t line = programme.line_of(world.rank());
+  const int stage = programme.stage_of(world.rank());
+  const auto over = [&](AxisSet axes) {
+    return world.split(static_cast<int>(programme.rank_of(stage, members_over(programme.mesh, line, axes)[0])));
+  };
+  const auto between = [&](const std::vector<int>& stages, std::int64_t own) {
     // Those outside stay alone.
     const std::int64_t first = programme.rank_of(stages[0], line);
-    between_[stages] = world.split(static_cast<int>(inside ? first : programme.ranks() + world.rank()));
-  }
+    return world.split(static_cast<int>(own >= 0 ? first : programme.ranks() + world.rank()));
+  };
+  make(programme, stage, over, between);
+}
+
+Groups::Groups(const Programme& programme, Communicator& world, std::int64_t lone_rank, Operators& operators)
+    : world_(world) {
+  const std::int64_t line = programme.line_of(lone_rank);
+  const auto over = [&](AxisSet axes) {
+    const auto members = members_over(programme.mesh, line, axes);
+    const auto own = std::find(members.begin(), members.end(), line) - members.begin();
+    return make_lone_communicator(own, static_cast<std::int64_t>(members.size()), operators);
+  };
+  const auto between = [&](const std::vector<int>& stages, std::int64_t own) {
+    return make_lone_communicator(std::max<std::int64_t>(own, 0),
+                                  own < 0 ? 1 : static_cast<std::int64_t>(stages.size()), operators);
+  };
+  make(programme, programme.stage_of(lone_rank), over, between);
 }
 
 Communicator& Groups::over(AxisSet axes) const { return *over_.at(axes); }

@@ -81,14 +81,15 @@ std::size_t own_place(const TransferStep& step, std::int64_t line) {
 }  // namespace
 
 Mover::Mover(const Programme& programme, std::int64_t line, const Groups& groups, Operators& operators, Memory& memory,
-             Recorder& recorder, const Fault& fault)
+             Recorder& recorder, const Fault& fault, const DrawnExperts* drawn)
     : programme_(programme),
       line_(line),
       groups_(groups),
       operators_(operators),
       memory_(memory),
       recorder_(recorder),
-      fault_(fault) {}
+      fault_(fault),
+      drawn_(drawn) {}
 
 const std::vector<TransferStep>& Mover::steps_of(const void* key, const RunGraph& graph, const DimList& dims,
                                                  const Placement& from, const Placement& to,
@@ -110,6 +111,9 @@ Block Mover::reshard(const RunGraph& graph, const Node& node, Block block, const
   const Tensor& tensor = graph.graph.tensor(to.tensor);
   const Combine combine = to.gradient ? Combine::sum : tensor.combine;
   if (block.rows) {
+    const auto moves = [](const ReshardSteps::Step& s) { return s.kind != ReshardStep::slice; };
+    if (drawn_ && std::any_of(node.steps.steps, node.steps.steps + node.steps.count, moves))
+      return drawn_rows(graph, node, block, where);
     for (int k = 0; k < node.steps.count; ++k) block = step_rows(node.steps.steps[k], graph, node, block, where);
     return block;
   }

@@ -9,6 +9,7 @@
 #include "kernels/communicator.h"
 #include "planner/transfer.h"
 #include "profiler/execute/block.h"
+#include "profiler/execute/lone_rank.h"
 #include "profiler/execute/programme.h"
 #include "profiler/execute/recorder.h"
 
@@ -32,6 +33,8 @@ class Groups {
  public:
   /// Collective over all ranks of the programme.
   Groups(const Programme& programme, Communicator& world);
+  /// Of a rank that is alone.
+  Groups(const Programme& programme, Communicator& world, std::int64_t lone_rank, Operators& operators);
   Communicator& world() const { return world_; }
   /// Ranks of the stage that differ on `axes` alone, in the order of members_over().
   Communicator& over(AxisSet axes) const;
@@ -39,6 +42,8 @@ class Groups {
   Communicator& between(const std::vector<int>& stages) const;
 
  private:
+  template <typename Over, typename Between>
+  void make(const Programme& programme, int stage, const Over& over, const Between& between);
   Communicator& world_;
   std::map<AxisSet, std::unique_ptr<Communicator>> over_;
   std::map<std::vector<int>, std::unique_ptr<Communicator>> between_;
@@ -48,7 +53,7 @@ class Groups {
 class Mover {
  public:
   Mover(const Programme& programme, std::int64_t line, const Groups& groups, Operators& operators, Memory& memory,
-        Recorder& recorder, const Fault& fault);
+        Recorder& recorder, const Fault& fault, const DrawnExperts* drawn = nullptr);
 
   /// A value of a graph to the placement of another, in its place where nobody else has the block. `where`: the node,
   /// for faults and reports.
@@ -67,6 +72,9 @@ class Mover {
   Block return_around(const void* key, const RunGraph& graph, const DimList& dims, const Placement& from,
                       const Placement& to, AxisSet ring, const Block& block, const Where& where);
 
+  /// What a router says of a block of tokens [batch, sequence, experts] is replaced by what was drawn for a rank that
+  /// is alone; else nothing happens.
+  void replace_routes(const RunGraph& graph, const DimList& dims, const Placement& placement, View gate, View mask);
   /// The rows that a dispatch makes of a mask [tokens, experts], where its output lies at `placement`.
   std::shared_ptr<const RowList> rows_of_mask(const RunGraph& graph, const DimList& dims, const Placement& placement,
                                               In mask);
@@ -77,6 +85,8 @@ class Mover {
   Block step(const TransferStep& step, Block from, Combine combine, const Where& where);
   Block step_rows(const ReshardSteps::Step& step, const RunGraph& graph, const Node& node, const Block& from,
                   const Where& where);
+  Block drawn_rows(const RunGraph& graph, const Node& node, const Block& from, const Where& where);
+  const std::vector<std::int64_t>& drawn_places(const RunGraph& graph, const DimList& dims, const Placement& placement);
   std::shared_ptr<const RowList> row_list(const RunGraph& graph, const DimList& dims, const Placement& placement,
                                           std::vector<std::int64_t> places);
   static void check_same_rows(const std::vector<std::int64_t>& places, Communicator& group, const std::string& name);
@@ -97,6 +107,8 @@ class Mover {
   Recorder& recorder_;
   const Fault& fault_;
   std::map<const void*, std::vector<TransferStep>> steps_;
+  const DrawnExperts* drawn_;                                                    // of a rank that is alone
+  std::map<std::vector<std::int64_t>, std::vector<std::int64_t>> drawn_places_;  // by block
 };
 
 }  // namespace shardwright

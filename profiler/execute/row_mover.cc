@@ -113,7 +113,76 @@ std::shared_ptr<const RowList> Mover::rows_of_mask(const RunGraph& graph, const 
       places.push_back(((begin[0] + static_cast<std::int64_t>(expert)) * shape.batch + b) * shape.sequence + s);
     }
   }
+  // A rank that is alone has made up masks of tokens that are not its own.
+  if (drawn_) places = drawn_places(graph, dims, placement);
   return row_list(graph, dims, placement, std::move(places));
+}
+
+// ---- a rank that is alone ----
+
+/// Of a block, the rows that it would hold.
+const std::vector<std::int64_t>& Mover::drawn_places(const RunGraph& graph, const DimList& dims,
+                                                     const Placement& placement) {
+  const RowShape shape = shape_of(graph, dims);
+  const auto n = block_extents(dims, graph.extents, placement, programme_.mesh);
+  const auto begin = block_begin(dims, graph.extents, placement, programme_.mesh, line_);
+  std::vector<std::int64_t> key = {shape.experts, shape.batch, shape.sequence};
+  key.insert(key.end(), n.begin(), n.begin() + kRowDims);
+  key.insert(key.end(), begin.begin(), begin.begin() + kRowDims);
+  const auto known = drawn_places_.find(key);
+  if (known != drawn_places_.end()) return known->second;
+  std::vector<std::int64_t>& places = drawn_places_[key];
+  std::vector<std::int64_t> experts;
+  for (std::int64_t b = begin[1]; b < begin[1] + n[1]; ++b)
+    for (std::int64_t s = begin[2]; s < begin[2] + n[2]; ++s) {
+      drawn_->of_token(b * shape.sequence + s, experts);
+      for (std::int64_t e : experts)
+        if (e >= begin[0] && e < begin[0] + n[0]) places.push_back((e * shape.batch + b) * shape.sequence + s);
+    }
+  std::sort(places.begin(), places.end());
+  return places;
+}
+
+void Mover::replace_routes(const RunGraph& graph, const DimList& dims, const Placement& placement, View gate,
+                           View mask) {
+  if (!drawn_) return;
+  const During during(recorder_, {Doing::Kind::receive, "routes of the load", {}});
+  const auto n = block_extents(dims, graph.extents, placement, programme_.mesh);
+  const auto begin = block_begin(dims, graph.extents, placement, programme_.mesh, line_);
+  const auto at = [](std::int64_t i) { return static_cast<std::size_t>(i); };
+  std::vector<double> masks(at(mask.elements), 0.0);
+  std::vector<std::int64_t> experts;
+  for (std::int64_t b = 0; b < n[0]; ++b)
+    for (std::int64_t s = 0; s < n[1]; ++s) {
+      drawn_->of_token((begin[0] + b) * graph.extents[dims[1]] + begin[1] + s, experts);
+      for (std::int64_t e : experts)
+        if (e >= begin[2] && e < begin[2] + n[2]) masks[at((b * n[1] + s) * n[2] + e - begin[2])] = 1;
+    }
+  operators_.upload(masks, mask);
+  for (double& x : masks) x /= static_cast<double>(drawn_->chosen());
+  operators_.upload(masks, gate);
+}
+
+/// However its rows travel, those that lie here afterwards are known. Its steps are told.
+Block Mover::drawn_rows(const RunGraph& graph, const Node& node, const Block& from, const Where& where) {
+  const Placement& to = graph.sharded.value(node.outputs[0]).placement;
+  const DimList& dims = graph.graph.tensor(graph.sharded.value(node.outputs[0]).tensor).dims;
+  std::vector<Doing> steps;
+  for (int k = 0; k < node.steps.count; ++k) {
+    const ReshardSteps::Step& step = node.steps.steps[k];
+    const auto members = static_cast<int>(programme_.mesh.size_of(step.axes));
+    const std::string name = std::string(name_of(step.kind)) + " " + where.name;
+    if (step.kind != ReshardStep::slice)
+      steps.push_back({Doing::Kind::collective, name, where, step.kind, members, {}});
+  }
+  for (std::size_t k = 0; k + 1 < steps.size(); ++k) const During during(recorder_, steps[k]);
+  const During during(recorder_, steps.back());
+  const auto list = row_list(graph, dims, to, drawn_places(graph, dims, to));
+  Block rows = memory_.make(list->count() * width_of(graph, dims, to, programme_.mesh), from.view.element);
+  const std::vector<std::int64_t> all = {from.view.elements}, wanted = {rows.view.elements};
+  make_lone_communicator(0, 1, operators_)->all_to_all(from.view, all, rows.view, wanted);
+  rows.rows = list;
+  return rows;
 }
 
 /// Terms of a sum of rows are of the same rows.

@@ -211,6 +211,7 @@ Trial trial_of(const Programme& programme, Communicator& world, const TrialQuest
   Trial trial;
   trial.communicator = world.name();
   trial.backend = operators->name();
+  if (question.options.alone) trial.alone = question.options.alone->rank;
   std::int64_t step = 0;
   if (one_rank) {
     trial.checked = true;
@@ -241,7 +242,8 @@ Trial trial_of(const Programme& programme, Communicator& world, const TrialQuest
     world.barrier();
     const Seconds began = clock.now();
     executor.train(step++);
-    const Seconds took = clock.now() - began;
+    Seconds took = clock.now() - began;
+    if (trial.alone) took = took - watch.parts.communication - watch.parts.bubble;
     const double slowest = largest(world, took.value);
     world.barrier();
     const Seconds after = reference.time();
@@ -256,6 +258,7 @@ Trial trial_of(const Programme& programme, Communicator& world, const TrialQuest
       why << "a rank had the processor " << 100 * (1 - idle) << " % of the time in which it computed";
     result.fault = why.str();
     trial.rounds.push_back(result);
+    if (trial.alone) watch.parts.communication = watch.parts.bubble = {};
     watch.parts.other = took - watch.parts.total();
     for (Sums* sums : {&of_all, &of_good}) {
       if (sums == &of_good && !result.fault.empty()) continue;
@@ -271,6 +274,7 @@ Trial trial_of(const Programme& programme, Communicator& world, const TrialQuest
   const Bytes resident = question.device_memory ? question.device_memory() : resident_now();
   for (int stage = 0; stage < programme.pipeline.stages; ++stage) {
     const bool here = stage == executor.stage();
+    if (trial.alone && !here) continue;
     trial.peaks.push_back(
         {{static_cast<std::int64_t>(largest(world, here ? static_cast<double>(memory.peak().value) : 0))},
          {static_cast<std::int64_t>(largest(world, here ? static_cast<double>(resident.value) : 0))}});
@@ -285,7 +289,8 @@ Trial trial_of(const Programme& programme, Communicator& world, const TrialQuest
   watch.totals = sums.totals;
   std::vector<double> numbers = told(watch);
   numbers.push_back(sums.parts.other.value);
-  numbers = brought(world, static_cast<int>(programme.rank_of(question.watched_stage, 0)), std::move(numbers));
+  const auto from = trial.alone ? 0 : static_cast<int>(programme.rank_of(question.watched_stage, 0));
+  numbers = brought(world, from, std::move(numbers));
   const double each = 1.0 / std::max(1, sums.rounds);
   trial.parts = {Seconds{each * numbers[0]}, Seconds{each * numbers[1]}, Seconds{each * numbers[2]},
                  Seconds{each * numbers[3]}, Seconds{each * numbers.back()}};
@@ -300,7 +305,7 @@ Trial trial_of(const Programme& programme, Communicator& world, const TrialQuest
     o.pass = static_cast<OperatorPass>(static_cast<int>(numbers[i + 2]));
     o.communicates = numbers[i + 3] > 0;
     o.calls = each * numbers[i + 4];
-    o.measured = Seconds{each * numbers[i + 5]};
+    if (!trial.alone || !o.communicates) o.measured = Seconds{each * numbers[i + 5]};
     trial.operators.push_back(std::move(o));
   }
   return trial;
@@ -370,6 +375,16 @@ void add_predictions(Trial& trial, const std::vector<OperatorTime>& predicted) {
     known->family = time.communicates ? KernelFamily::collective : time.family;
     known->predicted = known->predicted.value_or(Seconds{}) + time.seconds;
   }
+}
+
+PricedAlone priced_alone(const Trial& trial, const Prediction& prediction) {
+  PricedAlone priced;
+  for (const TrialOperator& o : trial.operators)
+    if (!o.communicates) priced.compute += o.predicted.value_or(Seconds{});
+  priced.communication = prediction.exposed_communication;
+  priced.bubble = prediction.bubble;
+  if (trial.step) priced.step = *trial.step + priced.communication + priced.bubble;
+  return priced;
 }
 
 std::string too_large_to_check(const Programme& p) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "planner/operator_times.h"
+#include "planner/plan.h"
 #include "profiler/clock.h"
 #include "profiler/execute/equality.h"
 #include "profiler/execute/status_board.h"
@@ -31,7 +32,7 @@ struct TrialParts {
 };
 
 struct TrialRound {
-  Seconds step;       ///< of the slowest rank
+  Seconds step;       ///< of the slowest rank; of one that is alone, without what stands for messages
   std::string fault;  ///< "", or why it is void
 };
 
@@ -59,8 +60,10 @@ struct Trial {
     Bytes allocated;  ///< the executor's own
     Bytes resident;   ///< of the process, or of its device: everything but what the proof needed
   };
-  std::vector<Peak> peaks;  ///< by stage, the worst of its ranks
+  std::vector<Peak> peaks;  ///< by stage, the worst of its ranks; of a rank that was alone, its own stage's
   std::string communicator, backend;
+  std::optional<std::int64_t> alone;  ///< the rank of the plan that ran by itself; then nothing was communicated, and
+                                      ///< what is measured of communication and bubble is nothing
   std::optional<InferenceTrial> inference;
 };
 
@@ -84,6 +87,14 @@ inline constexpr double kEqualTolerance = 1e-4;  ///< fp32 beside double
 inline constexpr double kMostProofFlops = 6e9;
 /// Sets the price of each of a trial's operators beside it; what was priced and never done is added with no calls.
 void add_predictions(Trial& trial, const std::vector<OperatorTime>& predicted);
+
+/// What the price says of a rank that ran alone: its stage's operators, and what nobody ran.
+struct PricedAlone {
+  Seconds compute;                ///< of its stage's operators
+  Seconds communication, bubble;  ///< of the slowest stage; exposed
+  std::optional<Seconds> step;    ///< what was measured, with the two
+};
+PricedAlone priced_alone(const Trial& trial, const Prediction& prediction);
 
 /// "" or why equality is not checked.
 std::string too_large_to_check(const Programme& programme);

@@ -2,9 +2,11 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "profiler/execute/lone_rank.h"
 #include "profiler/execute/mover.h"
 
 namespace shardwright {
@@ -22,6 +24,8 @@ struct RunOptions {
   /// make steps of otherwise.
   AdamStep adam = {1e-3, 0.9, 0.95, 1e-5, 0.0, 1, 1.0};
   bool trains = true;  ///< inference has no optimizer's state
+  /// The programme's rank that runs by itself; the communicator that an Executor is given then has one rank.
+  std::optional<LoneRank> alone = {};
 };
 
 /// The weights of one rank, by name in the whole model, with their gradients and the optimizer's state: what

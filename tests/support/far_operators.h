@@ -18,7 +18,7 @@ inline bool is_far(const void* data) { return reinterpret_cast<std::uintptr_t>(d
 
 /// Operators whose memory is a device's: what reads or writes it beside them dies, and what gives them memory of the
 /// host's is told so. They compute by `on`, which outlives this.
-class FarOperators final : public Operators {
+class FarOperators : public Operators {
  public:
   explicit FarOperators(Operators& on) : on_(on) {}
 
