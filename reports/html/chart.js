@@ -30,14 +30,21 @@ echarts.use([
 const charts = new Set();
 onThemeChange(() => charts.forEach((one) => one.redraw()));
 
-// Paper is white, and shows what was never scrolled to.
+// Paper is white, narrow, and shows what was never scrolled to.
+const kPaperWidth = 690; // pixels of A4 and of Letter within their margins
 let themeBeforePrint = '';
 addEventListener('beforeprint', () => {
   themeBeforePrint = currentTheme();
-  charts.forEach((one) => one.draw());
+  charts.forEach((one) => {
+    one.draw();
+    one.fit(kPaperWidth);
+  });
   setTheme('light');
 });
-addEventListener('afterprint', () => setTheme(themeBeforePrint));
+addEventListener('afterprint', () => {
+  charts.forEach((one) => one.fit());
+  setTheme(themeBeforePrint);
+});
 
 /// What all charts share. The tooltip is painted, not markup: names in it stay text.
 function common() {
@@ -83,7 +90,7 @@ export function chart({ title, summary, height = 320, option, data, zoom = false
   let instance = null;
   let width = 0;
   const apply = () => {
-    const own = option(box.clientWidth);
+    const own = option(width);
     const shared = common();
     instance.setOption(
       {
@@ -107,6 +114,13 @@ export function chart({ title, summary, height = 320, option, data, zoom = false
     redraw() {
       if (instance !== null) apply();
     },
+    /// To so many pixels, or to its place.
+    fit(pixels = box.clientWidth) {
+      if (instance === null || pixels === 0 || pixels === width) return;
+      width = pixels;
+      instance.resize({ width });
+      apply();
+    },
   };
   charts.add(one);
   new IntersectionObserver(
@@ -117,12 +131,7 @@ export function chart({ title, summary, height = 320, option, data, zoom = false
     },
     { rootMargin: '300px' },
   ).observe(box);
-  new ResizeObserver(() => {
-    if (instance === null || box.clientWidth === 0 || box.clientWidth === width) return;
-    width = box.clientWidth;
-    instance.resize();
-    apply();
-  }).observe(box);
+  new ResizeObserver(() => one.fit()).observe(box);
 
   const figure = el('figure', { 'aria-labelledby': heading }, el('figcaption', { id: heading }, title), box);
   if (zoom) addZoom(figure, box, () => instance);

@@ -61,7 +61,7 @@ export function definitions(pairs) {
     'dl',
     { class: 'facts' },
     pairs
-      .filter(([, value]) => value !== undefined && value !== null && value !== '')
+      .filter(([, value]) => ![undefined, null, false, ''].includes(value))
       .map(([name, value]) => el('div', {}, el('dt', {}, name), el('dd', {}, value))),
   );
 }

@@ -55,6 +55,7 @@ export const layoutColumns = [
   {
     title: 'recompute',
     value: ({ plan }) => recomputeText(plan.layout),
+    text: ({ plan }) => recomputeText(plan.layout).replaceAll('+', '+\u200b'), // a line may end there
     help: 'what runs again in backward',
     left: true,
   },

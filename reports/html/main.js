@@ -9,6 +9,7 @@ import { explanationSections } from './sections/explanation.js';
 import { genericSections } from './sections/generic.js';
 import { kernelsSection, unmeasuredSection } from './sections/plan_kernels.js';
 import { linksSection } from './sections/plan_links.js';
+import { loopTrialSections } from './sections/loop_trial.js';
 import { memorySection } from './sections/plan_memory.js';
 import { paretoSection, rankingSection } from './sections/plan_ranking.js';
 import { commandsSection, runSection } from './sections/plan_run.js';
@@ -48,6 +49,7 @@ const kKinds = {
   validation: { title: () => 'Validation', sections: validationSections },
   sweep: { title: () => 'Sweep', sections: sweepSections },
   trial: { title: () => 'Trial', sections: trialSections },
+  loop_trial: { title: () => 'Trials', sections: loopTrialSections },
 };
 
 function kindOf(data) {

@@ -90,7 +90,12 @@ export function table({
         const mark = active ? (sorted[1] ? ' ▼' : ' ▲') : '';
         return el(
           'th',
-          { scope: 'col', 'aria-sort': state, class: alignment(column) },
+          {
+            scope: 'col',
+            'aria-sort': state,
+            class: alignment(column),
+            'data-title': column.title.replaceAll('/', '/\u200b') + mark,
+          },
           button(column.title + mark, sortBy, { 'data-column': column.title, title: column.help }),
         );
       }),

@@ -56,6 +56,7 @@ export function makePages(program, folder) {
   run('models --json models.json');
   run('report models.json --out models.html');
   run('report --out trial.html', trial);
+  run('report --out loop.html', join(here, 'loop_trial.json'));
   run('report plan.json estimate.json validation.json sweep.json --out several.html', trial);
 
   const plan = read('plan.json');

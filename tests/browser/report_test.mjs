@@ -130,6 +130,7 @@ const charts = {
   validate: 2,
   sweep: 1,
   trial: 5,
+  loop: 3,
   models: 0,
   several: 20,
   bare: 4,
@@ -163,6 +164,32 @@ await test('a file that is not as expected is shown as it is, and the page says 
   await close();
 });
 
+await test('a collection of trials shows its verdict, void rounds and the ranking', async () => {
+  const { page, close } = await open('loop');
+  same(
+    'verdict',
+    await page.locator('.verdict').textContent(),
+    '2 of 2 rounds are within 10 %; 3 layouts of one model are ranked with a Kendall tau of 0.33.',
+  );
+  const rows = page.locator('section[id$="-rounds"] > .table tbody tr');
+  check('a void round has no error', (await rows.nth(1).textContent()).includes('300 ms––'));
+  const ranking = page.locator('section[id$="-ranking"]');
+  same('one pair is the wrong way round', await ranking.locator('.facts dd').allTextContents(), ['3', '1']);
+  same(
+    'places as measured, then as predicted',
+    await ranking.locator('> .table tbody tr').evaluateAll((list) =>
+      list.map((row) =>
+        [...row.children]
+          .slice(0, 2)
+          .map((cell) => cell.textContent)
+          .join(),
+      ),
+    ),
+    ['1,2', '2,1', '3,3'],
+  );
+  await close();
+});
+
 await test('axe finds nothing serious, in light and in dark', async () => {
   const kinds = [
     ['plan', 1280, 'light'],
@@ -171,6 +198,7 @@ await test('axe finds nothing serious, in light and in dark', async () => {
     ['validate', 1280, 'dark'],
     ['sweep', 390, 'light'],
     ['trial', 390, 'dark'],
+    ['loop', 390, 'light'],
     ['models', 390, 'light'],
     ['nothing', 390, 'dark'],
     ['serving', 390, 'light'],
@@ -400,7 +428,26 @@ await test('on paper every chart is drawn, light, without buttons', async () => 
   );
   same('no chart is left out', state, 0);
   await page.emulateMedia({ media: 'print' });
+  await page.setViewportSize({ width: 700, height: 1000 }); // A4 within its margins
+  await page.evaluate(() => dispatchEvent(new Event('beforeprint')));
   check('no navigation', !(await page.getByRole('navigation').isVisible()));
+  same('no switches', await page.locator('input:visible, button:visible').count(), 0);
+  same('nothing is cut off at the right', await widthOf(page), 700);
+  const boxes = await page.locator('.chart canvas').evaluateAll((list) =>
+    list.map((canvas) => {
+      const { right, width, height } = canvas.getBoundingClientRect();
+      return right <= 700 && Math.abs(width / height - canvas.width / canvas.height) < 0.1;
+    }),
+  );
+  check('charts are whole and in proportion', boxes.length > 8 && boxes.every(Boolean), boxes);
+  same(
+    'heads of tables are text',
+    await page
+      .locator('thead th')
+      .first()
+      .evaluate((cell) => getComputedStyle(cell, '::after').content),
+    '"#"',
+  );
   same('nothing on the console', said, []);
   await close();
 });

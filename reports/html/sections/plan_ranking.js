@@ -21,6 +21,9 @@ const kReasons = {
   shard_group: 'fsdp_group does not divide dp × cp',
   precision: 'the GPU does not compute in the format',
   memory: 'it was seen not to fit',
+  ttft: 'first tokens come later than promised',
+  tpot: 'further tokens come more slowly than promised',
+  load: 'requests come faster than they are answered, or are longer than what a rank holds',
 };
 
 const rank = { title: '#', value: ({ plan }) => plan.rank, always: true };
@@ -58,17 +61,21 @@ function rejectedLayouts(plans) {
 
 export function rejectedTable(search) {
   const rows = Object.entries(search.rejected).map(([reason, layouts]) => ({ reason, layouts }));
-  return table({
-    name: 'reasons',
-    sort: ['layouts', true],
-    rows,
-    filter: false,
-    columns: [
-      { title: 'reason', value: (row) => row.reason, left: true },
-      { title: 'layouts', value: (row) => row.layouts, text: (row) => units.count(row.layouts) },
-      { title: 'meaning', value: (row) => kReasons[row.reason], wide: true },
-    ],
-  });
+  if (rows.length === 0) return [];
+  return [
+    el('h4', {}, 'Rejected, by reason'),
+    table({
+      name: 'reasons',
+      sort: ['layouts', true],
+      rows,
+      filter: false,
+      columns: [
+        { title: 'reason', value: (row) => row.reason, left: true },
+        { title: 'layouts', value: (row) => row.layouts, text: (row) => units.count(row.layouts) },
+        { title: 'meaning', value: (row) => kReasons[row.reason], wide: true },
+      ],
+    }),
+  ];
 }
 
 function turnedDown(data) {
@@ -87,8 +94,7 @@ function turnedDown(data) {
       }),
     );
   }
-  if (data.search && Object.keys(data.search.rejected).length > 0)
-    parts.push(el('h4', {}, 'Rejected, by reason'), rejectedTable(data.search));
+  parts.push(...rejectedTable(data.search));
   if (data.rejected?.length > 0) parts.push(el('h4', {}, 'Some of them'), rejectedLayouts(data.rejected));
   return parts;
 }
@@ -104,15 +110,18 @@ export function searchFigures(search) {
   ]);
 }
 
+/// `parts`, behind a switch where something fits; nothing without parts.
+export function behindSwitch(data, parts) {
+  if (parts.length === 0) return null;
+  const extra = el('div', { hidden: data.plans.length > 0 }, parts);
+  const toggle = checkbox('Show what was rejected, and why', false, (on) => {
+    extra.hidden = !on;
+  });
+  return [data.plans.length > 0 && el('p', { class: 'switch' }, toggle), extra];
+}
+
 export function rankingSection(data) {
   if (!data.search) return null;
-  const extra = el('div', { hidden: data.plans.length > 0 }, turnedDown(data));
-  const toggle =
-    data.plans.length > 0 &&
-    extra.children.length > 0 &&
-    checkbox('Show what was rejected, and why', false, (on) => {
-      extra.hidden = !on;
-    });
   return section(
     'ranking',
     'Ranked layouts',
@@ -120,8 +129,7 @@ export function rankingSection(data) {
     data.plans.length > 0 && ranked(data.plans),
     data.page_left_out && el('p', { class: 'quiet' }, `Left out of this page: ${data.page_left_out}.`),
     searchFigures(data.search),
-    toggle && el('p', {}, toggle),
-    extra,
+    behindSwitch(data, turnedDown(data)),
   );
 }
 

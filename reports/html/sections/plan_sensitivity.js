@@ -32,7 +32,13 @@ export function sensitivitySection(data) {
         type: 'category',
         inverse: true,
         data: rows.map((row) => row.meaning),
-        axisLabel: { color: colour('ink'), interval: 0, width: width < 560 ? 120 : 230, overflow: 'break' },
+        axisLabel: {
+          color: colour('ink'),
+          interval: 0,
+          width: width < 560 ? 120 : 230,
+          overflow: 'break',
+          lineHeight: 15,
+        },
       }),
       series: [
         {
@@ -69,7 +75,7 @@ export function sensitivitySection(data) {
   return section(
     'sensitivity',
     'Sensitivity',
-    'Exactly this layout, with one thing of the question changed. Another layout may then be the best: `explain --sensitivity` searches for it.',
+    'Exactly this layout, with one thing of the question changed. Another layout may then be the best: the command explain searches for it, with --sensitivity.',
     figure.element,
   );
 }

@@ -1,12 +1,12 @@
 // Answers of plan and estimate with --serve: speed for one user against speed for all, what a token waits for, what fills
 // a GPU.
 import { axis, chart } from '../chart.js';
-import { checkbox, definitions, el } from '../dom.js';
+import { definitions, el } from '../dom.js';
 import { section } from '../section.js';
 import { table } from '../table.js';
 import { colour, seriesColour } from '../theme.js';
 import * as units from '../units.js';
-import { rejectedTable, searchFigures } from './plan_ranking.js';
+import { behindSwitch, rejectedTable, searchFigures } from './plan_ranking.js';
 import { partsChart } from './plan_step.js';
 import { confidenceText } from './plan_verdict.js';
 import { byUnit } from './trial.js';
@@ -175,36 +175,27 @@ function questionSection(data) {
   );
 }
 
+function turnedDown(data) {
+  const nearest = data.nearest ?? [];
+  const parts = [];
+  if (nearest.length > 0)
+    parts.push(
+      el('h4', {}, 'Those that come nearest'),
+      table({
+        name: 'layouts that do not do',
+        rows: nearest,
+        columns: [
+          { title: 'why', value: (plan) => `${plan.rejection?.reason}: ${plan.rejection?.detail}`, wide: true },
+          ...servedColumns,
+          ...layoutColumns,
+        ],
+      }),
+    );
+  return [...parts, ...rejectedTable(data.search)];
+}
+
 function rankingSection(data) {
   if (!data.search) return null;
-  const nearest = data.nearest ?? [];
-  const extra = el(
-    'div',
-    { hidden: data.plans.length > 0 },
-    [
-      nearest.length > 0 && [
-        el('h4', {}, 'Those that come nearest'),
-        table({
-          name: 'layouts that do not do',
-          rows: nearest,
-          columns: [
-            { title: 'why', value: (plan) => `${plan.rejection?.reason}: ${plan.rejection?.detail}`, wide: true },
-            ...servedColumns,
-            ...layoutColumns,
-          ],
-        }),
-      ],
-      Object.keys(data.search.rejected).length > 0 && [el('h4', {}, 'Rejected, by reason'), rejectedTable(data.search)],
-    ]
-      .flat(Infinity)
-      .filter(Boolean),
-  );
-  const toggle =
-    data.plans.length > 0 &&
-    extra.children.length > 0 &&
-    checkbox('Show what was rejected, and why', false, (on) => {
-      extra.hidden = !on;
-    });
   return section(
     'ranking',
     'Ranked layouts',
@@ -223,8 +214,7 @@ function rankingSection(data) {
         ],
       }),
     searchFigures(data.search),
-    toggle && el('p', {}, toggle),
-    extra,
+    behindSwitch(data, turnedDown(data)),
   );
 }
 

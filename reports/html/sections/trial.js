@@ -23,9 +23,9 @@ function pairs(predicted, measured) {
   return keys.map((key) => ({ key, predicted: predicted?.[key], measured: measured?.[key] }));
 }
 
-const relative = (row) =>
+export const relative = (row) =>
   row.measured > 0 && row.predicted !== undefined ? row.predicted / row.measured - 1 : undefined;
-const pairColumns = [
+export const pairColumns = [
   { title: 'predicted', value: (row) => row.predicted, text: (row) => byUnit(row.key, row.predicted) },
   { title: 'measured', value: (row) => row.measured, text: (row) => byUnit(row.key, row.measured) },
   {
@@ -37,7 +37,7 @@ const pairColumns = [
 ];
 
 /// Bars of what was predicted beside what was measured; `rows`: { name, predicted, measured }.
-function besideChart(title, rows, axisName, text) {
+export function besideChart(title, rows, axisName, text) {
   const known = rows.filter((row) => row.predicted !== undefined || row.measured !== undefined);
   if (known.length === 0) return null;
   const bar = (key) => ({
@@ -142,7 +142,8 @@ function operatorRows(data) {
   }));
 }
 
-function operatorChart(rows) {
+/// Points of what was predicted over what was measured; `what` names them: "operators".
+export function againstChart(title, what, rows) {
   const known = rows.filter((row) => row.predicted > 0 && row.measured > 0);
   if (known.length < 2) return null;
   const all = known.flatMap((row) => [row.predicted, row.measured]);
@@ -157,9 +158,9 @@ function operatorChart(rows) {
       ...more,
     });
   return chart({
-    title: 'Operators',
+    title,
     height: 400,
-    summary: `${known.length} operators, predicted against measured.`,
+    summary: `${known.length} ${what}, predicted against measured.`,
     option: () => ({
       legend: false,
       grid: { left: 84, right: 24, top: 16, bottom: 52 },
@@ -302,7 +303,7 @@ export function trialSections(data) {
       'On the line a prediction is right.',
       operators.length > 0 && [
         kindsSection(operators),
-        operatorChart(operators),
+        againstChart('Operators', 'operators', operators),
         table({
           name: 'operators',
           rows: operators,
