@@ -259,24 +259,32 @@ class Changes {
 
 }  // namespace
 
-std::vector<WhatIf> what_if_questions(const PlanRequest& request) {
-  PlanRequest bare = request;
-  bare.pins = {};
-  std::vector<WhatIf> all;
-  WhatIf network{"network_twice", "links between nodes twice as fast", bare, {}, {}};
+std::vector<MachineChange> machine_changes(const Machine& machine) {
+  std::vector<MachineChange> all;
+  MachineChange network{"network_twice", "links between nodes twice as fast", machine};
   bool any = false;
-  for (LinkLevel& level : network.request.machine.links) {
-    if (level.gpus != 0 && level.gpus <= bare.machine.gpus_per_node) continue;
+  for (LinkLevel& level : network.machine.links) {
+    if (level.gpus != 0 && level.gpus <= machine.gpus_per_node) continue;
     level.bandwidth = level.bandwidth * 2;
     any = true;
   }
   if (any) all.push_back(std::move(network));
   // As the catalog has it of h200-sxm-141gb, with its source.
   const Bytes larger = find_machine("h200-sxm-141gb").memory;
-  if (bare.machine.memory < larger) {
-    WhatIf w{"memory_141_gb", "GPUs with 141 GB", bare, {}, {}};
-    w.request.machine.memory = larger;
-    all.push_back(std::move(w));
+  if (machine.memory < larger) {
+    all.push_back({"memory_141_gb", "GPUs with 141 GB", machine});
+    all.back().machine.memory = larger;
+  }
+  return all;
+}
+
+std::vector<WhatIf> what_if_questions(const PlanRequest& request) {
+  PlanRequest bare = request;
+  bare.pins = {};
+  std::vector<WhatIf> all;
+  for (MachineChange& change : machine_changes(request.machine)) {
+    all.push_back({std::move(change.name), std::move(change.meaning), bare, {}, {}});
+    all.back().request.machine = std::move(change.machine);
   }
   WhatIf w{"batch_twice", "twice the global batch", bare, {}, {}};
   w.request.workload.global_batch *= 2;

@@ -97,8 +97,16 @@ inline constexpr std::size_t kMostPairs = 3;
 /// is priced as `estimate` would. `against`: pins of a layout to compare with. Throws InputError as estimate does.
 Explanation explain(const PlanRequest& request, const std::optional<LayoutPins>& against, bool what_ifs);
 
-/// Questions with one thing changed: the network twice as fast (of a machine with links between nodes), GPUs with 141
-/// GB (where they have less: NVIDIA H200's), the global batch doubled.
+/// A machine with one thing changed.
+struct MachineChange {
+  std::string name, meaning;
+  Machine machine;
+};
+/// The network twice as fast (of a machine with links between nodes), GPUs with 141 GB (where they have less: NVIDIA
+/// H200's).
+std::vector<MachineChange> machine_changes(const Machine& machine);
+
+/// Questions with one thing changed: the machine, or the global batch doubled.
 std::vector<WhatIf> what_if_questions(const PlanRequest& request);
 
 }  // namespace shardwright

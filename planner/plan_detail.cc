@@ -41,6 +41,8 @@ AxisLinks links_of(std::string axis, const RankGroup& group, const Machine& mach
   return links;
 }
 
+}  // namespace
+
 std::vector<AxisLinks> axes_of(const Model& model, const Machine& machine, const Layout& layout) {
   std::vector<AxisLinks> axes;
   const std::variant<Mesh, std::string> refined = stage_mesh(layout, model);
@@ -58,6 +60,8 @@ std::vector<AxisLinks> axes_of(const Model& model, const Machine& machine, const
   }
   return axes;
 }
+
+namespace {
 
 std::vector<SameLayout> what_ifs_of(const PlanRequest& request, const Layout& layout) {
   std::vector<SameLayout> all;

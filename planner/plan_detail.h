@@ -31,6 +31,9 @@ struct AxisLinks {
   std::vector<Level> levels;  ///< those at which ranks of the group meet, innermost first
 };
 
+/// Those of more than one rank. Precondition: stage_mesh has nothing against the layout.
+std::vector<AxisLinks> axes_of(const Model& model, const Machine& machine, const Layout& layout);
+
 /// How a layout would fare in a question with one thing changed (what_if_questions).
 struct SameLayout {
   std::string name, meaning;

@@ -13,21 +13,6 @@ namespace {
 
 constexpr std::size_t kMostTensors = 12, kMostKernels = 8;
 
-/// "Machine: 80.0 GiB a GPU, 78.2 GiB usable, 3.35 TB/s; 989 TFLOP/s in bf16; links node 450 GB/s, rail 50.0 GB/s".
-std::string machine_text(const Machine& machine, const TableStyle& style) {
-  if (machine.name.empty()) return "";
-  std::vector<std::string> peaks, links;
-  for (const DataType type : kDataTypes)
-    if (supports(machine, type)) peaks.push_back(fmt::format("{} in {}", with_unit(machine.peak[type]), name_of(type)));
-  for (const LinkLevel& level : machine.links)
-    links.push_back(fmt::format("{} {}", level.name, with_unit(level.bandwidth)));
-  return wrapped(fmt::format("Machine: {} a GPU, {} usable, {}; {}; links of a GPU: {}.", with_unit(machine.memory),
-                             with_unit(machine.usable_memory()), with_unit(machine.memory_bandwidth),
-                             fmt::join(peaks, ", "), fmt::join(links, ", ")),
-                 style.width) +
-         "\n";
-}
-
 /// What stage by stage is waited, and compute by family.
 std::string parts_text(const Prediction& p, const PlanDetail& detail, const TableStyle& style) {
   std::vector<std::string> parts;
@@ -109,19 +94,6 @@ std::string kernels_text(const std::vector<KernelUse>& kernels, const Machine& m
   return text;
 }
 
-/// "Links: tp 8 node; dp 64 node (4 of them), rail": outer links after inner ones.
-std::string links_text(const std::vector<AxisLinks>& axes, const TableStyle& style) {
-  std::vector<std::string> parts;
-  for (const AxisLinks& axis : axes) {
-    std::vector<std::string> levels;
-    for (const AxisLinks::Level& level : axis.levels)
-      levels.push_back(level.ranks == axis.ranks ? level.name
-                                                 : fmt::format("{} ({} of them)", level.name, level.ranks));
-    parts.push_back(fmt::format("{} {} {}", axis.axis, axis.ranks, fmt::join(levels, ", ")));
-  }
-  return wrapped(fmt::format("Links: {}.", fmt::join(parts, "; ")), style.width);
-}
-
 std::string what_ifs_text(const Prediction& p, const std::vector<SameLayout>& what_ifs, const TableStyle& style) {
   std::string text = bold("The same layout, if it had", style) + "\n";
   for (const SameLayout& w : what_ifs)
@@ -136,8 +108,34 @@ std::string what_ifs_text(const Prediction& p, const std::vector<SameLayout>& wh
 
 }  // namespace
 
+std::string machine_paragraph(const Machine& machine, const TableStyle& style) {
+  if (machine.name.empty()) return "";
+  std::vector<std::string> peaks, links;
+  for (const DataType type : kDataTypes)
+    if (supports(machine, type)) peaks.push_back(fmt::format("{} in {}", with_unit(machine.peak[type]), name_of(type)));
+  for (const LinkLevel& level : machine.links)
+    links.push_back(fmt::format("{} {}", level.name, with_unit(level.bandwidth)));
+  return wrapped(fmt::format("Machine: {} a GPU, {} usable, {}; {}; links of a GPU: {}.", with_unit(machine.memory),
+                             with_unit(machine.usable_memory()), with_unit(machine.memory_bandwidth),
+                             fmt::join(peaks, ", "), fmt::join(links, ", ")),
+                 style.width) +
+         "\n";
+}
+
+std::string links_text(const std::vector<AxisLinks>& axes, const TableStyle& style, const std::string& pool) {
+  std::vector<std::string> parts;
+  for (const AxisLinks& axis : axes) {
+    std::vector<std::string> levels;
+    for (const AxisLinks::Level& level : axis.levels)
+      levels.push_back(level.ranks == axis.ranks ? level.name
+                                                 : fmt::format("{} ({} of them)", level.name, level.ranks));
+    parts.push_back(fmt::format("{} {} {}", axis.axis, axis.ranks, fmt::join(levels, ", ")));
+  }
+  return wrapped(fmt::format("Links{}: {}.", pool.empty() ? "" : " of " + pool, fmt::join(parts, "; ")), style.width);
+}
+
 std::string detail_text(const Prediction& p, const PlanDetail& detail, const TableStyle& style) {
-  std::string text = machine_text(detail.machine, style) + parts_text(p, detail, style);
+  std::string text = machine_paragraph(detail.machine, style) + parts_text(p, detail, style);
   text += tensors_text(detail.tensors.at(static_cast<std::size_t>(p.worst_stage)), p.worst_stage, style);
   text += "\n" + kernels_text(detail.kernels, detail.machine, style);
   if (!detail.axes.empty()) text += "\n" + links_text(detail.axes, style);

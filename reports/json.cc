@@ -11,6 +11,7 @@
 
 #include "models/transformer.h"
 #include "planner/memory.h"
+#include "reports/machine_json.h"
 #include "reports/prediction_text.h"
 
 namespace shardwright {
@@ -399,35 +400,6 @@ Json model_json(const Model& model) {
   return json;
 }
 
-Json link_json(const LinkLevel& level) {
-  Json json;
-  json["name"] = level.name;
-  if (level.gpus > 0) json["gpus"] = level.gpus;
-  json["bytes_per_second_per_gpu"] = level.bandwidth.value;
-  json["latency_seconds"] = level.latency.value;
-  return json;
-}
-
-Json machine_json(const Machine& machine) {
-  Json json;
-  json["name"] = machine.name;
-  json["memory_bytes"] = machine.memory.value;
-  json["usable_memory_bytes"] = machine.usable_memory().value;
-  json["peak_flops_per_second"] = Json::object();
-  for (const DataType type : kDataTypes) {
-    if (supports(machine, type)) json["peak_flops_per_second"][std::string(name_of(type))] = machine.peak[type].value;
-  }
-  json["memory_bytes_per_second"] = machine.memory_bandwidth.value;
-  json["l2_bytes"] = machine.l2.value;
-  json["multiprocessors"] = machine.multiprocessors;
-  json["gpus_per_node"] = machine.gpus_per_node;
-  json["nics_per_node"] = machine.nics_per_node;
-  json["links"] = list_of(machine.links, link_json);
-  put(json, "price_per_gpu_hour", machine.price_per_gpu_hour);
-  json["measured"] = false;
-  return json;
-}
-
 Json calibrated_json(const FamilyCalibration& f) {
   Json json;
   json["family"] = name_of(f.family);
@@ -533,16 +505,6 @@ Json kernel_json(const KernelUse& k) {
   return json;
 }
 
-Json axis_json(const AxisLinks& axis) {
-  Json json;
-  json["axis"] = axis.axis;
-  json["ranks"] = axis.ranks;
-  json["links"] = list_of(axis.levels, [](const AxisLinks::Level& level) {
-    return Json{{"name", level.name}, {"ranks_inside", level.ranks}};
-  });
-  return json;
-}
-
 /// A layout's own fate in each changed question.
 Json same_layout_json(const SameLayout& w) {
   Json json;
@@ -563,7 +525,7 @@ Json detail_json(const PlanDetail& detail, const std::string& estimate_command) 
   json["machine"]["measured"] = detail.machine.measured != nullptr;
   json["slowest_stage"] = detail.slowest_stage;
   json["step_seconds_by_part"] = parts_json(detail.parts);
-  json["axes"] = list_of(detail.axes, axis_json);
+  json["axes"] = axes_json(detail.axes);
   json["tensors"] = Json::array();
   for (std::size_t stage = 0; stage < detail.tensors.size(); ++stage) {
     for (const MemoryItem& tensor : detail.tensors[stage]) {

@@ -75,18 +75,6 @@ std::string pins_text(const LayoutPins& pins) {
   return fmt::format("{}", fmt::join(parts, ", "));
 }
 
-/// `word` as a shell reads it back.
-std::string quoted(const std::string& word) {
-  const auto plain = [](char c) {
-    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
-           std::string_view("-_./=+,:@%").find(c) != std::string_view::npos;
-  };
-  if (!word.empty() && std::all_of(word.begin(), word.end(), plain)) return word;
-  std::string result = "'";
-  for (const char c : word) result += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return result + "'";
-}
-
 std::string bar(double share, int width) {
   const double length = std::round(std::clamp(share, 0.0, 1.0) * width);
   return std::string(static_cast<std::size_t>(length), '#');
@@ -275,6 +263,30 @@ std::string source_text(const Prediction& p, const Calibration& calibration, con
                  style.width);
 }
 
+std::string quoted(const std::string& word) {
+  const auto plain = [](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
+           std::string_view("-_./=+,:@%").find(c) != std::string_view::npos;
+  };
+  if (!word.empty() && std::all_of(word.begin(), word.end(), plain)) return word;
+  std::string result = "'";
+  for (const char c : word) result += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return result + "'";
+}
+
+std::string command_text(const std::vector<std::string>& words, const TableStyle& style) {
+  const auto width = static_cast<std::size_t>(style.width);
+  std::string text = "  ", line;
+  for (const std::string& word : words) {
+    if (!line.empty() && line.size() + word.size() + 5 > width) {
+      text += line + " \\\n    ";
+      line.clear();
+    }
+    line += (line.empty() ? "" : " ") + word;
+  }
+  return text + line + "\n";
+}
+
 std::string estimate_command(const PlanRequest& request, const PlanResult& result, const AskedAs& asked,
                              const PricedLayout& plan, const TableStyle& style) {
   std::vector<std::string> words = {"shardwright", "estimate", quoted(asked.model), quoted(asked.machine)};
@@ -288,15 +300,9 @@ std::string estimate_command(const PlanRequest& request, const PlanResult& resul
   if (result.engine != "generic") add("--engine", result.engine);
   if (result.workload.cuda_graphs != CudaGraphs{}) add("--cuda-graphs", to_string(result.workload.cuda_graphs));
   const auto width = static_cast<std::size_t>(style.width);
-  std::string text = "  ", line;
-  for (const std::string& word : words) {
-    if (!line.empty() && line.size() + word.size() + 5 > width) {
-      text += line + " \\\n    ";
-      line.clear();
-    }
-    line += (line.empty() ? "" : " ") + word;
-  }
-  text += line + " \\\n    --layout ";
+  std::string text = command_text(words, style);
+  text.back() = ' ';
+  text += "\\\n    --layout ";
   // A backslash at a line's end joins a word only with what starts the next line, so the rest stands at the margin.
   Layout named = plan.layout;
   constexpr std::size_t kLongList = 16;

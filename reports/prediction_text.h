@@ -57,6 +57,12 @@ std::vector<KeyChange> layout_changes(const Layout& from, const Layout& to);
 /// "pp 16 instead of 8, micro_batch 2 instead of 1": what of `other` is not as in `layout`.
 std::string layout_differences(const Layout& other, const Layout& layout);
 
+/// A word as a shell reads it back.
+std::string quoted(const std::string& word);
+
+/// A command line, broken between `words` ("--gpus 8" is one) with backslashes so that it can be pasted.
+std::string command_text(const std::vector<std::string>& words, const TableStyle& style);
+
 /// The command that prices `plan` again, broken with backslashes so that it can be pasted. A long list of layers that
 /// the planner chose is left to it again.
 std::string estimate_command(const PlanRequest& request, const PlanResult& result, const AskedAs& asked,

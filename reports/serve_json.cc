@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "reports/json.h"
+#include "reports/machine_json.h"
 #include "reports/prediction_text.h"
 
 namespace shardwright {
@@ -202,9 +203,43 @@ Json workload_json(const ServeResult& result) {
   return json;
 }
 
+/// A layout's own fate in a changed question.
+Json what_if_json(const ServeWhatIf& w) {
+  Json json;
+  json["name"] = w.name;
+  json["meaning"] = w.meaning;
+  json["answers"] = w.same.has_value();
+  if (!w.same) return json;
+  const ServePrediction& p = *w.same->prediction;
+  json["keeps_goals"] = w.same->keeps_goals;
+  put(json, "output_tokens_per_second_per_gpu", p.output_tokens_per_second_per_gpu);
+  if (p.ttft > Seconds{}) put(json, "ttft_seconds", p.ttft.value);
+  if (p.tpot > Seconds{}) put(json, "tpot_seconds", p.tpot.value);
+  json["concurrency"] = p.concurrency;
+  return json;
+}
+
+Json detail_json(const ServeDetail& detail, const std::string& command) {
+  Json json;
+  json["command"] = command;
+  json["machine"] = machine_json(detail.machine);
+  json["machine"]["measured"] = detail.machine.measured != nullptr;
+  json["pools"] = Json::array();
+  for (const PoolLinks& pool : detail.pools) {
+    Json of = Json::object();
+    if (!pool.pool.empty()) of["pool"] = pool.pool;
+    of["axes"] = axes_json(pool.axes);
+    json["pools"].push_back(std::move(of));
+  }
+  json["what_if"] = Json::array();
+  for (const ServeWhatIf& w : detail.what_ifs) json["what_if"].push_back(what_if_json(w));
+  return json;
+}
+
 }  // namespace
 
-std::string serve_result_json(const ServeResult& result) {
+std::string serve_result_json(const ServeResult& result, const std::optional<ServeDetail>& detail,
+                              const std::string& command) {
   Json json;
   json["schema"] = "shardwright.plan_result/1";
   json["shardwright_version"] = version();
@@ -228,6 +263,7 @@ std::string serve_result_json(const ServeResult& result) {
     json["pareto"] = list_json(result.pareto);
     if (result.plans.empty()) json["nearest"] = list_json(result.nearest);
   }
+  if (detail) json["detail"] = detail_json(*detail, command);
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "reports/detail_text.h"
 #include "reports/prediction_text.h"
 
 namespace shardwright {
@@ -161,7 +162,34 @@ std::string table_of(const std::vector<ServedLayout>& plans, const TableStyle& s
   return text;
 }
 
-std::string estimate_of(const ServeResult& result, const TableStyle& style) {
+std::string what_if_text(const ServeWhatIf& w, const ServePrediction& now) {
+  if (!w.same) return fmt::format("{}: nothing that fits and keeps what is promised", w.meaning);
+  const ServePrediction& p = *w.same->prediction;
+  std::string text =
+      fmt::format("{}: {} tokens/s/GPU", w.meaning,
+                  signed_percent(p.output_tokens_per_second_per_gpu / now.output_tokens_per_second_per_gpu - 1));
+  if (p.ttft > Seconds{}) text += ", ttft " + with_unit(p.ttft);
+  if (p.tpot > Seconds{}) text += ", tpot " + with_unit(p.tpot);
+  return text + (w.same->keeps_goals ? "" : ", which breaks a promise");
+}
+
+/// Machine, links by pool, what changes of the question do.
+std::string behind_text(const ServePrediction& now, const ServeDetail& detail, const TableStyle& style) {
+  std::string text = machine_paragraph(detail.machine, style);
+  bool links = false;
+  for (const PoolLinks& pool : detail.pools) {
+    if (pool.axes.empty()) continue;
+    text += links_text(pool.axes, style, pool.pool);
+    links = true;
+  }
+  if (links) text += "\n";
+  if (detail.what_ifs.empty()) return text;
+  text += bold("The same layout, at its best load, with", style) + "\n";
+  for (const ServeWhatIf& w : detail.what_ifs) text += wrapped(what_if_text(w, now), style.width, 2);
+  return text + "\n";
+}
+
+std::string estimate_of(const ServeResult& result, const std::optional<ServeDetail>& detail, const TableStyle& style) {
   const ServedLayout& plan = result.plans.front();
   std::string text = wrapped(fmt::format("Layout: {}", layout_text(plan)), style.width);
   if (!plan.assumed.empty())
@@ -171,7 +199,9 @@ std::string estimate_of(const ServeResult& result, const TableStyle& style) {
   const ServePrediction& p = *plan.prediction;
   if (plan.under_load) text += "\n" + under_load_text(*plan.under_load, style);
   text += "\n" + rates_text(plan) + "\n" + step_text(p) + "\n" + memory_text(p.memory, style);
-  return text + "\n" + sources_text(p, style);
+  text += "\n";
+  if (detail) text += behind_text(p, *detail, style);
+  return text + sources_text(p, style);
 }
 
 std::string search_text(const SearchSummary& search, bool fewest, const TableStyle& style) {
@@ -188,9 +218,10 @@ std::string search_text(const SearchSummary& search, bool fewest, const TableSty
 
 }  // namespace
 
-std::string serve_text(const ServeRequest& request, const ServeResult& result, const TableStyle& style) {
+std::string serve_text(const ServeRequest& request, const ServeResult& result, const std::optional<ServeDetail>& detail,
+                       const std::vector<std::string>& command, const TableStyle& style) {
   std::string text = question_text(request, result, style);
-  if (result.is_estimate) return text + "\n" + estimate_of(result, style);
+  if (result.is_estimate) return text + "\n" + estimate_of(result, detail, style);
   text += "\n";
   if (result.plans.empty()) {
     text += red("Nothing keeps what is promised.", style) + "\n";
@@ -206,8 +237,10 @@ std::string serve_text(const ServeRequest& request, const ServeResult& result, c
   if (best.under_load) text += "\n" + under_load_text(*best.under_load, style);
   text += "\n" + bold("The first", style) + "\n" + rates_text(best) + "\n" + step_text(*best.prediction) + "\n" +
           memory_text(best.prediction->memory, style);
-  text += "\n" + sources_text(*best.prediction, style);
-  return text + search_text(result.search, result.load && !request.gpus, style);
+  text += "\n";
+  if (detail) text += behind_text(*best.prediction, *detail, style);
+  text += sources_text(*best.prediction, style) + search_text(result.search, result.load && !request.gpus, style);
+  return text + (command.empty() ? "" : "\nThe first again:\n" + command_text(command, style));
 }
 
 }  // namespace shardwright

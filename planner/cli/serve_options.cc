@@ -6,12 +6,14 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <set>
 
 #include "hardware/input_error.h"
 #include "planner/cli/commands.h"
 #include "planner/cli/html_option.h"
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
+#include "reports/prediction_text.h"
 #include "reports/serve_json.h"
 #include "reports/serve_text.h"
 
@@ -217,10 +219,34 @@ ServeRequest read_serve_question(const Arguments& arguments, const std::string& 
 
 namespace {
 
+/// The command line that asks for the first plan again: an estimate of its layout at its load; of pools, which no
+/// estimate has, the plan. None without a plan.
+std::vector<std::string> command_again(const Arguments& arguments, const ServeResult& result) {
+  if (result.plans.empty()) return {};
+  const ServedLayout& first = result.plans[0];
+  static const std::set<std::string> replaced = {"--serve", "--gpus",    "--pin",  "--layout",     "--top",
+                                                 "--json",  "--threads", "--html", "--concurrency"};
+  std::vector<std::string> words = {"shardwright", first.pools ? "plan" : "estimate", quoted(arguments.positionals[0]),
+                                    quoted(arguments.positionals[1]), "--serve"};
+  for (const auto& [flag, value] : arguments.options)
+    if (!replaced.contains(flag)) words.push_back(value.empty() ? flag : flag + " " + quoted(value));
+  if (first.pools) {
+    words.push_back(fmt::format("--gpus {}", result.gpus));
+    words.push_back("--pin " + quoted(arguments.find("--pin").value_or("serving=disaggregated")));
+    return words;
+  }
+  const bool fixed = result.load || result.workload.phase == ServePhase::prefill || !first.prediction;
+  if (!fixed) words.push_back(fmt::format("--concurrency {}", first.prediction->concurrency));
+  words.push_back("--layout " + to_string(first.layout));
+  return words;
+}
+
 void write_serve_answer(const Arguments& arguments, const ServeRequest& request, const ServeResult& result) {
-  const std::string json = serve_result_json(result);
+  const std::optional<ServeDetail> detail = detail_of_first(request, result);
+  const std::vector<std::string> command = command_again(arguments, result);
+  const std::string json = serve_result_json(result, detail, fmt::format("{}", fmt::join(command, " ")));
   write_html(arguments, {{arguments.positionals[0] + " on " + arguments.positionals[1], json}});
-  write_answer(arguments, serve_text(request, result, stdout_style()), json);
+  write_answer(arguments, serve_text(request, result, detail, command, stdout_style()), json);
 }
 
 }  // namespace

@@ -71,9 +71,7 @@ double value_of(const LatencySpread& spread, GoalOf of) {
   return spread.mean;
 }
 
-ServeResult estimate_serving(const ServeRequest& request) {
-  if (request.pins.disaggregated.value_or(false))
-    throw InputError("an estimate has one layout: serving=disaggregated is the plan command's");
+ServeResult empty_result(const ServeRequest& request) {
   ServeResult result;
   result.model = request.model.name;
   result.machine = request.machine.name;
@@ -81,6 +79,13 @@ ServeResult estimate_serving(const ServeRequest& request) {
   result.workload = request.workload;
   result.goals = request.goals;
   result.load = request.load;
+  return result;
+}
+
+ServeResult estimate_serving(const ServeRequest& request) {
+  if (request.pins.disaggregated.value_or(false))
+    throw InputError("an estimate has one layout: serving=disaggregated is the plan command's");
+  ServeResult result = empty_result(request);
   result.is_estimate = true;
   ServedLayout plan;
   plan.layout = layout_of(request.pins, request.model, request.gpus);

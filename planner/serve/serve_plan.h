@@ -60,6 +60,9 @@ struct ServeResult {
   std::vector<ServedLayout> nearest;  ///< when nothing keeps the goals: what comes nearest, or what misses least memory
 };
 
+/// The question, with no answer yet.
+ServeResult empty_result(const ServeRequest& request);
+
 /// One layout, whether it fits or not. Throws InputError where pins contradict each other.
 ServeResult estimate_serving(const ServeRequest& request);
 
@@ -71,6 +74,10 @@ ServeResult estimate_serving(const ServeRequest& request);
 /// doubling; every pair of their layouts that another does not beat, in numbers that fill the GPUs. Fast ones first:
 /// most output tokens a second, then by layout.
 ServeResult plan_serving(const ServeRequest& request);
+
+/// These pools, with the decoding batch that keeps goals and answers most; nothing where none does. Pools that prefill
+/// with less than they must are as slow as that.
+std::optional<ServedLayout> best_load(const ServeRequest& request, const PoolLayout& pools);
 
 /// Batches of a rank up to `most`: 1, 2, 3, 4, 6, 8, 12, ..., most.
 std::vector<std::int64_t> batches_tried(std::int64_t most);

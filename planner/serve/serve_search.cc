@@ -221,6 +221,40 @@ std::vector<Pair> worth_a_prediction(const ServeRequest& request, std::vector<Pa
   return kept;
 }
 
+/// One worker of a pool.
+struct WorkerTimes {
+  Machine machine;
+  StepTimes times;
+  WorkerTimes(const ServeRequest& request, const ServeLayout& layout)
+      : machine(evenly_filled(request.machine, layout.gpus())),
+        times(request.model, machine, request.workload.formats, request.engine, layout) {}
+};
+
+/// Nothing where no prompt fits.
+std::optional<Prefiller> prefiller_of(const ServeRequest& request, WorkerTimes& worker) {
+  ServeWorkload prompts = request.workload;
+  prompts.osl = 1;
+  if (worker.times.memory(worker.machine, prompts).largest_batch == 0) return std::nullopt;
+  const StepTimes::Prefill one = worker.times.prefill(1, prompts.isl, 0, 0, prompts.cached_tokens());
+  const ServeLayout& layout = worker.times.layout();
+  return Prefiller{layout, one, static_cast<double>(layout.attention_data) / one.added.value};
+}
+
+/// With every batch that is tried.
+std::vector<Decoder> decoders_of(const ServeRequest& request, WorkerTimes& worker) {
+  const auto answer = static_cast<double>(std::max<std::int64_t>(1, request.workload.osl));
+  std::vector<Decoder> decoders;
+  for (const std::int64_t batch : batches_tried(worker.times.memory(worker.machine, request.workload).largest_batch)) {
+    Decoder d;
+    d.layout = worker.times.layout();
+    d.batch = batch;
+    d.prediction = decoding(worker.times, worker.machine, request.workload, batch);
+    d.rate = d.prediction.output_tokens_per_second / answer;
+    decoders.push_back(std::move(d));
+  }
+  return decoders;
+}
+
 /// Pools that fill the GPUs; how many were looked at is added to `priced`.
 std::vector<ServedLayout> all_pools(const ServeRequest& request, std::int64_t gpus, std::int64_t& priced) {
   std::vector<Prefiller> prefillers;
@@ -230,25 +264,10 @@ std::vector<ServedLayout> all_pools(const ServeRequest& request, std::int64_t gp
     for (const ServeLayout& l : copies_on(request, size)) workers.push_back(l);
   std::vector<std::optional<Prefiller>> found(workers.size());
   std::vector<std::vector<Decoder>> found_decoders(workers.size());
-  ServeWorkload prompts = request.workload;
-  prompts.osl = 1;
   run_in_parallel(workers.size(), request.threads, [&](std::size_t i) {
-    const ServeLayout& layout = workers[i];
-    const Machine machine = evenly_filled(request.machine, layout.gpus());
-    StepTimes times(request.model, machine, request.workload.formats, request.engine, layout);
-    if (times.memory(machine, prompts).largest_batch > 0) {
-      const StepTimes::Prefill one = times.prefill(1, request.workload.isl, 0, 0, request.workload.cached_tokens());
-      found[i] = Prefiller{layout, one, static_cast<double>(layout.attention_data) / one.added.value};
-    }
-    for (const std::int64_t batch : batches_tried(times.memory(machine, request.workload).largest_batch)) {
-      Decoder d;
-      d.layout = layout;
-      d.batch = batch;
-      d.prediction = decoding(times, machine, request.workload, batch);
-      d.rate =
-          d.prediction.output_tokens_per_second / static_cast<double>(std::max<std::int64_t>(1, request.workload.osl));
-      found_decoders[i].push_back(std::move(d));
-    }
+    WorkerTimes worker(request, workers[i]);
+    found[i] = prefiller_of(request, worker);
+    found_decoders[i] = decoders_of(request, worker);
   });
   for (std::size_t i = 0; i < workers.size(); ++i) {
     if (found[i]) prefillers.push_back(std::move(*found[i]));
@@ -367,6 +386,24 @@ std::vector<Copy> copies_of(const ServeRequest& request, const std::vector<std::
 }
 
 }  // namespace
+
+std::optional<ServedLayout> best_load(const ServeRequest& request, const PoolLayout& pools) {
+  const auto one = [](ServeLayout layout) {
+    layout.replicas = 1;
+    return layout;
+  };
+  WorkerTimes prompts(request, one(pools.prefill)), answers(request, one(pools.decode));
+  const std::optional<Prefiller> prefill = prefiller_of(request, prompts);
+  std::optional<ServedLayout> best;
+  if (!prefill) return best;
+  for (const Decoder& decode : decoders_of(request, answers)) {
+    ServedLayout plan =
+        pooled(request, paired(request, *prefill, decode, pools.prefill.replicas, pools.decode.replicas));
+    plan.keeps_goals = !broken_goal(request.goals, *plan.prediction);
+    if (plan.keeps_goals && (!best || better(plan, *best))) best = std::move(plan);
+  }
+  return best;
+}
 
 std::vector<std::int64_t> batches_tried(std::int64_t most) {
   std::vector<std::int64_t> all;
@@ -578,13 +615,7 @@ void plan_filling(const ServeRequest& request, std::int64_t gpus, ServeResult& r
 }  // namespace
 
 ServeResult plan_serving(const ServeRequest& request) {
-  ServeResult result;
-  result.model = request.model.name;
-  result.machine = request.machine.name;
-  result.engine = request.engine.name;
-  result.workload = request.workload;
-  result.goals = request.goals;
-  result.load = request.load;
+  ServeResult result = empty_result(request);
   if (request.load && !request.gpus) {
     plan_fewest(request, result);
     return result;

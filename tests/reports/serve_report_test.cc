@@ -61,12 +61,33 @@ TEST_CASE("the JSON of a plan has its search, its front, and the promises") {
   CHECK(none["nearest"][0]["rejection"]["reason"] == "tpot");
 }
 
+TEST_CASE("the JSON of a plan has what stands behind its first layout") {
+  ServeRequest r = request();
+  r.gpus = 8;
+  r.pins = parse_serve_layout("tp=8,serving=aggregated", "--pin");
+  const ServeResult result = plan_serving(r);
+  const auto detail = detail_of_first(r, result);
+  REQUIRE(detail);
+  const auto json = nlohmann::json::parse(serve_result_json(result, detail, "shardwright again"))["detail"];
+  CHECK(json["command"] == "shardwright again");
+  CHECK(json["machine"]["gpus_per_node"] == 8);
+  CHECK(json["machine"]["links"][0]["name"] == "node");
+  CHECK(json["pools"] == nlohmann::json::parse(R"([{"axes":[{"axis":"tp","ranks":8,
+    "links":[{"name":"node","ranks_inside":8}]}]}])"));
+  REQUIRE(json["what_if"].size() == 3);
+  CHECK(json["what_if"][1]["name"] == "memory_141_gb");
+  CHECK(json["what_if"][1]["answers"] == true);
+  CHECK(json["what_if"][1]["keeps_goals"] == true);
+  CHECK(json["what_if"][1]["tpot_seconds"].is_number());
+  CHECK_FALSE(nlohmann::json::parse(serve_result_json(result)).contains("detail"));
+}
+
 TEST_CASE("the text of an estimate says what it is of, and why no larger batch") {
   ServeRequest r = request();
   r.workload.concurrency = 16;
   r.pins = parse_serve_layout("tp=2", "--layout");
   const ServeResult result = estimate_serving(r);
-  const std::string text = serve_text(r, result, {});
+  const std::string text = serve_text(r, result, {}, {}, {});
   CHECK(text.find("llama-3.1-8b on 2 GPUs of h100-sxm-80gb, vllm") == 0);
   CHECK(text.find("It fits and keeps what is promised.") != std::string::npos);
   CHECK(text.find("largest batch of a rank") != std::string::npos);
@@ -82,16 +103,33 @@ TEST_CASE("the text of a serving plan has every fact of its page, on 80 columns 
   const ServeMemory& m = p.memory;
   for (const int width : {80, 120}) {
     std::string line;
-    for (const char c : serve_text(r, result, {width, false}))
+    for (const char c : serve_text(r, result, detail_of_first(r, result), {"shardwright", "again"}, {width, false}))
       if ((c != ' ' && c != '\n') || line.back() != ' ') line += c == '\n' ? ' ' : c;
     for (const std::string& fact :
          {"llama-3.1-8b on 2 GPUs of h100-sxm-80gb, vllm: prompts of 1,024 and answers of 128 tokens"s,
-          "first token within 2 s"s, "further tokens within 0.05 s each"s, "weights bf16"s,
-          "first token (ttft) " + with_unit(p.ttft), "each further token (tpot) " + with_unit(p.tpot),
-          "requests in flight "s, "of a user "s, "decode step " + with_unit(p.decode_step),
-          "a prompt adds to others' steps " + with_unit(p.prefill_added), "weights " + in_gib(m.weights, 2),
-          "left for keys and values " + in_gib(m.pool, 2), "usable " + in_gib(m.usable, 2), m.reason, "Confidence: "s,
-          "Where times come from: datasheet"s, "Most tokens for each speed of a user"s, "layouts and loads"s}) {
+          "first token within 2 s"s,
+          "further tokens within 0.05 s each"s,
+          "weights bf16"s,
+          "first token (ttft) " + with_unit(p.ttft),
+          "each further token (tpot) " + with_unit(p.tpot),
+          "requests in flight "s,
+          "of a user "s,
+          "decode step " + with_unit(p.decode_step),
+          "a prompt adds to others' steps " + with_unit(p.prefill_added),
+          "weights " + in_gib(m.weights, 2),
+          "left for keys and values " + in_gib(m.pool, 2),
+          "usable " + in_gib(m.usable, 2),
+          m.reason,
+          "Confidence: "s,
+          "Where times come from: datasheet"s,
+          "Machine: 80"s,
+          "links of a GPU: node 450 GB/s"s,
+          "links between nodes twice as fast: "s,
+          "GPUs with 141 GB: "s,
+          "prompts twice as long: "s,
+          "The first again: shardwright again"s,
+          "Most tokens for each speed of a user"s,
+          "layouts and loads"s}) {
       CAPTURE(width);
       CAPTURE(fact);
       CHECK(line.find(fact) != std::string::npos);
@@ -103,7 +141,7 @@ TEST_CASE("tables of plans are no wider than the terminal") {
   ServeRequest r = request();
   r.model = find_model("mixtral-8x7b");
   r.gpus = 4;
-  const std::string text = serve_text(r, plan_serving(r), {});
+  const std::string text = serve_text(r, plan_serving(r), {}, {}, {});
   std::size_t begin = 0;
   while (begin < text.size()) {
     const std::size_t end = text.find('\n', begin);

@@ -11,12 +11,8 @@ function unitText(level) {
   return level.gpus ? `${units.count(level.gpus)} GPUs` : 'all GPUs';
 }
 
-export function linksSection(data) {
-  const { axes, machine } = data.detail ?? {};
-  if (!machine?.links) return null;
-  const traffic = data.plans[0]?.predicted?.communication ?? {};
-  const share = (axis, level) => axis.links.find((link) => link.name === level.name)?.ranks_inside;
-  const levels = table({
+function linksTable(machine) {
+  return table({
     name: 'links',
     filter: false,
     rows: machine.links,
@@ -32,10 +28,16 @@ export function linksSection(data) {
       { title: 'latency', value: (row) => row.latency_seconds, text: (row) => units.seconds(row.latency_seconds) },
     ],
   });
-  const uses =
-    axes?.length > 0 &&
+}
+
+/// `columns`: further ones.
+function axesTable(title, name, axes, machine, columns = []) {
+  if (!axes?.length) return null;
+  const share = (axis, level) => axis.links.find((link) => link.name === level.name)?.ranks_inside;
+  return [
+    el('h4', {}, title),
     table({
-      name: 'axes',
+      name,
       filter: false,
       rows: axes,
       columns: [
@@ -48,30 +50,57 @@ export function linksSection(data) {
           text: (row) =>
             share(row, level) ? el('span', { class: 'mark' }, `${share(row, level)} of ${row.ranks}`) : '–',
         })),
-        {
-          title: 'communication',
-          value: (row) => traffic[kTraffic[row.axis]]?.seconds,
-          text: (row) => units.seconds(traffic[kTraffic[row.axis]]?.seconds),
-          help: 'seconds of a step, by kind of parallelism',
-        },
-        {
-          title: 'exposed',
-          value: (row) => traffic[kTraffic[row.axis]]?.exposed_seconds,
-          text: (row) => units.seconds(traffic[kTraffic[row.axis]]?.exposed_seconds),
-        },
+        ...columns,
       ],
-    });
+    }),
+  ];
+}
+
+function linksPart(machine, facts, tables) {
   return section(
     'links',
     'Links',
     'A group of ranks uses the links at which its ranks meet. A busy axis that reaches over outer links is where the rank order, or a smaller degree, pays.',
-    definitions([
-      ['GPUs a node', machine.gpus_per_node],
-      ['NICs a node', machine.nics_per_node],
-      ['Order of ranks, innermost first', data.plans[0]?.layout.rank_order],
+    definitions([['GPUs a node', machine.gpus_per_node], ['NICs a node', machine.nics_per_node], ...facts]),
+    linksTable(machine),
+    tables,
+  );
+}
+
+export function linksSection(data) {
+  const { axes, machine } = data.detail ?? {};
+  if (!machine?.links) return null;
+  const traffic = data.plans[0]?.predicted?.communication ?? {};
+  const spent = (title, key) => ({
+    title,
+    help: 'seconds of a step, by kind of parallelism',
+    value: (row) => traffic[kTraffic[row.axis]]?.[key],
+    text: (row) => units.seconds(traffic[kTraffic[row.axis]]?.[key]),
+  });
+  return linksPart(
+    machine,
+    [['Order of ranks, innermost first', data.plans[0]?.layout.rank_order]],
+    axesTable('Axes of the first layout', 'axes', axes, machine, [
+      spent('communication', 'seconds'),
+      spent('exposed', 'exposed_seconds'),
     ]),
-    levels,
-    uses && el('h4', {}, 'Axes of the first layout'),
-    uses,
+  );
+}
+
+/// Of serving: each pool has axes of its own.
+export function servedLinksSection(data) {
+  const { pools, machine } = data.detail ?? {};
+  if (!machine?.links) return null;
+  return linksPart(
+    machine,
+    [],
+    pools.map(({ pool, axes }) =>
+      axesTable(
+        pool ? `Axes of a worker that does ${pool}` : 'Axes of the first layout',
+        pool ? `axes of ${pool}` : 'axes',
+        axes,
+        machine,
+      ),
+    ),
   );
 }

@@ -210,7 +210,7 @@ export function paretoSection(data) {
   return section(
     'memory-for-time',
     'Memory for time',
-    'Each point is a layout that was priced. Those on the line need less memory than every faster one: go along it for room to spare, for a longer sequence or a smaller GPU.',
+    'Each point is a layout that was priced: those of the list above (--top makes it longer), and the front. Those on the line need less memory than every faster one: go along it for room to spare, for a longer sequence or a smaller GPU.',
     figure.element,
   );
 }

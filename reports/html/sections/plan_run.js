@@ -84,6 +84,19 @@ function command(text) {
   return el('div', { class: 'command' }, el('pre', { tabindex: 0 }, text), copy, ' ', said);
 }
 
+export function servedCommandsSection(data) {
+  const again = data.detail?.command;
+  if (!again) return null;
+  return section(
+    'commands',
+    'How to run it',
+    data.plans[0].layout.serving === 'disaggregated'
+      ? 'This asks the question again: an estimate has one layout, and pools have two.'
+      : 'This prices exactly this layout again, with as many requests in flight.',
+    command(again),
+  );
+}
+
 export function commandsSection(data) {
   const estimate = data.detail?.estimate_command;
   if (!estimate) return null;

@@ -7,6 +7,9 @@ import { table } from '../table.js';
 import { colour, seriesColour } from '../theme.js';
 import * as units from '../units.js';
 import { behindSwitch, rejectedTable, searchFigures } from './plan_ranking.js';
+import { servedLinksSection } from './plan_links.js';
+import { servedCommandsSection } from './plan_run.js';
+import { servedSensitivitySection } from './plan_sensitivity.js';
 import { partsChart } from './plan_step.js';
 import { confidenceText } from './plan_verdict.js';
 import { byUnit } from './trial.js';
@@ -510,6 +513,9 @@ export function servingSections(data) {
     loadSection(data),
     memorySection(data),
     poolsSection(data),
+    servedLinksSection(data),
+    servedSensitivitySection(data),
     sourcesSection(data),
+    servedCommandsSection(data),
   ];
 }
