@@ -30,7 +30,8 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual std::string name() const = 0;  // "cpu", "cuda"
-  /// Who runs a kernel of that family, as tables have it: "OpenBLAS 0.3.21".
+  /// Who runs a kernel of that family, as tables have it: "OpenBLAS 0.3.21". Where kernels of one family are run by
+  /// several, who ran the last.
   virtual std::string library(KernelFamily family) const = 0;
   /// Why it cannot, "" where it can. A question: never allocates, never aborts.
   virtual std::string unsupported(const KernelSpec& spec) const = 0;

@@ -1,10 +1,12 @@
-// softmax(scale * sum over parts of q k^T) v: forward in one kernel where it has the widths (fused_attention.h), else
-// in pieces of queries whose scores are written to memory: products by cuBLASLt, a kernel for the rows between them.
-// The backward pass always so; it makes the probabilities again from the log-sum-exp.
+// softmax(scale * sum over parts of q k^T) v and its gradients: by cuDNN where it has them (library_attention.h). Else
+// forward in one kernel where it has the widths (fused_attention.h), or in pieces of queries whose scores are written
+// to memory: products by cuBLASLt, a kernel for the rows between them. Gradients always so; the probabilities are made
+// again from the log-sum-exp.
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <optional>
 
 #include "kernels/cuda/cuda_operators.h"
 #include "kernels/cuda/fused_attention.h"
@@ -224,15 +226,7 @@ struct SoftmaxGradientRow {
   bool pieces;
   SHARDWRIGHT_DEVICE void operator()(const Block& block, std::int64_t row) const {
     const Number *p = y + row * keys, *d = dy + row * keys;
-    float along = 0;
-    cuda::for_pieces<Number>(block, keys, pieces, [&](auto count, std::int64_t i) {
-      constexpr int kCount = decltype(count)::value;
-      float a[kCount], b[kCount];
-      cuda::load(p + i, a);
-      cuda::load(d + i, b);
-      for (int k = 0; k < kCount; ++k) along += a[k] * b[k];
-    });
-    along = block.sum(along);
+    const float along = cuda::row_product(block, p, d, keys, pieces);
     cuda::for_pieces<Number>(block, keys, pieces, [&](auto count, std::int64_t i) {
       constexpr int kCount = decltype(count)::value;
       float a[kCount], b[kCount];
@@ -302,7 +296,57 @@ bool is_fused(const AttentionViews& in, const AttentionShape& s, const View& o) 
          fits(in.v) && fits(o) && o.element == in.v.element;
 }
 
+/// As a library's engines know attention; none where they do not.
+std::optional<cuda::AttentionGraphSpec> graph_spec(const AttentionViews& in, const AttentionShape& s,
+                                                   const std::vector<In>& arrays, In log_sum_exp) {
+  if (in.parts.size() != 1 || !in.sinks.empty() || s.chunk != 0) return std::nullopt;
+  if (in.v.element != Element::bf16 && in.v.element != Element::fp16) return std::nullopt;
+  if (log_sum_exp.element != Element::fp32) return std::nullopt;
+  const ScoreViews& part = in.parts[0];
+  if (s.value_dim % 8 != 0 || part.width % 8 != 0) return std::nullopt;
+  for (const In& array : arrays)
+    if (array.empty() || array.element != in.v.element || !cuda::is_aligned(array.data, 16)) return std::nullopt;
+  if (s.keys_seen(s.queries - 1).first >= s.keys) return std::nullopt;  // a row of nothing
+  cuda::AttentionGraphSpec g;
+  g.type = in.v.element == Element::bf16 ? DataType::bf16 : DataType::fp16;
+  g.batch = s.batch, g.queries = s.queries, g.keys = s.keys, g.heads = s.heads * s.group;
+  g.key_heads = part.shared_key ? 1 : s.heads, g.value_heads = in.shared_value ? 1 : s.heads;
+  g.width = part.width, g.value_width = s.value_dim;
+  const KeyRange first = s.keys_seen(0), last = s.keys_seen(s.queries - 1);
+  g.causal = first.end < s.keys || last.first > 0;
+  if (g.causal) g.first_query = s.first_query, g.window = s.window;
+  g.scale = scale_of(in);
+  return g;
+}
+
 }  // namespace
+
+bool CudaOperators::attention_by_library(const AttentionViews& in, const AttentionShape& s, In o, In log_sum_exp,
+                                         In d_o, const AttentionGradientViews& d) {
+  attention_by_ = "shardwright cuda";
+  if (own_attention_ || in.parts.empty()) return false;
+  const bool backward = !d_o.empty();
+  std::vector<In> arrays = {in.parts[0].q, in.parts[0].k, in.v, o};
+  if (backward) {
+    if (d.q.empty() || d.k.empty()) return false;
+    arrays.insert(arrays.end(), {d_o, In(d.q[0]), In(d.k[0]), In(d.v)});
+  }
+  std::optional<cuda::AttentionGraphSpec> spec = graph_spec(in, s, arrays, log_sum_exp);
+  if (!spec) return false;
+  spec->backward = backward;
+  if (const std::string missing = library_attention_.unsupported(*spec); !missing.empty()) {
+    attention_by_ += ", since " + missing;
+    return false;
+  }
+  using cuda::GraphArray;
+  constexpr GraphArray kOrder[] = {GraphArray::q,   GraphArray::k,   GraphArray::v,   GraphArray::o,
+                                   GraphArray::d_o, GraphArray::d_q, GraphArray::d_k, GraphArray::d_v};
+  cuda::GraphArrays given = {{GraphArray::log_sum_exp, log_sum_exp.data}};
+  for (std::size_t i = 0; i < arrays.size(); ++i) given.emplace_back(kOrder[i], arrays[i].data);
+  library_attention_.run(*spec, given);
+  attention_by_ = library_attention_.version();
+  return true;
+}
 
 void CudaOperators::softmax(In x, std::int64_t keys, std::span<const KeyRange> seen, View y) {
   if (seen.empty() || keys == 0) return;
@@ -342,6 +386,7 @@ void CudaOperators::make_scores(const AttentionViews& in, const AttentionShape& 
 }
 
 void CudaOperators::attention(const AttentionViews& in, const AttentionShape& s, View o, View log_sum_exp) {
+  if (attention_by_library(in, s, o, log_sum_exp, {}, {})) return;
   if (is_fused(in, s, o)) {
     std::int64_t width = 0;
     for (const ScoreViews& part : in.parts) width += part.width;
@@ -380,6 +425,7 @@ void CudaOperators::attention(const AttentionViews& in, const AttentionShape& s,
 
 void CudaOperators::attention_gradient(const AttentionViews& in, In o, In log_sum_exp, In d_o, const AttentionShape& s,
                                        const AttentionGradientViews& d) {
+  if (attention_by_library(in, s, o, log_sum_exp, d_o, d)) return;
   const auto along = allocate({s.batch * s.queries * s.heads * s.group * 4});
   const Added d_v(*this, d.v);
   std::vector<Added> d_k;

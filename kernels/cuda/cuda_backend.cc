@@ -535,6 +535,9 @@ class CudaBackend final : public Backend {
         return library_named(libraries, "cuBLASLt");
       case KernelFamily::collective:
         return library_named(libraries, "NCCL");
+      case KernelFamily::attention:
+        if (const std::string by = gpu_.attention_by(); !by.empty()) return by;
+        return "shardwright cuda";
       default:
         return "shardwright cuda";
     }

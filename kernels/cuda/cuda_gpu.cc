@@ -64,27 +64,6 @@ class Graph final : public Recorded {
   cudaGraphExec_t graph_ = nullptr;
 };
 
-/// Begin and end of what is timed.
-struct Events {
-  cudaEvent_t begin = nullptr, end = nullptr;
-  Events() {
-    SHARDWRIGHT_CUDA(cudaEventCreate(&begin));
-    SHARDWRIGHT_CUDA(cudaEventCreate(&end));
-  }
-  Events(const Events&) = delete;
-  Events& operator=(const Events&) = delete;
-  ~Events() {
-    for (cudaEvent_t event : {begin, end})
-      if (event) static_cast<void>(cudaEventDestroy(event));
-  }
-  Seconds between() const {
-    SHARDWRIGHT_CUDA(cudaEventSynchronize(end));
-    float milliseconds = 0;
-    SHARDWRIGHT_CUDA(cudaEventElapsedTime(&milliseconds, begin, end));
-    return {static_cast<double>(milliseconds) / 1e3};
-  }
-};
-
 class CudaGpu final : public Gpu {
  public:
   CudaGpu(int index, const std::string& libraries)
@@ -142,6 +121,8 @@ class CudaGpu final : public Gpu {
     narrow_to_fp8(x, rows, width, scaling, y, scales, device_.stream());
   }
 
+  std::string attention_by() override { return operators_.attention_by(); }
+
   std::unique_ptr<Recorded> record(const std::function<void()>& work) override {
     // Allocations are allowed: what they give belongs to the pool, not to the graph.
     SHARDWRIGHT_CUDA(cudaStreamBeginCapture(device_.stream(), cudaStreamCaptureModeRelaxed));
@@ -164,9 +145,9 @@ class CudaGpu final : public Gpu {
     constexpr Seconds kAtLeast = {2e-5}, kAtMost = {2e-2};
     const Seconds ahead = std::clamp(host_needs, kAtLeast, kAtMost);
     spin(static_cast<std::int64_t>(ahead.value * 1e3 * khz_), device_.stream());
-    SHARDWRIGHT_CUDA(cudaEventRecord(events_.begin, device_.stream()));
+    events_.begin(device_);
     work();
-    SHARDWRIGHT_CUDA(cudaEventRecord(events_.end, device_.stream()));
+    events_.end(device_);
     return events_.between();
   }
 

@@ -20,8 +20,8 @@ class Library {
   virtual std::string no_gpus() const = 0;
   /// Becomes the thread's GPU. Throws std::runtime_error.
   virtual std::unique_ptr<Gpu> open(int index) = 0;
-  /// Of that GPU, for who needs nothing else of it. Throws std::runtime_error.
-  virtual std::unique_ptr<Operators> operators(int index) = 0;
+  /// Of that GPU, for who needs nothing else of it; `own_attention`: never by cuDNN. Throws std::runtime_error.
+  virtual std::unique_ptr<Operators> operators(int index, bool own_attention = false) = 0;
 };
 
 /// Why kernels for GPUs cannot be loaded, "" where they can. `gpus`: or why there is none to run them on.

@@ -46,7 +46,9 @@ class CudaLibrary final : public Library {
     return std::string("there is no GPU that CUDA can use: ") + cudaGetErrorString(code);
   }
   std::unique_ptr<Gpu> open(int index) override { return make_gpu(index, "CUDA " + cuda() + ", NCCL " + nccl()); }
-  std::unique_ptr<Operators> operators(int index) override { return std::make_unique<CudaOperators>(index); }
+  std::unique_ptr<Operators> operators(int index, bool own_attention) override {
+    return std::make_unique<CudaOperators>(index, false, own_attention);
+  }
 };
 
 }  // namespace

@@ -1,8 +1,10 @@
 #pragma once
 
 #include <map>
+#include <string>
 
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/library_attention.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/host/folding.h"
 #include "kernels/operators.h"
@@ -18,11 +20,15 @@ namespace shardwright {
 /// same id in any order.
 class CudaOperators final : public Operators {
  public:
-  /// `tf32`: products of fp32 by tensor cores, which round operands to 10 bits.
-  explicit CudaOperators(int device = 0, bool tf32 = false) : device_(device), matmul_(device_), tf32_(tf32) {}
+  /// `tf32`: products of fp32 by tensor cores, which round operands to 10 bits. `own_attention`: never by cuDNN.
+  explicit CudaOperators(int device = 0, bool tf32 = false, bool own_attention = false)
+      : device_(device), matmul_(device_), library_attention_(device_), tf32_(tf32), own_attention_(own_attention) {}
 
   std::string name() const override { return "cuda"; }
   cuda::Device& device() { return device_; }
+  /// Who computed the last attention, or its gradients: "cuDNN 9.19.0", or "shardwright cuda" and, where cuDNN was
+  /// asked before, its reason. "" before the first.
+  const std::string& attention_by() const { return attention_by_; }
 
   bool supports(DataType type) const override;
   Element element(DataType type) const override;
@@ -105,11 +111,16 @@ class CudaOperators final : public Operators {
   void norm(In x, In weight, In bias, bool centred, View y, View normalised);
   void norm_gradient(In x, In weight, In dy, bool centred, const NormGradientViews& d);
   struct AttentionPiece;
+  /// Whether cuDNN did it.
+  bool attention_by_library(const AttentionViews& in, const AttentionShape& shape, In o, In log_sum_exp, In d_o,
+                            const AttentionGradientViews& d);
   void make_scores(const AttentionViews& in, const AttentionShape& shape, const AttentionPiece& piece, View scores);
   void choose(In logits, In d_gate, std::int64_t experts, std::int64_t chosen, View gate, View mask, View d_logits);
   cuda::Device device_;
   cuda::Matmul matmul_;
-  bool tf32_;
+  cuda::LibraryAttention library_attention_;
+  bool tf32_, own_attention_;
+  std::string attention_by_;
   std::map<std::int64_t, std::shared_ptr<void>> rotary_frequencies_;  // by width
 };
 

@@ -144,4 +144,24 @@ CUstream_st* Device::stream() const { return state_->stream; }
 
 const DeviceProperties& Device::properties() const { return state_->properties; }
 
+Events::Events() {
+  SHARDWRIGHT_CUDA(cudaEventCreate(&begin_));
+  SHARDWRIGHT_CUDA(cudaEventCreate(&end_));
+}
+
+Events::~Events() {
+  for (cudaEvent_t event : {begin_, end_})
+    if (event) static_cast<void>(cudaEventDestroy(event));
+}
+
+void Events::begin(const Device& device) { SHARDWRIGHT_CUDA(cudaEventRecord(begin_, device.stream())); }
+void Events::end(const Device& device) { SHARDWRIGHT_CUDA(cudaEventRecord(end_, device.stream())); }
+
+Seconds Events::between() const {
+  SHARDWRIGHT_CUDA(cudaEventSynchronize(end_));
+  float milliseconds = 0;
+  SHARDWRIGHT_CUDA(cudaEventElapsedTime(&milliseconds, begin_, end_));
+  return {static_cast<double>(milliseconds) / 1e3};
+}
+
 }  // namespace shardwright::cuda

@@ -7,6 +7,7 @@
 #include "hardware/quantities.h"
 
 struct CUstream_st;  // *cudaStream_t: so that headers need no CUDA
+struct CUevent_st;   // *cudaEvent_t
 
 namespace shardwright::cuda {
 
@@ -45,6 +46,23 @@ class Device {
  private:
   struct State;
   std::unique_ptr<State> state_;
+};
+
+/// Begin and end of what is timed on a device's stream.
+class Events {
+ public:
+  Events();
+  ~Events();
+  Events(const Events&) = delete;
+  Events& operator=(const Events&) = delete;
+
+  void begin(const Device& device);
+  void end(const Device& device);
+  /// From the one to the other, by the GPU's clock. Waits.
+  Seconds between() const;
+
+ private:
+  CUevent_st *begin_ = nullptr, *end_ = nullptr;
 };
 
 }  // namespace shardwright::cuda

@@ -79,6 +79,9 @@ class Gpu {
   /// number in `scales`), or found: one for each row, or one for 128 of a row, as [width / 128][rows].
   virtual void narrow(const void* x, std::int64_t rows, std::int64_t width, Scaling scaling, void* y, void* scales) = 0;
 
+  /// Who computed its operators' last attention: "cuDNN 9.19.0", "shardwright cuda". "" before the first.
+  virtual std::string attention_by() = 0;
+
   // ---- time ----
 
   /// What `work` enqueues, to be run by one call; null where it cannot be recorded.

@@ -132,20 +132,6 @@ struct Planned final : Product {
   int candidates() const override { return tried_count; }
 };
 
-struct Events {
-  cudaEvent_t begin = nullptr, end = nullptr;
-  Events() {
-    SHARDWRIGHT_CUDA(cudaEventCreate(&begin));
-    SHARDWRIGHT_CUDA(cudaEventCreate(&end));
-  }
-  Events(const Events&) = delete;
-  Events& operator=(const Events&) = delete;
-  ~Events() {
-    if (begin) static_cast<void>(cudaEventDestroy(begin));
-    if (end) static_cast<void>(cudaEventDestroy(end));
-  }
-};
-
 Bytes extent_of_out(const ProductSpec& spec) {
   return {((spec.batch - 1) * spec.out.batch_stride + (spec.m - 1) * spec.out.stride + spec.n) *
           bytes_of_result(spec.result)};
@@ -203,13 +189,10 @@ struct Matmul::State {
     constexpr int kRuns = 5;
     if (try_run(p, algorithm, on) != CUBLAS_STATUS_SUCCESS) return -1;
     Events events;
-    SHARDWRIGHT_CUDA(cudaEventRecord(events.begin, device.stream()));
+    events.begin(device);
     for (int i = 0; i < kRuns; ++i) SHARDWRIGHT_BLAS(try_run(p, algorithm, on));
-    SHARDWRIGHT_CUDA(cudaEventRecord(events.end, device.stream()));
-    SHARDWRIGHT_CUDA(cudaEventSynchronize(events.end));
-    float milliseconds = 0;
-    SHARDWRIGHT_CUDA(cudaEventElapsedTime(&milliseconds, events.begin, events.end));
-    return static_cast<double>(milliseconds) / 1e3 / kRuns;
+    events.end(device);
+    return events.between().value / kRuns;
   }
 };
 

@@ -84,6 +84,21 @@ int threads_for_row(std::int64_t width, bool pieces, int most = 512) {
   return threads_for(pieces ? width / kPiece<Number> : width, most);
 }
 
+/// The sum of a * b over a row, the same in all threads of the block.
+template <typename Number>
+SHARDWRIGHT_DEVICE float row_product(const Block& block, const Number* a, const Number* b, std::int64_t width,
+                                     bool pieces) {
+  float sum = 0;
+  for_pieces<Number>(block, width, pieces, [&](auto count, std::int64_t i) {
+    constexpr int kCount = decltype(count)::value;
+    float u[kCount], v[kCount];
+    load(a + i, u);
+    load(b + i, v);
+    for (int k = 0; k < kCount; ++k) sum += u[k] * v[k];
+  });
+  return block.sum(sum);
+}
+
 /// function(index, x, y) for each number of arrays of one length, in pieces of 16 bytes where all begin at such.
 template <typename Number, int inputs, int outputs, typename Function>
 struct Pointwise {

@@ -88,16 +88,7 @@ struct SigmoidScaleGradient {
   std::int64_t width;
   bool pieces;
   SHARDWRIGHT_DEVICE void operator()(const Block& block, std::int64_t row) const {
-    const Number *a = x + row * width, *d = dy + row * width;
-    float along = 0;
-    cuda::for_pieces<Number>(block, width, pieces, [&](auto count, std::int64_t i) {
-      constexpr int kCount = decltype(count)::value;
-      float u[kCount], v[kCount];
-      cuda::load(a + i, u);
-      cuda::load(d + i, v);
-      for (int k = 0; k < kCount; ++k) along += u[k] * v[k];
-    });
-    along = block.sum(along);
+    const float along = cuda::row_product(block, x + row * width, dy + row * width, width, pieces);
     const float share = sigmoid_of(scale.at(row));
     if (block.thread() == 0) d_scale.set(row, along * share * (1.0f - share));
   }

@@ -164,6 +164,8 @@ TEST_CASE("each table names the library that ran its kernels") {
   CHECK(backend->library(KernelFamily::gemm) == "cuBLASLt 13.0.2");
   CHECK(backend->library(KernelFamily::grouped_gemm) == "cuBLASLt 13.0.2");
   CHECK(backend->library(KernelFamily::attention) == "shardwright cuda");
+  gpu.ran_attention = "cuDNN 9.12.0";
+  CHECK(backend->library(KernelFamily::attention) == "cuDNN 9.12.0");
   CHECK(backend->library(KernelFamily::memory) == "shardwright cuda");
   CHECK(backend->library(KernelFamily::collective) == "NCCL 2.27.7");
 }

@@ -13,12 +13,12 @@ namespace shardwright {
 namespace {
 
 TEST_CASE("CUDA's kernels agree with the reference where the host runs them") {
-  CudaOperators ours;
+  CudaOperators ours(0, false, true);
   for (const DataType type : {DataType::fp32, DataType::bf16, DataType::fp16}) check_against_reference(ours, type);
 }
 
 TEST_CASE("attention in one kernel is as exact as its format") {
-  CudaOperators ours;
+  CudaOperators ours(0, false, true);
   const auto reference = make_reference_operators();
   for (const KernelCase& c : kernel_cases()) {
     if (!c.name.starts_with("attention")) continue;
@@ -30,6 +30,47 @@ TEST_CASE("attention in one kernel is as exact as its format") {
     got.resize(2), want.resize(2);  // o, and the log-sum-exp
     CHECK(relative_difference(got, want) < 0x1p-9);
   }
+}
+
+TEST_CASE("the graphs that cuDNN is asked for are attention and its gradients") {
+  const auto reference = make_reference_operators();
+  for (const DataType type : {DataType::bf16, DataType::fp16}) {
+    CudaOperators ours;
+    for (const KernelCase& c : kernel_cases()) {
+      if (!c.name.starts_with("attention")) continue;
+      CAPTURE(c.name);
+      KernelBench made(ours, type), expected(*reference, type);
+      c.run(made);
+      c.run(expected);
+      CHECK(relative_difference(made.results(), expected.results()) < (type == DataType::bf16 ? 0x1p-5 : 0x1p-8));
+      // Chunks, parts, sinks and heads of odd widths are not cuDNN's.
+      const bool theirs = c.name != "attention in chunks" && c.name != "attention with sinks" &&
+                          !c.name.starts_with("attention latent");
+      CHECK(ours.attention_by() == (theirs ? "steps of a graph" : "shardwright cuda"));
+    }
+  }
+}
+
+TEST_CASE("what cuDNN refuses is done by our own kernels, which say so") {
+  CudaOperators ours, own(0, false, true);
+  CHECK(ours.attention_by() == "");
+  const auto run = [](CudaOperators& o) {
+    KernelBench bench(o, DataType::bf16);
+    AttentionViews in;
+    const View q = bench.numbers(2 * 192);
+    in.parts.push_back({q, bench.numbers(2 * 192), 192, false});
+    in.v = bench.numbers(2 * 8);
+    const AttentionShape shape = {1, 2, 2, 1, 1, 8};
+    const View made = bench.result(2 * 8), log_sum_exp = bench.result_of(2, Element::fp32);
+    o.attention(in, shape, made, log_sum_exp);
+    const std::string forward = o.attention_by();
+    const View d_q = bench.result(2 * 192), d_k = bench.result(2 * 192), d_v = bench.result(2 * 8);
+    o.attention_gradient(in, made, log_sum_exp, bench.numbers(2 * 8), shape, {{d_q}, {d_k}, d_v, {}});
+    return std::pair(forward, o.attention_by());
+  };
+  CHECK(run(ours) ==
+        std::pair<std::string, std::string>("steps of a graph", "shardwright cuda, since heads are too wide"));
+  CHECK(run(own) == std::pair<std::string, std::string>("shardwright cuda", "shardwright cuda"));
 }
 
 TEST_CASE("16-bit numbers are rounded as IEEE 754 has it, both ways") {

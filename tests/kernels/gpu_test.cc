@@ -28,6 +28,12 @@ TEST_CASE("on a gpu CUDA's kernels agree with the reference") {
     check_against_reference(*operators, type);
 }
 
+TEST_CASE("on a gpu attention of our own agrees with the reference, too") {
+  if (no_gpu()) return;
+  const auto own = cuda::library().operators(0, true);
+  for (const DataType type : {DataType::bf16, DataType::fp16}) check_against_reference(*own, type);
+}
+
 TEST_CASE("on a gpu what is measured agrees with the reference") {
   if (no_gpu()) return;
   const auto gpu = cuda::library().open(0);
@@ -72,7 +78,8 @@ TEST_CASE("on a gpu what is measured agrees with the reference") {
       CHECK(error <= backend->tolerance(spec));
       const Timed timed = backend->time(*kernel, 10);
       CHECK(timed.wall > Seconds{});
-      MESSAGE(text << ": off by " << error << ", " << timed.wall.value * 1e6 << " us");
+      MESSAGE(text << ": off by " << error << ", " << timed.wall.value * 1e6 << " us, "
+                   << backend->library(family_of(spec)));
     } catch (const std::exception& problem) { FAIL_CHECK(problem.what()); }
   }
 }

@@ -195,7 +195,8 @@ void add_attention(std::vector<KernelCase>& cases) {
                        in.v = b.numbers(of(c.shared_value) * s.value_dim);
                        in.shared_value = c.shared_value;
                        if (c.sinks) in.sinks = b.numbers(s.heads * s.group);
-                       const View o = b.result(rows * s.value_dim), log_sum_exp = b.result(rows);
+                       const View o = b.result(rows * s.value_dim);
+                       const View log_sum_exp = b.result_of(rows, b.operators().element(DataType::fp32));
                        b.operators().attention(in, s, o, log_sum_exp);
                        const View d_o = b.numbers(rows * s.value_dim);
                        AttentionGradientViews d;

@@ -2,12 +2,10 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
-#include <cstdio>
 #include <limits>
 
 #include "kernels/backends.h"
 #include "kernels/cpu/blas.h"
-#include "kernels/cuda/cuda_library.h"
 #include "tests/kernels/kernel_cases.h"
 
 namespace shardwright {
@@ -15,16 +13,6 @@ namespace {
 
 TEST_CASE("the cpu's kernels agree with the reference") {
   check_against_reference(*make_operators("cpu"), DataType::fp32);
-}
-
-TEST_CASE("a GPU's kernels agree with the reference") {
-  if (const std::string missing = cuda::gpus_missing(); !missing.empty()) {
-    std::printf("SKIPPED: %s\n", missing.c_str());
-    CHECK_THROWS_WITH(make_operators("cuda"), missing.c_str());
-    return;
-  }
-  const auto gpu = make_operators("cuda");
-  for (const DataType type : {DataType::fp32, DataType::bf16, DataType::fp16}) check_against_reference(*gpu, type);
 }
 
 TEST_CASE("plain loops and OpenBLAS make the same products") {

@@ -42,6 +42,7 @@ class FakeGpu final : public cuda::Gpu {
   Seconds takes = {1e-3};                 // what is timed
   Bytes holds = {std::int64_t{1} << 40};  // its memory
   std::int64_t allocated = 0;             // the largest of all
+  std::string ran_attention;              // who
 
   const cuda::GpuFacts& facts() const override { return given; }
   cuda::GpuCondition condition() override { return now; }
@@ -83,6 +84,8 @@ class FakeGpu final : public cuda::Gpu {
                   static_cast<std::size_t>(width));
   }
   BytesPerSecond host_rate(Bytes, bool to_gpu) override { return {to_gpu ? 5e10 : 4e10}; }
+
+  std::string attention_by() override { return ran_attention; }
 
   std::string product_unsupported(const cuda::ProductSpec&) override { return no_product; }
   const cuda::Product& product(const cuda::ProductSpec& spec, const cuda::ProductBuffers&) override {
