@@ -293,7 +293,8 @@ GraphPricer::AroundRings GraphPricer::around_rings(const std::vector<NodeId>& or
   std::vector<int> rings;
   for (int i = 0; i < std::ssize(order); ++i) {
     if (node(i).ring) rings.push_back(i);
-    if (runs_beside(overlap_, traffic_[static_cast<std::size_t>(order[static_cast<std::size_t>(i)])])) return {};
+    const auto traffic = traffic_[static_cast<std::size_t>(order[static_cast<std::size_t>(i)])];
+    if (may_run_beside(context_, node(i), traffic, overlap_)) return {};
   }
   if (rings.empty()) return {};
   std::vector<int> made(sharded_.values.size(), -1);  // by value: the last piece that it waits for, by place in `order`
