@@ -129,9 +129,7 @@ Command plan_command() {
       question_options(),
       run};
   command.options.push_back({"--pin", "KEY=VALUE,...", "layout keys that are given: tp=8,recompute=none"});
-  command.options.push_back({"--schedules", "NAME,...",
-                             "schedules to try besides the usual: zb-1p, zb-2p, zb-v, dualpipe, dualpipe-v, or all; "
-                             "their orders are played one by one, so this takes minutes where a plan takes seconds"});
+  command.options.push_back({"--schedules", "NAME,...", "try zb-1p, zb-v, dualpipe, ... or all, too (slow)"});
   command.options.push_back({"--top", "K", "how many layouts to list (default 10)"});
   for (const auto& more : {serve_options(), run_options(), goal_options(), run_at_once_options()})
     command.options.insert(command.options.end(), more.begin(), more.end());
