@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <optional>
+#include <utility>
 
 namespace shardwright {
 namespace {
@@ -65,6 +66,10 @@ std::vector<ValidationRow> rows_of_run(const YamlCursor& top) {
       set_interval(*row, seconds_of(predicted, "step_seconds_low"), seconds_of(predicted, "step_seconds_high"));
     add(std::move(row));
   }
+  if (const auto inference = top.find("inference"))
+    for (const auto& [metric, predicted_key] :
+         {std::pair{"prefill_seconds", "predicted_prefill_seconds"}, {"decode_seconds", "predicted_decode_seconds"}})
+      add(row_of(top.file(), "trial", metric, seconds_of(*inference, predicted_key), seconds_of(*inference, metric)));
   for (const YamlCursor& o : top.at("operators").items()) {
     auto row = row_of(top.file() + ": " + operator_name(o), "operator", "seconds", seconds_of(o, "predicted_seconds"),
                       seconds_of(o, "measured_seconds"));

@@ -742,6 +742,8 @@ Json inference_json(const InferenceTrial& t) {
   }
   put(json, "prefill_seconds", t.prefill.value);
   put(json, "decode_seconds", t.decode.value);
+  if (t.predicted_prefill) put(json, "predicted_prefill_seconds", t.predicted_prefill->value);
+  if (t.predicted_decode) put(json, "predicted_decode_seconds", t.predicted_decode->value);
   json["memory_allocated_bytes"] = t.peak.value;
   return json;
 }

@@ -125,11 +125,17 @@ std::string inference_text(const InferenceTrial& t, const TableStyle& style) {
     proof = fmt::format("{} one rank's that keeps no keys and values: a relative error of {:.1e} at most, in '{}'.",
                         t.difference.relative < kEqualTolerance ? "Equal to" : "NOT equal to", t.difference.relative,
                         t.difference.what);
-  return text + wrapped(proof, style.width) + "\n" +
-         fmt::format(
-             "  prompts of {} tokens, {} at once  {}\n  a further token of each, of {}     {}\n"
-             "  peak memory of a rank          {}\n",
-             t.prompt, t.sequences, with_unit(t.prefill), t.tokens, with_unit(t.decode), with_unit(t.peak));
+  TextTable table({{"step", TextTable::Align::left}, {"measured"}, {"predicted"}, {"error"}});
+  const auto add = [&](std::string what, Seconds measured, std::optional<Seconds> predicted) {
+    table.add_row({std::move(what), with_unit(measured), predicted ? with_unit(*predicted) : "not available",
+                   predicted ? beside(*predicted, measured) : ""});
+  };
+  add(fmt::format("prompts of {} tokens, {} at once", t.prompt, t.sequences), t.prefill, t.predicted_prefill);
+  add(fmt::format("a further token of each, of {}", t.tokens), t.decode, t.predicted_decode);
+  std::string steps;
+  for (const std::string& line : table.lines(2)) steps += line + "\n";
+  return text + wrapped(proof, style.width) + "\n" + steps +
+         fmt::format("peak memory of a rank: {}\n", with_unit(t.peak));
 }
 
 std::string calibration_text(const CalibrationReport& report, const TableStyle& style) {

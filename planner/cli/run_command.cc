@@ -21,6 +21,7 @@
 #include "planner/cli/output.h"
 #include "planner/cli/plan_to_run.h"
 #include "planner/cli/run_plan.h"
+#include "planner/forward_time.h"
 #include "planner/pricer.h"
 #include "profiler/execute/calibrate.h"
 #include "profiler/execute/supervisor.h"
@@ -123,6 +124,13 @@ Prepared prepare(const std::string& path, const Arguments& arguments) {
   } catch (const std::invalid_argument& e) { throw InputError(path + ": cannot be run: " + e.what()); }
 }
 
+/// A token is decoded behind the prompt and, in the mean, half of all decoded ones.
+void add_predictions(InferenceTrial& inference, const PlanToRun& plan) {
+  const Layout& layout = plan.priced.plans[0].layout;
+  inference.predicted_prefill = forward_time(plan.request, layout, inference.prompt, 0);
+  inference.predicted_decode = forward_time(plan.request, layout, 1, inference.prompt + inference.tokens / 2);
+}
+
 /// Tells the machine's folder what the trial says of it.
 CalibrationReport calibrate_folder(const Prepared& p, const Trial& trial) {
   CalibrationReport report;
@@ -140,6 +148,7 @@ int answer(const Prepared& p, Trial trial, const Arguments& arguments) {
   trial.not_checked = p.not_checked;
   Pricer pricer(p.plan.request);
   add_predictions(trial, pricer.operator_times(p.plan.priced.plans[0].layout, p.question.watched_stage));
+  if (trial.inference) add_predictions(*trial.inference, p.plan);
   std::optional<CalibrationReport> calibration;
   if (arguments.has("--calibrate")) calibration = calibrate_folder(p, trial);
   const TrialReport report = {p.plan.priced,
@@ -299,7 +308,7 @@ std::vector<Option> running_options() {
           {"--ranks", "N", "ranks of this machine: as many as the plan has"},
           {"--steps", "K", "rounds that are timed (default 5)"},
           {"--decode", "N", "then prefill a prompt and decode N tokens"},
-          {"--calibrate", "", "tell the measured machine how long its kernels took"},
+          {"--calibrate", "", "tell the measured machine what its kernels took"},
           {"--communicator",
            "NAME",
            "mpi or threads (default: mpi where it is found)",

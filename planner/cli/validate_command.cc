@@ -28,7 +28,7 @@ Command validate_command() {
           "predict published measurements and show the errors",
           {"validate training.yaml", "validate kernels.yaml collectives.yaml --verbose \\\n    --json errors.json",
            "validate trial-1.json trial-2.json"},
-          {{"ROWS.yaml", "files of schema shardwright.measured/1, or of run --json", true, true, Completes::files}},
+          {{"ROWS.yaml", "of schema shardwright.measured/1, or JSON of run", true, true, Completes::files}},
           {{"--verbose", "", "name each row that was skipped"},
            {"--figures", "FILE", "write the errors there, to be kept and compared", Completes::files},
            measurements_option(),

@@ -44,6 +44,7 @@ struct InferenceTrial {
   int tokens = 0;
   Seconds prefill, decode;  ///< of the slowest rank: the prompt; the median of a further token of all sequences
   Bytes peak;               ///< of the fullest rank, the executor's own
+  std::optional<Seconds> predicted_prefill = {}, predicted_decode = {};  ///< forward_time(), where it has one
 };
 
 /// What running a plan found.

@@ -16,6 +16,7 @@ constexpr const char* kRun = R"({
   "predicted": {"step_seconds": 1.1, "step_seconds_low": 0.9, "step_seconds_high": 1.3, "compute_seconds": 0.5,
                 "bubble_seconds": 0.2},
   "measured": {"step_seconds": 1.0, "compute_seconds": 1.0, "bubble_seconds": 0},
+  "inference": {"prefill_seconds": 2, "decode_seconds": 0.1, "predicted_prefill_seconds": 3},
   "operators": [
     {"graph": "layer", "name": "q_proj", "pass": "forward", "kind": "compute", "calls": 2, "measured_seconds": 0.4,
      "predicted_seconds": 0.3, "family": "gemm"},
@@ -34,7 +35,8 @@ TEST_CASE("a run's step and operators stand beside what was predicted of them") 
   REQUIRE(is_trial(top));
   const std::vector<ValidationRow> rows = rows_of_trial(top);
   // The bubble was measured as nothing; a gradient's reduction has no price, and what was never done no time.
-  REQUIRE(rows.size() == 4);
+  // Of inference decoding has no prediction.
+  REQUIRE(rows.size() == 5);
   CHECK(rows[0].id == "run.json");
   CHECK(rows[0].kind == "trial");
   CHECK(rows[0].metric == "step_seconds");
@@ -47,12 +49,14 @@ TEST_CASE("a run's step and operators stand beside what was predicted of them") 
   CHECK(rows[1].metric == "compute_seconds");
   CHECK(*rows[1].relative_error == Approx(-0.5));
   CHECK(!rows[1].has_interval);
-  CHECK(rows[2].id == "run.json: layer q_proj");
-  CHECK(rows[2].kind == "operator");
-  CHECK(rows[2].span == "gemm");
-  CHECK(*rows[2].time_error == Approx(-0.25));
-  CHECK(rows[3].id == "run.json: head stream, moved, input gradient");
-  CHECK(*rows[3].time_error == Approx(1));
+  CHECK(rows[2].metric == "prefill_seconds");
+  CHECK(*rows[2].relative_error == Approx(0.5));
+  CHECK(rows[3].id == "run.json: layer q_proj");
+  CHECK(rows[3].kind == "operator");
+  CHECK(rows[3].span == "gemm");
+  CHECK(*rows[3].time_error == Approx(-0.25));
+  CHECK(rows[4].id == "run.json: head stream, moved, input gradient");
+  CHECK(*rows[4].time_error == Approx(1));
 }
 
 TEST_CASE("trials are summarised as other rows are, without intervals where none was told") {

@@ -1,0 +1,17 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "planner/plan.h"
+
+namespace shardwright {
+
+/// What the ranks of a training layout take to pass `tokens` of each of a micro-batch's sequences forward, behind
+/// `cached` ones whose keys and values are kept, until the logits: a step of inference as `run --decode` does it, each
+/// operator as if it had the rank to itself. Prefill has nothing cached, decode one token. Nothing of layouts with
+/// stages, whose handing on is not in it.
+std::optional<Seconds> forward_time(const PlanRequest& request, const Layout& layout, std::int64_t tokens,
+                                    std::int64_t cached);
+
+}  // namespace shardwright
