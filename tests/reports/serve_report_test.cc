@@ -122,7 +122,7 @@ TEST_CASE("the text of a serving plan has every fact of its page, on 80 columns 
           m.reason,
           "Confidence: "s,
           "Where times come from: datasheet"s,
-          "Machine: 80"s,
+          "Machine: 79.6 GiB a GPU"s,
           "links of a GPU: node 450 GB/s"s,
           "links between nodes twice as fast: "s,
           "GPUs with 141 GB: "s,
