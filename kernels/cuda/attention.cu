@@ -262,6 +262,13 @@ class Added {
 
 constexpr int kRowThreads = 256;
 
+/// Among how many blocks the keys of each row are split, so that each multiprocessor has two; each has a tile.
+int splits_of(cuda::Device& device, std::int64_t blocks, std::int64_t key_tiles) {
+  constexpr std::int64_t kMost = 128;
+  const std::int64_t wanted = 2 * device.properties().multiprocessors / std::max<std::int64_t>(blocks, 1);
+  return static_cast<int>(std::clamp<std::int64_t>(std::min(wanted, key_tiles), 1, kMost));
+}
+
 template <typename Number, int score_width, int value_width>
 void run_fused(cuda::Device& device, const AttentionViews& in, const AttentionShape& s, View o, View log_sum_exp) {
   using Kernel = cuda::FusedAttention<Number, score_width, value_width>;
@@ -279,7 +286,19 @@ void run_fused(cuda::Device& device, const AttentionViews& in, const AttentionSh
     kernel.parts[i] = {cuda::data_of<Number>(part.q), cuda::data_of<Number>(part.k), static_cast<int>(part.width),
                        part.shared_key};
   }
+  kernel.splits = splits_of(device, kernel.blocks(), (s.keys + Kernel::kKeys - 1) / Kernel::kKeys);
+  if (kernel.splits == 1)
+    return cuda::launch_blocks<Kernel::kThreads>(device, kernel.blocks(), Kernel::kThreads, Kernel::kShared, kernel);
+  constexpr std::int64_t kFloat = 4;
+  const std::int64_t rows = kernel.rows();
+  const auto split_o = device.allocate({kernel.splits * rows * s.value_dim * kFloat});
+  const auto split_sums = device.allocate({kernel.splits * rows * 2 * kFloat});
+  kernel.split_o = static_cast<float*>(split_o.get()), kernel.split_sums = static_cast<float*>(split_sums.get());
   cuda::launch_blocks<Kernel::kThreads>(device, kernel.blocks(), Kernel::kThreads, Kernel::kShared, kernel);
+  const cuda::CombineSplits<Number> combine = {kernel.split_o, kernel.split_sums, kernel.splits,
+                                               rows,           s.heads * s.group, s.value_dim,
+                                               kernel.sinks,   kernel.o,          kernel.log_sum_exp};
+  cuda::launch_blocks(device, rows, cuda::threads_for(s.value_dim, kRowThreads), 0, combine);
 }
 
 /// Whether the fused kernel has it, for the widest of its widths; see there.

@@ -114,6 +114,12 @@ std::int64_t* count_experts(cuda::Device& device, In mask, const Runs& runs) {
   return at;
 }
 
+/// Groups of as many rows: one call of the library, as a batch.
+bool alike(std::span<const std::int64_t> rows_per_group) {
+  return std::all_of(rows_per_group.begin(), rows_per_group.end(),
+                     [&](std::int64_t rows) { return rows == rows_per_group[0]; });
+}
+
 }  // namespace
 
 void CudaOperators::choose(In logits, In d_gate, std::int64_t experts, std::int64_t chosen, View gate, View mask,
@@ -158,6 +164,13 @@ void CudaOperators::grouped_contraction(In x, In b, std::span<const std::int64_t
   for (const std::int64_t r : rows_per_group) rows += r;
   if (rows == 0) return;
   const std::int64_t k = x.elements / rows, n = y.elements / rows;
+  if (alike(rows_per_group)) {
+    const std::int64_t m = rows_per_group[0], groups = static_cast<std::int64_t>(rows_per_group.size());
+    return contract(
+        x, b, y,
+        {{groups, m * k, k * n, m * n}, {m, k, 0, n}, {n, 0, transposed ? k : 1, 1}, {k, 1, transposed ? 1 : n, 0}},
+        false);
+  }
   for (const std::int64_t m : rows_per_group) {
     if (m > 0)
       contract(x.part(first * k, m * k), b.part(group * k * n, k * n), y.part(first * n, m * n),
@@ -175,6 +188,10 @@ void CudaOperators::grouped_contraction_gradient(In x, In dy, std::span<const st
     return;
   }
   const std::int64_t k = x.elements / rows, n = dy.elements / rows;
+  if (alike(rows_per_group)) {
+    const std::int64_t m = rows_per_group[0], groups = static_cast<std::int64_t>(rows_per_group.size());
+    return contract(x, dy, d_b, {{groups, m * k, m * n, k * n}, {k, 1, 0, n}, {n, 0, 1, 1}, {m, k, n, 0}}, accumulate);
+  }
   for (const std::int64_t m : rows_per_group) {
     contract(x.part(first * k, m * k), dy.part(first * n, m * n), d_b.part(group * k * n, k * n),
              {{k, 1, 0, n}, {n, 0, 1, 1}, {m, k, n, 0}}, accumulate);

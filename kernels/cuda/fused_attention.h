@@ -12,6 +12,10 @@ namespace shardwright::cuda {
 /// cores' mma.m16n8k16, which every GPU from sm_80 on has. A block does 64 rows: queries of one head of keys, with all
 /// heads of its group, against 64 keys at a time; a warp 16 of the rows. Scores and probabilities stay in registers.
 ///
+/// Where there are too few rows for all multiprocessors (decode), the keys of each are split among `splits` blocks, as
+/// Flash-Decoding has it (Dao and others, 2023, pytorch.org/blog/flash-decoding): each leaves its share of o, not
+/// divided yet, its largest score and its sum, which CombineSplits joins.
+///
 /// Of 16-bit formats, one or two parts of scores that are `score_width` wide together at most, and values of at most
 /// `value_width`; all widths are multiples of 8, all arrays begin at a multiple of 16 bytes.
 template <typename Number, int score_width, int value_width>
@@ -34,9 +38,13 @@ struct FusedAttention {
   Numbers sinks;
   Number* o;
   Places log_sum_exp;
+  int splits = 1;
+  float* split_o = nullptr;     // [splits][rows][value_dim]
+  float* split_sums = nullptr;  // [splits][rows] of the largest, in powers of 2, and the sum
 
+  std::int64_t rows() const { return s.batch * s.queries * s.heads * s.group; }
   SHARDWRIGHT_BOTH std::int64_t row_blocks() const { return (s.queries * s.group + kRows - 1) / kRows; }
-  std::int64_t blocks() const { return s.batch * s.heads * row_blocks(); }
+  std::int64_t blocks() const { return s.batch * s.heads * row_blocks() * splits; }
 
   /// Where a row's query lies in [batch, queries, heads, group].
   SHARDWRIGHT_DEVICE std::int64_t place(std::int64_t batch, std::int64_t head, std::int64_t row) const {
@@ -69,7 +77,15 @@ struct FusedAttention {
     return from_float<Number>(low).bits | static_cast<std::uint32_t>(from_float<Number>(high).bits) << 16;
   }
 
-  SHARDWRIGHT_DEVICE void operator()(const Block& block, std::int64_t which) const {
+  /// A split's share of the keys, whole tiles of them.
+  SHARDWRIGHT_DEVICE KeyRange share_of(KeyRange all, std::int64_t split) const {
+    const std::int64_t tiles = (all.end - all.first + kKeys - 1) / kKeys, each = (tiles + splits - 1) / splits * kKeys;
+    const std::int64_t first = all.first + split * each;
+    return {first, first + each < all.end ? first + each : all.end};
+  }
+
+  SHARDWRIGHT_DEVICE void operator()(const Block& block, std::int64_t index) const {
+    const std::int64_t split = index % splits, which = index / splits;
     Number* const keys = reinterpret_cast<Number*>(block.shared());
     Number* const values = keys + kKeys * kScoreStride;
     const std::int64_t tiles = row_blocks(), all_rows = s.queries * s.group;
@@ -111,8 +127,10 @@ struct FusedAttention {
     float out[value_width / 8][4] = {};
 
     // Of all rows: what a query sees begins and ends no earlier than what the one before it sees.
-    const std::int64_t first_key = s.keys_seen(first_row / s.group).first, end = s.keys_seen(last_row / s.group).end;
-    for (std::int64_t at = first_key; at < end; at += kKeys) {
+    const KeyRange share =
+        share_of({s.keys_seen(first_row / s.group).first, s.keys_seen(last_row / s.group).end}, split);
+    const std::int64_t end = share.end;
+    for (std::int64_t at = share.first; at < end; at += kKeys) {
       block.sync();  // all have read what lay here
       begin = 0;
       for (const Part& part : parts) {
@@ -181,6 +199,16 @@ struct FusedAttention {
       float sum = block.sum_of_four(total[i]), shrink = 1;
       if (rows[i] > last_row) continue;
       const std::int64_t to = place(batch, head, rows[i]);
+      if (splits > 1) {
+        const std::int64_t part = split * s.batch * s.queries * s.heads * s.group + to;
+        SHARDWRIGHT_UNROLL
+        for (int n = 0; n < value_width / 8; ++n) {
+          float* const at = split_o + part * s.value_dim + n * 8 + right;
+          if (n * 8 < s.value_dim) at[0] = out[n][2 * i], at[1] = out[n][2 * i + 1];
+        }
+        if (lane % 4 == 0) split_sums[2 * part] = top[i], split_sums[2 * part + 1] = sum;
+        continue;
+      }
       if (sinks.data) {
         const float sink = kLog2E * sinks.at(head * s.group + rows[i] % s.group), most = larger(top[i], sink);
         shrink = exp2f(top[i] - most);
@@ -195,6 +223,35 @@ struct FusedAttention {
               pair_of(out[n][2 * i] * factor, out[n][2 * i + 1] * factor);
       if (lane % 4 == 0) log_sum_exp.set(to, top[i] * kLn2 + logf(sum));
     }
+  }
+};
+
+/// Of one row: what FusedAttention's splits left, as one.
+template <typename Number>
+struct CombineSplits {
+  const float *split_o, *split_sums;
+  std::int64_t splits, rows, heads, value_dim;  // heads: of queries
+  Numbers sinks;
+  Number* o;
+  Places log_sum_exp;
+  SHARDWRIGHT_DEVICE void operator()(const Block& block, std::int64_t row) const {
+    constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.69314718055994531f;
+    const float sink = sinks.data ? kLog2E * sinks.at(row % heads) : -INFINITY;
+    float top = sink;
+    for (std::int64_t p = 0; p < splits; ++p) top = larger(top, split_sums[2 * (p * rows + row)]);
+    const float base = top == -INFINITY ? 0.0f : top;
+    float sum = exp2f(sink - base);
+    for (std::int64_t p = 0; p < splits; ++p) {
+      const float* const part = split_sums + 2 * (p * rows + row);
+      sum += part[1] * exp2f(part[0] - base);
+    }
+    for (std::int64_t i = block.thread(); i < value_dim; i += block.threads()) {
+      float x = 0;
+      for (std::int64_t p = 0; p < splits; ++p)
+        x += split_o[(p * rows + row) * value_dim + i] * exp2f(split_sums[2 * (p * rows + row)] - base);
+      o[row * value_dim + i] = from_float<Number>(sum == 0.0f ? 0.0f : x / sum);
+    }
+    if (block.thread() == 0) log_sum_exp.set(row, top * kLn2 + logf(sum));
   }
 };
 

@@ -176,11 +176,14 @@ void add_attention(std::vector<KernelCase>& cases) {
   add("of a window", {1, 300, 300, 1, 1, 16, 0, 20}, {16});
   add("in chunks", {1, 300, 300, 1, 1, 16, 0, 0, 64}, {16});
   add("one query, all heads of a group", {3, 1, 520, 2, 4, 16, 519}, {16});
+  add("one query, split keys", {1, 1, 520, 1, 4, 16, 519}, {16});
+  add("one query of a window, split keys", {1, 1, 520, 1, 4, 16, 519, 300}, {16});
   add("that sees all", {2, 33, 290, 2, 1, 8, 0, 0, 0, false}, {8});
   add("latent", {2, 40, 40, 3, 1, 12}, {16, 4});
   add("latent absorbed", {2, 1, 300, 1, 6, 24, 299}, {24, 8})->shared_key = true;
   list.back().shared_value = true;
   add("with sinks", {1, 40, 40, 2, 2, 8}, {8})->sinks = true;
+  add("with sinks, split keys", {1, 1, 200, 1, 2, 8, 199}, {8})->sinks = true;
   for (const AttentionCase& c : list) {
     cases.push_back({"attention " + c.name, 4.0 * static_cast<double>(c.shape.keys), [c](KernelBench& b) {
                        const AttentionShape& s = c.shape;
@@ -234,6 +237,15 @@ void add_experts(std::vector<KernelCase>& cases) {
                      b.operators().grouped_contraction(dy, matrices, rows, true, b.result(17 * 33));
                      b.operators().grouped_contraction_gradient(x, dy, rows, b.result(4 * 33 * 12));
                      const View sum = b.result_from(b.numbers(4 * 33 * 12));
+                     b.operators().grouped_contraction_gradient(x, dy, rows, sum, true);
+                   }});
+  cases.push_back({"grouped_contraction of groups that are alike", 33, [](KernelBench& b) {
+                     const std::vector<std::int64_t> rows = {6, 6, 6};
+                     const View x = b.numbers(18 * 33), matrices = b.numbers(3 * 33 * 12), dy = b.numbers(18 * 12);
+                     b.operators().grouped_contraction(x, matrices, rows, false, b.result(18 * 12));
+                     b.operators().grouped_contraction(dy, matrices, rows, true, b.result(18 * 33));
+                     b.operators().grouped_contraction_gradient(x, dy, rows, b.result(3 * 33 * 12));
+                     const View sum = b.result_from(b.numbers(3 * 33 * 12));
                      b.operators().grouped_contraction_gradient(x, dy, rows, sum, true);
                    }});
   cases.push_back({"grouped_contraction of no rows", 1, [](KernelBench& b) {
