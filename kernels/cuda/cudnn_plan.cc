@@ -13,10 +13,14 @@
 namespace shardwright::cuda {
 namespace {
 
+/// In one line: it stands in tables.
 std::string last_error() {
   std::array<char, 1024> text = {};
   cudnnGetLastErrorString(text.data(), text.size());
-  return text.data();
+  std::string line = text.data();
+  for (char& c : line)
+    if (c == '\n' || c == '\t' || c == '\r') c = ' ';
+  return line;
 }
 
 void check_dnn(cudnnStatus_t status, const char* call, const char* file, int line) {
