@@ -738,7 +738,7 @@ Json inference_json(const InferenceTrial& t) {
   if (t.checked) {
     put(json["equality"], "max_relative_error", t.difference.relative);
     json["equality"]["at"] = t.difference.what;
-    json["equality"]["equal"] = t.difference.relative < kEqualTolerance;
+    json["equality"]["equal"] = t.equal;
   }
   put(json, "prefill_seconds", t.prefill.value);
   put(json, "decode_seconds", t.decode.value);
@@ -787,6 +787,7 @@ std::string trial_json(const TrialReport& report) {
   conditions["seed"] = report.seed;
   conditions["communicator"] = t.communicator;
   conditions["backend"] = t.backend;
+  conditions["precision"] = name_of(t.precision);
   conditions["cores"] = report.cores;
   conditions["watched_stage"] = report.watched_stage;
   if (t.alone) json["alone"] = alone_json(report);
@@ -795,8 +796,8 @@ std::string trial_json(const TrialReport& report) {
   if (t.checked) {
     put(equality, "max_relative_error", t.difference.relative);
     equality["at"] = t.difference.what;
-    equality["tolerance"] = kEqualTolerance;
-    equality["equal"] = t.difference.relative < kEqualTolerance;
+    equality["tolerance"] = equal_tolerance(t.precision);
+    equality["equal"] = t.equal();
   } else {
     equality["reason"] = t.not_checked;
   }

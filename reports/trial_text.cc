@@ -12,14 +12,13 @@ constexpr std::size_t kMostOperators = 15;
 
 std::string equality_text(const Trial& t, const TableStyle& style) {
   if (!t.checked) return wrapped("Equality was not checked: " + t.not_checked + ".", style.width);
-  const bool equal = t.difference.relative < kEqualTolerance;
   const std::string far =
       std::isfinite(t.difference.relative)
           ? fmt::format("a relative error of {:.1e} at most, in '{}'", t.difference.relative, t.difference.what)
           : fmt::format("'{}' is missing or no number", t.difference.what);
   const std::string text =
       fmt::format("{} one rank's in double precision over two steps, loss, gradients and weights: {}.",
-                  equal ? "Equal to" : "NOT equal to", far);
+                  t.equal() ? "Equal to" : "NOT equal to", far);
   return wrapped(text, style.width);
 }
 
@@ -123,8 +122,7 @@ std::string inference_text(const InferenceTrial& t, const TableStyle& style) {
   std::string proof = "Its logits were not compared with one rank's.";
   if (t.checked)
     proof = fmt::format("{} one rank's that keeps no keys and values: a relative error of {:.1e} at most, in '{}'.",
-                        t.difference.relative < kEqualTolerance ? "Equal to" : "NOT equal to", t.difference.relative,
-                        t.difference.what);
+                        t.equal ? "Equal to" : "NOT equal to", t.difference.relative, t.difference.what);
   TextTable table({{"step", TextTable::Align::left}, {"measured"}, {"predicted"}, {"error"}});
   const auto add = [&](std::string what, Seconds measured, std::optional<Seconds> predicted) {
     table.add_row({std::move(what), with_unit(measured), predicted ? with_unit(*predicted) : "not available",
@@ -177,6 +175,11 @@ std::string trial_text(const TrialReport& report, const TableStyle& style) {
     text += wrapped(alone_text(report), style.width) + "\n";
   else
     text += equality_text(t, style) + "\n";
+  if (report.asked != t.precision)
+    text += wrapped(fmt::format("The plan is for {}; {} computes it in {}, and is priced so.", name_of(report.asked),
+                                t.backend, name_of(t.precision)),
+                    style.width) +
+            "\n";
   const auto is_void = [](const TrialRound& r) { return !r.fault.empty(); };
   const auto voids = std::count_if(t.rounds.begin(), t.rounds.end(), is_void);
   text += fmt::format("{} rounds", t.rounds.size());

@@ -28,6 +28,7 @@ struct TrialReport {
   std::optional<CalibrationReport> calibration = {};  ///< where it was asked for
   std::int64_t model_layers = 0;  ///< that are left of the model; 0: all
   bool has_experts = false;
+  DataType asked = DataType::fp32;  ///< the plan's precision
 };
 
 std::string trial_text(const TrialReport& report, const TableStyle& style);

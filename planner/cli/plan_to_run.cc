@@ -6,6 +6,7 @@
 
 #include "hardware/input_error.h"
 #include "hardware/yaml_cursor.h"
+#include "planner/cli/backend_option.h"
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
 #include "planner/cli/plan_file.h"
@@ -17,7 +18,7 @@ namespace {
 
 constexpr const char* kExecutor = "shardwright";
 
-/// The workload as the executor runs it.
+/// The workload as the executor runs it. Its graphs are the same in every format.
 Workload run_by_executor(Workload workload) {
   run_by(find_engine(kExecutor, "--engine"), DataType::fp32, workload);
   return workload;
@@ -28,6 +29,14 @@ Model model_of(const YamlCursor& top) {
   if (const auto text = top.find("model_yaml"))
     return read_model(YamlCursor::parse(text->text(), name.text()), name.text());
   return find_model(name.text());
+}
+
+/// Cores have fp32 alone. A GPU computes in the plan's precision, or not at all.
+DataType precision_of(const YamlCursor& precision, DataType asked, const std::string& backend) {
+  if (backend == "cpu") return DataType::fp32;
+  if (asked != DataType::fp32 && asked != DataType::bf16 && asked != DataType::fp16)
+    precision.fail("is not run: GPUs run plans in fp32, bf16 and fp16, not in " + std::string(name_of(asked)));
+  return asked;
 }
 
 }  // namespace
@@ -62,9 +71,14 @@ PlanToRun read_plan(const std::string& path, const Arguments& arguments) {
   if (const auto load = workload.find("expert_load"))
     request.workload.expert_load = read_expert_load(load->text(), path);
   request.engine = find_engine(kExecutor, "--engine");
-  request.precision = DataType::fp32;
-  if (!supports(request.machine, DataType::fp32))
-    top.at("machine").fail("does not compute in fp32, in which the executor runs");
+  const YamlCursor precision = plan.at("precision");
+  const auto planned = data_type_named(precision.text());
+  if (!planned) precision.fail("is no precision: '" + shown(precision.text()) + "'");
+  run.asked = *planned;
+  request.precision = precision_of(precision, *planned, read_backend(arguments));
+  if (!supports(request.machine, request.precision))
+    top.at("machine").fail(
+        fmt::format("does not compute in {}, in which the executor runs", name_of(request.precision)));
   run_by(request.engine, request.precision, request.workload);
   Arguments asked;
   asked.positionals = {request.model.name, top.at("machine").text()};

@@ -13,10 +13,11 @@ namespace shardwright {
 Option plan_option();
 void write_plan(const Arguments& arguments, const PlanRequest& request, const PlanResult& result);
 
-/// A plan as `run` takes it: the layout priced for the executor, in fp32, overlapping nothing.
+/// A plan as `run` takes it: the layout priced for the executor, overlapping nothing.
 struct PlanToRun {
-  PlanRequest request;
-  PlanResult priced;  ///< an estimate; its first plan has a prediction
+  PlanRequest request;              ///< its precision is what the backend computes the plan in: cores in fp32
+  DataType asked = DataType::fp32;  ///< the plan's own
+  PlanResult priced;                ///< an estimate; its first plan has a prediction
   std::uint64_t seed = 1;
   std::string digest;           ///< of its graph; "" where the file has none
   std::string measured_folder;  ///< with what was measured on its machine; "" where nothing was

@@ -116,6 +116,7 @@ Prepared prepare(const std::string& path, const Arguments& arguments) {
     }
     question.options.seed = plan.seed;
     question.options.alone = alone;
+    question.options.compute = plan.request.precision;
     question.watched_stage = alone ? programme.stage_of(alone->rank) : slowest_stage_of(plan);
     question.memory_limit = plan.request.machine.usable_memory();
     std::string not_checked = too_large_to_check(programme);
@@ -135,7 +136,7 @@ void add_predictions(InferenceTrial& inference, const PlanToRun& plan) {
 CalibrationReport calibrate_folder(const Prepared& p, const Trial& trial) {
   CalibrationReport report;
   report.file = calibration_file_in(p.plan.measured_folder);
-  if (trial.checked && trial.difference.relative >= kEqualTolerance) report.refused = "the run was not right";
+  if (!trial.equal()) report.refused = "the run was not right";
   if (!trial.step) report.refused = "all of its rounds are void";
   if (!report.refused.empty()) return report;
   const Layout& layout = p.plan.priced.plans[0].layout;
@@ -159,13 +160,13 @@ int answer(const Prepared& p, Trial trial, const Arguments& arguments) {
                               p.question.watched_stage,
                               std::move(calibration),
                               p.model_layers,
-                              p.plan.request.model.n_routed_experts > 0};
+                              p.plan.request.model.n_routed_experts > 0,
+                              p.plan.asked};
   write_answer(arguments, trial_text(report, stdout_style()), trial_json(report));
-  const bool equal = !report.trial.checked || report.trial.difference.relative < kEqualTolerance;
   const auto& inference = report.trial.inference;
-  const bool answers = !inference || !inference->checked || inference->difference.relative < kEqualTolerance;
+  const bool answers = !inference || !inference->checked || inference->equal;
   const bool calibrated = !report.calibration || report.calibration->refused.empty();
-  return equal && answers && calibrated ? kDone : kNothingFits;
+  return report.trial.equal() && answers && calibrated ? kDone : kNothingFits;
 }
 
 Trial run_here(const Prepared& p, Communicator& world, OneRank one_rank, StatusBoard* board) {
@@ -322,7 +323,7 @@ Command run_command() {
       "run a plan on this machine: prove it, time it, compare",
       {"plan tiny.yaml this-machine --gpus 2 --precision fp32 \\\n    --sequence-length 256 --global-batch 8 "
        "--plan plan.json\n  shardwright run plan.json --ranks 2 --json trial.json",
-       "estimate deepseek-v3 measured-gpu --gpus 64 --precision fp32 \\\n    "
+       "estimate deepseek-v3 measured-gpu --gpus 64 --precision bf16 \\\n    "
        "--layout ep=64,dp=64,dispatcher=alltoall --sequence-length 4096 \\\n    "
        "--global-batch 64 --plan large.json\n  shardwright run large.json --rank-of-n 5/64 --layers 5 --backend cuda"},
       {{"PLAN", "a file of plan --plan, or of --json", true, false, Completes::files, {}}},

@@ -18,6 +18,12 @@ double largest(const std::vector<double>& numbers) {
   return most;
 }
 
+double quadratic_mean(const std::vector<double>& numbers) {
+  double sum = 0;
+  for (double x : numbers) sum += x * x;
+  return numbers.empty() ? 0 : std::sqrt(sum / static_cast<double>(numbers.size()));
+}
+
 /// This rank's block, or its piece of it, of a whole array.
 std::vector<double> own_part(const Executor& rank, const Weights::Weight& w, const std::vector<double>& whole,
                              bool piece) {
@@ -48,6 +54,18 @@ void look(const std::vector<double>& ours, const std::vector<double>& theirs, do
     if (std::isnan(error) && worst.relative < kWrong) worst = {kWrong, what};
     if (error > worst.relative) worst = {error, what};
   }
+}
+
+/// The same of their quadratic mean.
+void look_at_all(std::vector<double> ours, const std::vector<double>& theirs, double scale, const std::string& what,
+                 Difference& worst) {
+  const bool alike = ours.size() == theirs.size();
+  for (std::size_t i = 0; alike && i < ours.size(); ++i) ours[i] -= theirs[i];
+  const double error = quadratic_mean(ours) / scale;
+  if (!alike || std::isnan(error))
+    worst = {std::numeric_limits<double>::infinity(), what};
+  else if (error > worst.relative)
+    worst = {error, what};
 }
 
 /// The most likely token of each sequence; of padding none.
@@ -116,13 +134,35 @@ Generated generate_on_one_rank(const Programme& programme, const RunOptions& opt
   return generated;
 }
 
-Difference difference(const Generated& ranks, const Generated& one_rank) {
+double equal_tolerance(DataType compute) {
+  if (compute == DataType::bf16) return 0.16;
+  return compute == DataType::fp16 ? 0.02 : 1e-4;
+}
+
+namespace {
+
+/// Whether for every sequence the tokens that two chose are about as likely.
+bool are_ties(const std::vector<double>& logits, const std::vector<std::int64_t>& a, const std::vector<std::int64_t>& b,
+              double distance) {
+  const std::size_t width = logits.size() / a.size();
+  for (std::size_t s = 0; s < a.size(); ++s)
+    if (std::abs(logits[s * width + static_cast<std::size_t>(a[s])] -
+                 logits[s * width + static_cast<std::size_t>(b[s])]) > distance)
+      return false;
+  return true;
+}
+
+}  // namespace
+
+Difference difference(const Generated& ranks, const Generated& one_rank, double tie) {
   Difference worst;
   for (std::size_t i = 0; i < one_rank.logits.size(); ++i) {
     const std::string what = i == 0 ? "logits of the prompt" : "logits of token " + std::to_string(i);
     if (i >= ranks.logits.size()) return {std::numeric_limits<double>::infinity(), what};
     look(ranks.logits[i], one_rank.logits[i], std::max(1e-30, largest(one_rank.logits[i])), what, worst);
-    if (ranks.tokens[i] != one_rank.tokens[i]) return {std::numeric_limits<double>::infinity(), what};
+    if (ranks.tokens[i] == one_rank.tokens[i]) continue;
+    if (are_ties(one_rank.logits[i], ranks.tokens[i], one_rank.tokens[i], tie * largest(one_rank.logits[i]))) break;
+    return {std::numeric_limits<double>::infinity(), what};
   }
   return worst;
 }
@@ -151,19 +191,26 @@ std::vector<StepResult> run_on_one_rank(const Programme& programme, const RunOpt
 
 Difference difference(const Executor& rank, double loss, const StepResult& one, Operators& operators) {
   Difference worst;
-  look({loss}, {one.loss}, std::max(1.0, std::abs(one.loss)), "loss", worst);
+  const bool narrow = rank.compute() != DataType::fp32;
+  look({loss}, {one.loss}, std::max(1.0, std::abs(one.loss)) / (narrow ? 8 : 1), "loss", worst);
+  const auto size_of = narrow ? quadratic_mean : largest;
+  const auto compare = [&](const std::vector<double>& ours, const std::vector<double>& theirs, double scale,
+                           const std::string& what) {
+    narrow ? look_at_all(ours, theirs, scale, what, worst) : look(ours, theirs, scale, what, worst);
+  };
   double of_all = 0;
-  for (const auto& [name, gradient] : one.gradients) of_all = std::max(of_all, largest(gradient));
+  for (const auto& [name, gradient] : one.gradients) of_all = std::max(of_all, size_of(gradient));
+  const double least = of_all * (narrow ? 0.1 : 1e-3);
   for (const auto& [name, w] : rank.weights().all()) {
     const std::vector<double>& whole = one.weights.at(name);
     const bool stored_cut = w.cut && w.graph->says.zero == 3;
-    look(operators.download(w.value.view), own_part(rank, w, whole, stored_cut), largest(whole), name, worst);
+    compare(operators.download(w.value.view), own_part(rank, w, whole, stored_cut), size_of(whole), name);
     const auto gradient = one.gradients.find(name);
     if ((gradient != one.gradients.end()) != static_cast<bool>(w.reduced)) {
       worst = {std::numeric_limits<double>::infinity(), "gradient of " + name};
     } else if (w.reduced) {
-      look(operators.download(w.reduced.view), own_part(rank, w, gradient->second, w.cut != 0),
-           std::max(largest(gradient->second), 1e-3 * of_all), "gradient of " + name, worst);
+      compare(operators.download(w.reduced.view), own_part(rank, w, gradient->second, w.cut != 0),
+              std::max(size_of(gradient->second), least), "gradient of " + name);
     }
   }
   return worst;

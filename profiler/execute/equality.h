@@ -23,7 +23,9 @@ std::vector<StepResult> run_on_one_rank(const Programme& programme, const RunOpt
 
 /// The largest difference of a rank's own blocks to those of one rank, relative to the largest number of each whole
 /// array (of a gradient to no less than 1e-3 of the largest of all gradients: one that is zero but for rounding has the
-/// others' scale). Infinite for what is missing or no number.
+/// others' scale). In 16 bits, where any one number may be far off, each block's quadratic mean takes the place of its
+/// largest number, and a tenth that of the 1e-3; the loss, a mean of many, counts eight times. Infinite for what is
+/// missing or no number.
 struct Difference {
   double relative = 0;
   std::string what;  ///< "gradient of layers.0.q_proj", "layers.0.q_proj", "loss"
@@ -49,7 +51,12 @@ Generated generate(Executor& rank, const InferenceSteps& steps, const std::vecto
 /// The same of one rank with the reference operators, which keeps nothing: every step reads all tokens again.
 Generated generate_on_one_rank(const Programme& programme, const RunOptions& options, int tokens);
 /// The largest difference of logits, relative to the largest logit of its step. Infinite where another token was
-/// chosen.
-Difference difference(const Generated& ranks, const Generated& one_rank);
+/// chosen, unless one rank's logits of the two are as close as `tie` times the largest: then what follows is another
+/// text, and is not compared.
+Difference difference(const Generated& ranks, const Generated& one_rank, double tie = 0);
+
+/// What ranks that compute in a format may be off from one rank in double precision. In 16 bits eight times as much
+/// with bf16 as with fp16, which has three bits more: see profiler/README.md for what was seen.
+double equal_tolerance(DataType compute);
 
 }  // namespace shardwright

@@ -180,7 +180,8 @@ Block Executor::read(const RunGraph& g, const Programme::Instance& instance, Val
     run_node(g, instance, value.maker, pass);  // forward runs again
   if (!known) throw std::logic_error("a value is read before it is made: " + g.graph.tensor(value.tensor).name);
   if (!known.one_hot) return known;
-  Block whole = memory_.make(known.view.elements * known.one_hot->columns, known.view.element);
+  Block whole = memory_.make(known.view.elements * known.one_hot->columns,
+                             element_of(g.graph.tensor(value.tensor), options_.compute, operators_));
   operators_.fill(whole.view, 0);
   add_one_hot(known, whole);
   return whole;
@@ -314,7 +315,12 @@ void Executor::add_one_hot(const Block& term, const Block& to) {
   }
   const Block ids = memory_.make(static_cast<std::int64_t>(at.size()), Element::int64);
   operators_.upload(at, ids.view);
-  operators_.gather_gradient(ids.view, term.view, 0, to.view, true);
+  Block numbers = {term.view, term.owner};
+  if (term.view.element != to.view.element) {
+    numbers = memory_.make(term.view.elements, to.view.element);
+    operators_.cast(term.view, numbers.view);
+  }
+  operators_.gather_gradient(ids.view, numbers.view, 0, to.view, true);
 }
 
 void Executor::compute(const RunGraph& g, const Programme::Instance& instance, const Node& node, Pass& pass) {
@@ -326,7 +332,7 @@ void Executor::compute(const RunGraph& g, const Programme::Instance& instance, c
     other.name = name;
     return other;
   };
-  Kernel kernel(g, op, operators_, memory_, mover_);
+  Kernel kernel(g, op, options_.compute, operators_, memory_, mover_);
   kernel.rows = pass.rows[node.op];
   kernel.behind(cached_);
   for (std::size_t i = 0; i < node.inputs.size(); ++i) {
@@ -517,7 +523,7 @@ Block Executor::take(int part, int route, int micro_batch, bool gradient) {
   }
   const RunGraph& layer = shown_->graphs[0];
   const std::int64_t elements = layer.sharded.value(layer.sharded.stream_in).elements;
-  Block block = memory_.make(elements, operators_.element(DataType::fp32));
+  Block block = memory_.make(elements, operators_.element(options_.compute));
   const std::string name = std::string(gradient ? "d " : "") + "stream from stage " + std::to_string(from);
   const During during(recorder_, {Doing::Kind::receive, name, {}});
   if (options_.alone) {

@@ -48,6 +48,7 @@ class Executor {
   const Programme& programme() const { return programme_; }
   std::int64_t line() const { return line_; }
   int stage() const { return stage_; }
+  DataType compute() const { return options_.compute; }
 
  private:
   /// One micro-batch in one graph, from its forward until its last gradient.

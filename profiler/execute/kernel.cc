@@ -13,13 +13,21 @@ bool is_routed(const OpGraph& graph, TensorId tensor) {
   return t.role == TensorRole::activation && t.dims.size() > 2 && graph.dims()[t.dims[0]].name == "expert";
 }
 
-Kernel::Kernel(const RunGraph& graph, const Operator& op, Operators& operators, Memory& memory, Mover& mover)
+Element element_of(const Tensor& tensor, DataType compute, const Operators& operators) {
+  if (tensor.role == TensorRole::index) return Element::int64;
+  if (tensor.width == Width::byte) return Element::byte;
+  return operators.element(tensor.width == Width::fp32 ? DataType::fp32 : compute);
+}
+
+Kernel::Kernel(const RunGraph& graph, const Operator& op, DataType compute, Operators& operators, Memory& memory,
+               Mover& mover)
     : graph_(graph),
       op_(op),
       ops_(operators),
       memory_(memory),
       mover_(mover),
-      number_(operators.element(DataType::fp32)),
+      compute_(compute),
+      number_(operators.element(compute)),
       operands_(op.inputs.size() + op.outputs.size()),
       extent_(graph.extents),
       begin_(graph.extents.size(), 0) {}
@@ -41,6 +49,10 @@ std::vector<std::int64_t> Kernel::extents(const DimList& dims) const {
 std::int64_t Kernel::elements(const DimList& dims) const { return product(extents(dims)); }
 const DimList& Kernel::dims(std::size_t i) const {
   return i < op_.inputs.size() ? op_.inputs[i].dims : op_.outputs[i - op_.inputs.size()].dims;
+}
+Element Kernel::element(std::size_t i) const {
+  const Operand& operand = i < op_.inputs.size() ? op_.inputs[i] : op_.outputs[i - op_.inputs.size()];
+  return element_of(graph_.graph.tensor(operand.tensor), compute_, ops_);
 }
 Block Kernel::rows_block(const std::shared_ptr<const RowList>& list, const DimList& dims) {
   const auto n = extents(dims);
@@ -127,7 +139,7 @@ std::int64_t Kernel::all_tokens() const {
 
 Block Kernel::gates_of(const RowList& list, In gate) {
   if (gate.element == Element::byte) return {};
-  Block gates = numbers(list.count());
+  Block gates = memory_.make(list.count(), gate.element);
   if (list.count() > 0) ops_.gather(list.gate, gate, 0, gates.view);
   return gates;
 }
@@ -142,12 +154,13 @@ Block Kernel::scaled(const Block& from, const RowList& list, In gate) {
 }
 
 Block Kernel::gate_gradient(const Block& a, const Block& b, const RowList& list, const DimList& gate_dims) {
-  Block d = block(gate_dims, number_);
+  const Element wide = ops_.element(DataType::fp32);
+  Block d = block(gate_dims, wide);
   if (list.count() == 0) {
     ops_.fill(d.view, 0);
     return d;
   }
-  const Block products = numbers(list.count());
+  const Block products = memory_.make(list.count(), wide);
   const std::vector<std::int64_t> shape = {list.count(), a.view.elements / list.count()};
   ops_.contraction({a.view, {0, 1}, shape}, {b.view, {0, 1}, shape}, {0}, products.view);
   ops_.gather_gradient(list.gate, products.view, 0, d.view);
@@ -179,7 +192,7 @@ Block Kernel::contract_gradient(std::size_t of) {
   const std::size_t other = 1 - of;
   const DimList& result = dims(of);
   if (!is_routed(g, op_.outputs[0].tensor)) {
-    Block d = block(result, number_);
+    Block d = block(result, element(of));
     ops_.contraction(labelled(dy_.view, op_.outputs[0].dims), labelled(in(other), dims(other)),
                      {result.begin(), result.end()}, d.view);
     return d;
@@ -213,7 +226,7 @@ std::vector<Block> Kernel::forward(const std::vector<Placement>& made_at) {
                             : operands_[0].rows;
       out.push_back(rows_block(list, op_.outputs[i].dims));
     } else {
-      out.push_back(block(op_.outputs[i].dims, output(i).width == Width::byte ? Element::byte : number_));
+      out.push_back(block(op_.outputs[i].dims, element(op_.inputs.size() + i)));
     }
   }
   Block& y = out[0];
@@ -322,8 +335,8 @@ std::vector<Block> Kernel::attention_backward(const Gradient& gradient) {
 
 std::vector<Block> Kernel::backward(const Gradient& gradient) {
   const auto of = static_cast<std::size_t>(gradient.of[0]);
-  const auto alike = [&] {  // as dy
-    Block d = numbers(dy_.view.elements);
+  const auto alike = [&] {  // as large as dy
+    Block d = memory_.make(dy_.view.elements, element(of));
     d.rows = dy_.rows;
     return d;
   };
@@ -364,8 +377,12 @@ std::vector<Block> Kernel::backward(const Gradient& gradient) {
         ops_.gather_gradient(dy_.rows->expert, dy_.view, 0, d.view);
       return {d};
     }
-    case OpKind::cast:
-      return {dy_};
+    case OpKind::cast: {
+      if (dy_.view.element == element(0)) return {dy_};
+      Block d = alike();
+      ops_.cast(dy_.view, d.view);
+      return {d};
+    }
     case OpKind::rotary: {
       Block d = alike();
       ops_.rotary_gradient(dy_.view, rotary(), d.view);
@@ -408,7 +425,7 @@ std::vector<Block> Kernel::backward(const Gradient& gradient) {
       return {d};
     }
     case OpKind::sigmoid_scale: {
-      Block d = block(dims(of), number_);
+      Block d = block(dims(of), element(of));
       if (of == 0)
         ops_.sigmoid_scale_gradient_x(in(1), dy_.view, d.view);
       else
@@ -416,7 +433,7 @@ std::vector<Block> Kernel::backward(const Gradient& gradient) {
       return {d};
     }
     case OpKind::vocabulary_exp_sum: {
-      Block d = block(dims(0), number_);
+      Block d = block(dims(0), element(0));
       if (op_.outputs.size() > 1)
         ops_.scale_rows(in(3), dy_.view, d.view);
       else
@@ -429,7 +446,7 @@ std::vector<Block> Kernel::backward(const Gradient& gradient) {
       return {d};
     }
     case OpKind::cross_entropy: {
-      Block d = block(dims(of), number_);
+      Block d = block(dims(of), element(of));
       if (of == 1)
         ops_.cross_entropy_gradient_exp_sum(in(1), dy_.view, all_tokens(), d.view);
       else

@@ -13,10 +13,15 @@ namespace shardwright {
 /// Whether a tensor is [expert, batch, sequence, ...]: rows, of which only the chosen ones exist.
 bool is_routed(const OpGraph& graph, TensorId tensor);
 
+/// How a value of that tensor is stored where the rest is computed in a format.
+Element element_of(const Tensor& tensor, DataType compute, const Operators& operators);
+
 /// One operator of a graph on one rank's blocks, forward or one of its gradients: what the backend is asked for.
 class Kernel {
  public:
-  Kernel(const RunGraph& graph, const Operator& op, Operators& operators, Memory& memory, Mover& mover);
+  /// `compute`: the format of what the graph does not want in another.
+  Kernel(const RunGraph& graph, const Operator& op, DataType compute, Operators& operators, Memory& memory,
+         Mover& mover);
 
   /// Where an operand, a result or a gradient lies: its dims under the operator's names.
   void place(const DimList& dims, const Placement& placement, const Mesh& mesh, std::int64_t line);
@@ -38,6 +43,8 @@ class Kernel {
   std::int64_t elements(const DimList& dims) const;
   Labelled labelled(In data, const DimList& dims) const { return {data, {dims.begin(), dims.end()}, extents(dims)}; }
   const DimList& dims(std::size_t i) const;
+  /// How the numbers of an operand or result are stored, and so its gradient.
+  Element element(std::size_t i) const;
   DimId last(std::size_t i) const { return dims(i)[dims(i).size() - 1]; }
   std::int64_t columns() const { return extent_[last(0)]; }
   In in(std::size_t i) const { return operands_[i].view; }
@@ -70,6 +77,7 @@ class Kernel {
   Operators& ops_;
   Memory& memory_;
   Mover& mover_;
+  DataType compute_;
   Element number_;
   std::int64_t cached_ = 0;
   std::vector<Block> operands_;  // inputs, then outputs

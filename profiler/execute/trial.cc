@@ -211,6 +211,7 @@ Trial trial_of(const Programme& programme, Communicator& world, const TrialQuest
   Trial trial;
   trial.communicator = world.name();
   trial.backend = operators->name();
+  trial.precision = question.options.compute;
   if (question.options.alone) trial.alone = question.options.alone->rank;
   std::int64_t step = 0;
   if (one_rank) {
@@ -331,7 +332,10 @@ InferenceTrial inference_trial(const Programme& programme, Communicator& world, 
   trial.tokens = question.decode;
   if (checked) {
     const Generated one_rank = generate_on_one_rank(programme, options, question.decode);
-    trial.difference = worst_of(world, difference(generate(executor, steps, prompt, question.decode), one_rank));
+    const double tolerance = equal_tolerance(options.compute);
+    const Generated ranks = generate(executor, steps, prompt, question.decode);
+    trial.difference = worst_of(world, difference(ranks, one_rank, tolerance));
+    trial.equal = trial.difference.relative < tolerance;
   }
   std::vector<Seconds> prefills, decodes;
   for (int round = 0; round < question.warm_up + question.rounds; ++round) {

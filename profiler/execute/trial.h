@@ -38,7 +38,7 @@ struct TrialRound {
 
 /// What inference with a plan's ranks found: a prompt as long as its sequences, then one token after the other.
 struct InferenceTrial {
-  bool checked = false;
+  bool checked = false, equal = false;
   Difference difference;  ///< of logits, where it was checked
   std::int64_t sequences = 0, prompt = 0;
   int tokens = 0;
@@ -63,6 +63,8 @@ struct Trial {
   };
   std::vector<Peak> peaks;  ///< by stage, the worst of its ranks; of a rank that was alone, its own stage's
   std::string communicator, backend;
+  DataType precision = DataType::fp32;  ///< that was computed in
+  bool equal() const { return !checked || difference.relative < equal_tolerance(precision); }
   std::optional<std::int64_t> alone;  ///< the rank of the plan that ran by itself; then nothing was communicated, and
                                       ///< what is measured of communication and bubble is nothing
   std::optional<InferenceTrial> inference;
@@ -81,8 +83,6 @@ struct TrialQuestion {
   Operators* operators = nullptr;        ///< of this rank, where it brings its own; else made by the backend's name
   std::function<Bytes()> device_memory;  ///< taken on the rank's device now; none: what counts is the process's
 };
-
-inline constexpr double kEqualTolerance = 1e-4;  ///< fp32 beside double
 
 /// Floating-point operations that the proof may take, in double precision and by the plainest of loops.
 inline constexpr double kMostProofFlops = 6e9;

@@ -100,6 +100,13 @@ void Weights::draw(Weight& w, const FirstValues& values) const {
     operators_.fill(means.view, values.mean);
     operators_.residual_sum({block.view, means.view}, block.view);
   }
+  const Element stored = operators_.element(options_.compute);
+  if (stored != number) {
+    if (options_.trains) w.main = w.cut ? mover_.scatter_flat(block, w.cut, 0, {w.name}) : block;
+    const Block narrow = memory_.make(w.elements, stored);
+    operators_.cast(block.view, narrow.view);
+    block = narrow;
+  }
   w.value = zero(w) == 3 && w.cut ? mover_.scatter_flat(block, w.cut, 0, {w.name}) : block;
   const std::int64_t state = w.cut ? flat_piece(programme_.mesh, line_, w.cut, w.elements).length : w.elements;
   if (!options_.trains) return;
@@ -118,8 +125,12 @@ void Weights::accumulate(const std::string& name, const Block& gradient, AxisSet
       break;
     }
   Block term = gradient;
+  if (w.main) {
+    term = memory_.make(gradient.view.elements, operators_.element(DataType::fp32));
+    operators_.cast(gradient.view, term.view);
+  }
   if (zero(w) >= 2 && w.cut)
-    term = mover_.scatter_flat(gradient, w.cut, static_cast<AxisSet>(w.partial & w.cut), {"of d " + w.name});
+    term = mover_.scatter_flat(term, w.cut, static_cast<AxisSet>(w.partial & w.cut), {"of d " + w.name});
   if (!w.gradient)
     w.gradient = term;
   else
@@ -150,10 +161,13 @@ void Weights::update() {
   for (auto& [name, w] : weights_) {
     if (!w.reduced) continue;
     Block piece = w.value;
-    if (w.cut && zero(w) < 3) piece = mover_.scatter_flat(w.value, w.cut, 0, {name});
+    if (w.cut && zero(w) < 3)
+      piece = w.main ? memory_.make(w.main.view.elements, w.value.view.element)
+                     : mover_.scatter_flat(w.value, w.cut, 0, {name});
     {
       const During during(recorder_, {Doing::Kind::optimizer, "adam " + name, {}});
-      operators_.adam_step(adam, w.reduced.view, piece.view, w.first_moment.view, w.second_moment.view);
+      const View main = w.main ? w.main.view : piece.view, copy = w.main ? piece.view : View{};
+      operators_.adam_step(adam, w.reduced.view, main, w.first_moment.view, w.second_moment.view, copy);
     }
     if (w.cut && zero(w) < 3) w.value = mover_.gather_flat(piece, w.cut, w.elements, {"of " + name});
   }

@@ -23,6 +23,9 @@ struct RunOptions {
   /// Its epsilon lies above the rounding of gradients that are 0 but for that (of the bias of keys), which it would
   /// make steps of otherwise.
   AdamStep adam = {1e-3, 0.9, 0.95, 1e-5, 0.0, 1, 1.0};
+  /// Of products and what lies between them. What is summed over a step, the optimizer's numbers and its copy of the
+  /// weights are fp32.
+  DataType compute = DataType::fp32;
   bool trains = true;  ///< inference has no optimizer's state
   /// The programme's rank that runs by itself; the communicator that an Executor is given then has one rank.
   std::optional<LoneRank> alone = {};
@@ -45,6 +48,7 @@ class Weights {
     Block value;                ///< that block, or under ZeRO-3 the piece of it
     Block gradient;             ///< accumulated: the whole block, from ZeRO-2 on the piece
     Block reduced;              ///< after reduce(): the whole block, or the piece where the state is cut
+    Block main;                 ///< the optimizer's copy, where operators read another format: the piece under ZeRO
     Block first_moment, second_moment;
   };
 

@@ -33,7 +33,7 @@ struct Turns {
   std::size_t current = 0;
 };
 Turns& turns() {
-  static Turns all;
+  static thread_local Turns all;  // ranks may be threads
   return all;
 }
 

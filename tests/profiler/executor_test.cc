@@ -202,7 +202,7 @@ TEST_CASE("ranks whose memory the host cannot reach train and decode as one rank
     run_on_threads(static_cast<int>(programme.ranks()), [&](Communicator& host) {
       const auto cpu = make_operators("cpu");
       FarOperators operators(*cpu);
-      FarCommunicator world(host);
+      FarCommunicator world(host, operators);
       Memory memory(operators);
       NoRecorder recorder;
       const Fault none;

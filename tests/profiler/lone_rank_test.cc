@@ -51,7 +51,7 @@ struct Ran {
 Ran run(const Programme& programme, Communicator& world, const RunOptions& options) {
   const auto cpu = make_operators("cpu");
   CountsRows operators(*cpu);
-  FarCommunicator far(world);
+  FarCommunicator far(world, operators);
   Memory memory(operators);
   Computes recorder;
   const Fault none;

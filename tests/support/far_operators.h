@@ -191,16 +191,26 @@ class FarOperators : public Operators {
 /// Exchanges numbers of FarOperators, and those of the host, as NCCL's ranks do.
 class FarCommunicator final : public Communicator {
  public:
-  explicit FarCommunicator(Communicator& on) : on_(on) {}
-  explicit FarCommunicator(std::unique_ptr<Communicator> on) : owned_(std::move(on)), on_(*owned_) {}
+  /// `operators`: of this rank.
+  FarCommunicator(Communicator& on, Operators& operators) : on_(on), operators_(operators) {}
+  FarCommunicator(std::unique_ptr<Communicator> on, Operators& operators)
+      : owned_(std::move(on)), on_(*owned_), operators_(operators) {}
 
   std::string name() const override { return on_.name(); }
   int rank() const override { return on_.rank(); }
   int size() const override { return on_.size(); }
-  void all_reduce(View data, Reduction reduction) override { on_.all_reduce(reach(data), reduction); }
+  void all_reduce(View data, Reduction reduction) override {
+    if (!is_narrow(data.element)) return on_.all_reduce(reach(data), reduction);
+    std::vector<double> numbers = operators_.download(data);
+    on_.all_reduce(view_of(numbers), reduction);
+    operators_.upload(numbers, data);
+  }
   void all_gather(In part, View all) override { on_.all_gather(reach(part), reach(all)); }
   void reduce_scatter(In all, View part, Reduction reduction) override {
-    on_.reduce_scatter(reach(all), reach(part), reduction);
+    if (!is_narrow(all.element)) return on_.reduce_scatter(reach(all), reach(part), reduction);
+    std::vector<double> numbers = operators_.download(all), own(static_cast<std::size_t>(part.elements));
+    on_.reduce_scatter(view_of(numbers), view_of(own), reduction);
+    operators_.upload(own, part);
   }
   void all_to_all(In from, std::span<const std::int64_t> send, View to,
                   std::span<const std::int64_t> receive) override {
@@ -213,16 +223,22 @@ class FarCommunicator final : public Communicator {
     return on_.receive(reach(data), from, tag);
   }
   std::unique_ptr<Communicator> split(int colour) override {
-    return std::make_unique<FarCommunicator>(on_.split(colour));
+    return std::make_unique<FarCommunicator>(on_.split(colour), operators_);
   }
 
  private:
+  /// Threads add up what the host has numbers of.
+  static bool is_narrow(Element element) { return element == Element::bf16 || element == Element::fp16; }
+  static View view_of(std::vector<double>& numbers) {
+    return {numbers.data(), static_cast<std::int64_t>(numbers.size()), Element::fp64};
+  }
   template <typename Numbers>
   static Numbers reach(const Numbers& data) {
     return is_far(data.data) ? FarOperators::near(data) : data;
   }
   std::unique_ptr<Communicator> owned_;
   Communicator& on_;
+  Operators& operators_;
 };
 
 }  // namespace shardwright
