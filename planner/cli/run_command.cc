@@ -55,7 +55,7 @@ std::optional<LoneRank> read_lone_rank(const Arguments& arguments, const PlanToR
     if (arguments.has("--layers")) throw InputError("--layers: needs --rank-of-n, a rank that runs alone");
     return std::nullopt;
   }
-  for (const char* other : {"--ranks", "--communicator", "--decode"})
+  for (const char* other : {"--ranks", "--communicator", "--decode", "--calibrate"})
     if (arguments.has(other)) throw InputError(fmt::format("{}: contradicts --rank-of-n", other));
   const auto slash = text->find('/');
   if (slash == std::string::npos)
