@@ -43,7 +43,7 @@ struct ValidationRow {
 ///   layout     a choice that a Layout cannot say, or degrees that cannot be; of serving also none stated
 ///   engine     serving: software that no serving engine describes
 ///   workload   a size that is not stated, a task that is not pre-training or full fine-tuning; of serving a format
-///              that is unknown, arrivals that are not stated (phases server and interactive), prefill or decode alone
+///              that is unknown, arrivals that are not stated (phases server and interactive)
 ///   metric     nothing was published that this version predicts
 struct SkippedRow {
   std::string id, reason;

@@ -71,6 +71,12 @@ double width_of(std::vector<double> logs) {
   return logs[(logs.size() * 4 + 4) / 5 - 1];
 }
 
+/// What the errors of kernels, which an interval has beside the engine's, leave of a rate's error.
+double beyond_kernels(double log, const ServePrediction& p, const ServeErrors& errors) {
+  const double whole = std::log(p.output_high / p.output_tokens_per_second), own = errors.throughput;
+  return std::sqrt(std::max(0.0, log * log - std::max(0.0, whole * whole - own * own)));
+}
+
 double rounded(double value) { return std::strtod(fmt::format("{:.3g}", value).c_str(), nullptr); }
 
 ServeConstants fitted(std::vector<ServedRow>& rows, const Rows& of, int threads) {
@@ -136,7 +142,13 @@ std::vector<FittedServing> fit_serving(std::vector<ServedRow>& rows, int threads
     const std::vector<double> logs = logs_of(rows, of, fit.constants, threads);
     fit.median_error = rounded(median_error(logs));
     std::vector<double> rates, tokens, firsts;
-    for (std::size_t i = 0; i < of.size(); ++i) (rows[of[i]].is_rate ? rates : tokens).push_back(logs[i]);
+    for (std::size_t i = 0; i < of.size(); ++i) {
+      ServingModel& model = rows[of[i]].model.front();
+      if (rows[of[i]].is_rate)
+        rates.push_back(beyond_kernels(logs[i], model.predict(fit.constants), model.question().engine.errors));
+      else
+        tokens.push_back(logs[i]);
+    }
     for (const std::size_t i : of)
       if (rows[i].ttft > 0)
         firsts.push_back(std::log(rows[i].model.front().predict(fit.constants).ttft.value / rows[i].ttft));

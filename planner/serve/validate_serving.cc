@@ -6,6 +6,7 @@
 #include <cmath>
 #include <memory>
 
+#include "planner/serve/one_phase.h"
 #include "planner/validate_kernels.h"
 #include "planner/validation_summary.h"
 
@@ -49,6 +50,12 @@ WeightFormat widest_that_fits(const ServingQuestion& q, const ServeLayout& layou
   return WeightFormat::int4;
 }
 
+std::optional<std::int64_t> sequences_of(const MeasuredServing& s, const MeasuredHardware& hardware) {
+  if (s.concurrency || s.batch) return s.concurrency ? s.concurrency : s.batch;
+  if (s.batch_per_gpu && hardware.gpus) return *s.batch_per_gpu * *hardware.gpus;
+  return std::nullopt;
+}
+
 std::optional<std::int64_t> queued(const ServingQuestion& q) {
   for (const OfflineQueue& queue : q.engine.offline_queues)
     if (queue.isl == q.workload.isl && queue.osl == q.workload.osl) return queue.requests;
@@ -72,9 +79,9 @@ std::variant<ServingQuestion, std::string> serving_question(const MeasuredRow& r
   const ServeEngine* engine =
       serve_engine_of({row.software.framework, row.software.version, row.software.kernel, machine->architecture});
   if (!engine) return skip("engine", row.software.framework.empty() ? "not stated" : row.software.framework);
-  if (!s.isl || !s.osl) return skip("workload", "isl and osl are not stated");
+  const ServePhase phase = serve_phase_named(s.phase).value_or(ServePhase::both);  // else offline or mixed
+  if (!s.isl || (!s.osl && phase != ServePhase::prefill)) return skip("workload", "isl and osl are not stated");
   if (s.phase == "server" || s.phase == "interactive") return skip("workload", "arrivals of phase " + s.phase);
-  if (s.phase == "prefill" || s.phase == "decode") return skip("workload", "phase " + s.phase + " alone");
 
   ServingQuestion q;
   q.model = *row.model;
@@ -82,12 +89,17 @@ std::variant<ServingQuestion, std::string> serving_question(const MeasuredRow& r
   if (row.hardware.nvlink_domain) q.machine.links.front().gpus = *row.hardware.nvlink_domain;
   q.engine = *engine;
   q.workload.isl = *s.isl;
-  q.workload.osl = std::max<std::int64_t>(1, *s.osl);
+  q.workload.osl = std::max<std::int64_t>(1, s.osl.value_or(1));
+  q.workload.phase = phase;
   q.workload.concurrency = s.concurrency;
   q.offline = s.phase == "offline";
   if (q.offline) q.workload.concurrency.reset();
-  if (!s.concurrency && s.batch) q.batch = s.batch;
-  if (!q.offline && !s.concurrency && !s.batch) return skip("workload", "concurrency is not stated");
+  if (phase != ServePhase::both)  // prefill takes what a step holds, decode what fits where nobody says
+    q.workload.concurrency = phase == ServePhase::decode ? sequences_of(s, row.hardware) : std::nullopt;
+  else if (!s.concurrency && s.batch)
+    q.batch = s.batch;
+  else if (!q.offline && !s.concurrency)
+    return skip("workload", "concurrency is not stated");
   if (const auto why = formats_of(s, q.engine, q.workload.formats, q.assumed)) return *why;
   // MLPerf's batch is the largest that its engine was built with.
   if (q.offline && s.batch) {
@@ -169,6 +181,9 @@ ServePrediction ServingModel::predict(const ServeConstants& constants) {
     const PoolPrediction pools = disaggregated(*prefill_, *times_, question_.machine, question_.workload);
     p = pools.all;
     fits_ = p.memory.largest_batch > 0 && pools.prefill_memory.largest_batch > 0;
+  } else if (question_.workload.phase != ServePhase::both) {
+    p = one_phase(*times_, question_.machine, question_.workload);
+    fits_ = p.memory.largest_batch > 0;
   } else {
     p = question_.batch ? static_batch(*times_) : aggregated(*times_, question_.machine, question_.workload);
     fits_ = p.memory.largest_batch > 0;

@@ -2,6 +2,9 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
+#include <vector>
+
 #include "models/transformer.h"
 #include "planner/serve/steady_state.h"
 
@@ -118,6 +121,57 @@ TEST_CASE("everything that ran with eager attention on 40 GB fits pages, too") {
   }
   // Neither runs on half as many GPUs, however short: 67B needs more than 40 GB on two.
   CHECK_FALSE(Served{find_model("deepseek-llm-67b"), machine, {.tensor = 2}}.memory().holds_weights);
+}
+
+/// One row of a published grid: of each sequence length, 256 to 4096, the peak in GiB, or nothing where memory ran out.
+struct GridRow {
+  std::int64_t batch;
+  std::array<double, 5> gib;  // 0: out of memory
+};
+
+/// Eager attention on top of weights, keys and values: scores of `heads` heads, logits of every token, and `others`.
+struct Eager {
+  double heads, bytes_of_score, bytes_of_logit, others_gib;
+};
+
+double peak_gib(const Served& served, const Eager& eager, double batch, double sequence) {
+  constexpr double kGiB = 1 << 30;
+  const double each = static_cast<double>(served.kv_per_token()) * sequence +
+                      eager.heads * eager.bytes_of_score * sequence * sequence +
+                      eager.bytes_of_logit * static_cast<double>(served.model.vocab_size) * sequence;
+  return (static_cast<double>(served.memory().weights.value) + batch * each) / kGiB + eager.others_gib;
+}
+
+void check_grid(const Served& served, const Eager& eager, const std::vector<GridRow>& grid) {
+  const double usable = static_cast<double>(served.machine.usable_memory().value) / (1 << 30);
+  for (const GridRow& row : grid)
+    for (std::size_t i = 0; i < row.gib.size(); ++i) {
+      const double gib = peak_gib(served, eager, static_cast<double>(row.batch), static_cast<double>(256 << i));
+      CAPTURE(row.batch);
+      CAPTURE(256 << i);
+      CAPTURE(gib);
+      CHECK((gib <= usable) == (row.gib[i] > 0));
+      if (row.gib[i] > 0) CHECK(gib == doctest::Approx(row.gib[i]).epsilon(0.13));
+    }
+}
+
+TEST_CASE("of DeepSeek LLM's grids on A100 of 40 GB what ran fits, and what ran out of memory does not") {
+  // README of DeepSeek LLM, "GPU memory usage", in GiB. The engine is not stated; memory grows with the square of the
+  // sequence: scores in 16 bits and again in fp32 (6 bytes) of 7B's heads, and 16 bytes of all 64 heads of 67B on each
+  // of its eight GPUs; logits in 16 bits and fp32, of 67B an eighth.
+  const Machine machine = find_machine("a100-sxm-40gb");
+  check_grid({find_model("deepseek-llm-7b"), machine}, {32, 6, 6, 0.4},
+             {{1, {13.29, 13.63, 14.47, 16.37, 21.25}},
+              {2, {13.63, 14.39, 15.98, 19.82, 29.59}},
+              {4, {14.47, 15.82, 19.04, 26.65, 0}},
+              {8, {15.99, 18.71, 25.14, 35.19, 0}},
+              {16, {19.06, 24.52, 37.28, 0, 0}}});
+  check_grid({find_model("deepseek-llm-67b"), machine, {.tensor = 8}}, {64, 16, 6.0 / 8, 1.2},
+             {{1, {16.92, 17.11, 17.66, 20.01, 33.23}},
+              {2, {17.04, 17.28, 18.55, 25.27, 0}},
+              {4, {17.20, 17.80, 21.28, 33.71, 0}},
+              {8, {17.59, 19.25, 25.69, 0, 0}},
+              {16, {18.17, 21.69, 34.54, 0, 0}}});
 }
 
 TEST_CASE("one GPU starves 70B of keys") {
