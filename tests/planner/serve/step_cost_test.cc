@@ -142,5 +142,48 @@ TEST_CASE("a step never gets shorter with more sequences, longer contexts or wid
   CHECK(time(narrow, {{4, 1, 1000}}) < time({}, {{4, 1, 1000}}));
 }
 
+TEST_CASE("clocks of long runs slow products that compute, and hardly those that wait for weights") {
+  const Machine machine = find_machine("h100-sxm-80gb");
+  const double longer = machine.sustained.product[DataType::bf16];
+  REQUIRE(longer > 1.1);
+  const auto slower = [&](const Step& step) {
+    StepPricer clients(find_model("llama-3.1-8b"), machine, {}, engine(), {});
+    StepPricer gpus(find_model("llama-3.1-8b"), machine, {}, engine(), {}, Pace::of_gpus);
+    const StepCost a = clients.stages(step).front(), b = gpus.stages(step).front();
+    CHECK(a.memory == b.memory);
+    return b.products / a.products;
+  };
+  const double prefill = slower({{4, 2048, 0}}), decode = slower({{1, 1, 1024}});
+  CHECK(prefill <= longer);
+  CHECK(prefill > 1 + 0.7 * (longer - 1));
+  CHECK(decode >= 1);
+  CHECK(decode < 1 + 0.3 * (longer - 1));
+}
+
+TEST_CASE("keys in fp8 are multiplied as they are only by engines that do so, with weights in fp8") {
+  const Machine machine = find_machine("h100-sxm-80gb");
+  const auto attention = [&](bool narrow, WeightFormat weights, KvFormat kv) {
+    ServeEngine e = engine();
+    e.narrow_attention = narrow;
+    StepPricer pricer(find_model("llama-3.1-8b"), machine, {weights, weights, kv}, e, {});
+    return pricer.stages({{256, 1, 1024}}).front().attention;
+  };
+  CHECK(attention(true, WeightFormat::fp8, KvFormat::fp8) < 0.9 * attention(false, WeightFormat::fp8, KvFormat::fp8));
+  CHECK(attention(true, WeightFormat::bf16, KvFormat::fp8) == attention(false, WeightFormat::bf16, KvFormat::fp8));
+  CHECK(attention(true, WeightFormat::fp8, KvFormat::bf16) == attention(false, WeightFormat::fp8, KvFormat::bf16));
+}
+
+TEST_CASE("what comes before a product writes fp8 itself where the engine fuses casts") {
+  const Machine machine = find_machine("h100-sxm-80gb");
+  const auto products = [&](bool fuses, WeightFormat weights) {
+    ServeEngine e = engine();
+    e.fuses_casts = fuses;
+    StepPricer pricer(find_model("llama-3.1-8b"), machine, {weights, weights, KvFormat::bf16}, e, {});
+    return pricer.stages({{4, 2048, 0}}).front().products;
+  };
+  CHECK(products(true, WeightFormat::fp8) < products(false, WeightFormat::fp8));
+  CHECK(products(true, WeightFormat::bf16) == products(false, WeightFormat::bf16));
+}
+
 }  // namespace
 }  // namespace shardwright
