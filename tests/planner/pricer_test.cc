@@ -199,8 +199,10 @@ TEST_CASE("shares by source add up to one, and are the datasheet's where nothing
 }
 
 TEST_CASE("what a step asks for adds up to it where nothing runs beside anything") {
+  Engine engine;
+  engine.sums_beside_weight_gradients = false;
   for (const char* name : {"llama-3.1-8b", "gpt3-175b", "mixtral-8x7b"}) {
-    Pricer pricer(find_model(name), find_machine("h100-sxm-80gb"), workload(1024, 16));
+    Pricer pricer(find_model(name), find_machine("h100-sxm-80gb"), workload(1024, 16), engine);
     const bool experts = pricer.model().n_routed_experts > 0;
     for (int zero : {0, 1, 3}) {
       CAPTURE(name);
