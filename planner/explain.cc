@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "planner/pricer.h"
-#include "planner/search.h"
+#include "planner/search/search.h"
 
 namespace shardwright {
 

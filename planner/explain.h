@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "planner/operator_times.h"
+#include "planner/cost/operator_times.h"
 #include "planner/plan.h"
 
 namespace shardwright {

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "planner/cost/node_cost.h"
-#include "planner/recompute.h"
+#include "planner/search/recompute.h"
 
 namespace shardwright {
 

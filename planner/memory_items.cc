@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "planner/pipeline_shape.h"
+#include "planner/pipeline/pipeline_shape.h"
 
 namespace shardwright {
 namespace {

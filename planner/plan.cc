@@ -7,8 +7,8 @@
 #include <numeric>
 
 #include "hardware/measured_times.h"
-#include "planner/pipeline_shape.h"
-#include "planner/search.h"
+#include "planner/pipeline/pipeline_shape.h"
+#include "planner/search/search.h"
 
 namespace shardwright {
 namespace {

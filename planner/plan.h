@@ -16,9 +16,9 @@
 #include "models/model.h"
 #include "planner/engine/engine.h"
 #include "planner/layout.h"
-#include "planner/money.h"
-#include "planner/trace.h"
-#include "planner/traffic.h"
+#include "planner/pipeline/trace.h"
+#include "planner/search/money.h"
+#include "planner/shard/traffic.h"
 #include "planner/workload.h"
 
 namespace shardwright {

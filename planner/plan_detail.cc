@@ -5,8 +5,8 @@
 #include <utility>
 #include <variant>
 
-#include "planner/declare.h"
 #include "planner/pricer.h"
+#include "planner/shard/declare.h"
 
 namespace shardwright {
 namespace {

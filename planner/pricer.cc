@@ -8,9 +8,9 @@
 #include <tuple>
 
 #include "planner/cost/collective_cost.h"
-#include "planner/declare.h"
-#include "planner/pipeline_shape.h"
-#include "planner/split.h"
+#include "planner/pipeline/pipeline_shape.h"
+#include "planner/search/split.h"
+#include "planner/shard/declare.h"
 
 namespace shardwright {
 namespace {

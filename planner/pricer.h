@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "planner/cost/data_cost.h"
+#include "planner/cost/operator_times.h"
 #include "planner/cost/shape_price.h"
-#include "planner/operator_times.h"
 #include "planner/pipeline/order.h"
 #include "planner/plan.h"
 

@@ -8,7 +8,7 @@
 #include "hardware/data_type.h"
 #include "hardware/kernel_spec.h"
 #include "models/transformer.h"
-#include "planner/expert_load.h"
+#include "planner/cost/expert_load.h"
 
 namespace shardwright {
 

@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "planner/trace.h"
+#include "planner/pipeline/trace.h"
 
 namespace shardwright {
 

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "planner/expert_placement.h"
+#include "planner/cost/expert_placement.h"
 #include "reports/detail_text.h"
 #include "reports/money_text.h"
 #include "reports/prediction_text.h"

@@ -11,7 +11,7 @@
 #include "planner/explain.h"
 #include "planner/plan.h"
 #include "planner/plan_detail.h"
-#include "planner/validate.h"
+#include "planner/validate/validate.h"
 #include "profiler/doctor.h"
 #include "profiler/journal.h"
 #include "reports/trial_text.h"

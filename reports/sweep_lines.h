@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "planner/sweep.h"
+#include "planner/search/sweep.h"
 
 namespace shardwright {
 

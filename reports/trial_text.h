@@ -26,7 +26,7 @@ struct TrialReport {
   std::string digest;  ///< of its graph; "" where the plan had none
   int cores = 0, watched_stage = 0;
   std::optional<CalibrationReport> calibration = {};  ///< where it was asked for
-  std::int64_t model_layers = 0;  ///< that are left of the model; 0: all
+  std::int64_t model_layers = 0;                      ///< that are left of the model; 0: all
   bool has_experts = false;
   DataType asked = DataType::fp32;  ///< the plan's precision
 };

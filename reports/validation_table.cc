@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "planner/measured_schema.h"
-#include "planner/validation_summary.h"
+#include "planner/validate/measured_schema.h"
+#include "planner/validate/validation_summary.h"
 
 namespace shardwright {
 namespace {

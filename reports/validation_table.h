@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "planner/validate.h"
+#include "planner/validate/validate.h"
 #include "reports/format.h"
 
 namespace shardwright {

@@ -1,7 +1,7 @@
 #include "hardware/collective_curves.h"
 #include "planner/cli/commands.h"
 #include "planner/cli/options.h"
-#include "planner/fit_collectives.h"
+#include "planner/validate/fit_collectives.h"
 
 namespace shardwright {
 

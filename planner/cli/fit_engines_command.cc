@@ -7,7 +7,7 @@
 #include "planner/cli/commands.h"
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
-#include "planner/fit_engines.h"
+#include "planner/validate/fit_engines.h"
 
 namespace shardwright {
 namespace {

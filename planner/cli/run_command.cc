@@ -21,7 +21,7 @@
 #include "planner/cli/output.h"
 #include "planner/cli/plan_to_run.h"
 #include "planner/cli/run_plan.h"
-#include "planner/forward_time.h"
+#include "planner/cost/forward_time.h"
 #include "planner/pricer.h"
 #include "profiler/execute/calibrate.h"
 #include "profiler/execute/supervisor.h"

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "planner/cli/command_line.h"
-#include "planner/goals.h"
 #include "planner/plan.h"
+#include "planner/search/goals.h"
 
 namespace shardwright {
 

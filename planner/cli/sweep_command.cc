@@ -10,7 +10,7 @@
 #include "planner/cli/line_file.h"
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
-#include "planner/sweep.h"
+#include "planner/search/sweep.h"
 #include "reports/sweep_lines.h"
 
 namespace shardwright {

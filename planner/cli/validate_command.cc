@@ -2,8 +2,8 @@
 #include "planner/cli/html_option.h"
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
-#include "planner/validate.h"
-#include "planner/validation_figures.h"
+#include "planner/validate/validate.h"
+#include "planner/validate/validation_figures.h"
 #include "reports/json.h"
 #include "reports/validation_table.h"
 

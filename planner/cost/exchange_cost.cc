@@ -4,7 +4,7 @@
 #include <numeric>
 
 #include "hardware/collective_curves.h"
-#include "planner/expert_routing.h"
+#include "planner/cost/expert_routing.h"
 
 namespace shardwright {
 namespace {

@@ -3,8 +3,8 @@
 #include <vector>
 
 #include "planner/cost/merged_products.h"
-#include "planner/mesh.h"
-#include "planner/shard.h"
+#include "planner/shard/mesh.h"
+#include "planner/shard/shard.h"
 #include "planner/workload.h"
 
 namespace shardwright {

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "planner/shard.h"
+#include "planner/shard/shard.h"
 
 namespace shardwright {
 

@@ -10,7 +10,7 @@
 #include "hardware/measurements.h"
 #include "planner/cost/merged_products.h"
 #include "planner/engine/constants.h"
-#include "planner/shard.h"
+#include "planner/shard/shard.h"
 #include "planner/workload.h"
 
 namespace shardwright {

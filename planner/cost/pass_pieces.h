@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "planner/cost/node_cost.h"
-#include "planner/timeline.h"
-#include "planner/traffic.h"
+#include "planner/pipeline/timeline.h"
+#include "planner/shard/traffic.h"
 
 namespace shardwright {
 

@@ -1,8 +1,8 @@
 #include "planner/cost/row_traffic.h"
 
 #include "planner/cost/collective_cost.h"
-#include "planner/declare.h"
-#include "planner/expert_routing.h"
+#include "planner/cost/expert_routing.h"
+#include "planner/shard/declare.h"
 
 namespace shardwright {
 namespace {

@@ -3,7 +3,7 @@
 #include "hardware/machine.h"
 #include "models/model.h"
 #include "planner/layout.h"
-#include "planner/mesh.h"
+#include "planner/shard/mesh.h"
 
 namespace shardwright {
 

@@ -6,8 +6,8 @@
 
 #include "planner/cost/node_cost.h"
 #include "planner/cost/row_traffic.h"
-#include "planner/declare.h"
-#include "planner/recompute.h"
+#include "planner/search/recompute.h"
+#include "planner/shard/declare.h"
 
 namespace shardwright {
 namespace {

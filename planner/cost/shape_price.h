@@ -11,13 +11,13 @@
 #include "hardware/machine.h"
 #include "models/transformer.h"
 #include "planner/cost/host_time.h"
+#include "planner/cost/operator_times.h"
 #include "planner/cost/pass_pieces.h"
 #include "planner/engine/engine.h"
 #include "planner/layout.h"
 #include "planner/memory.h"
-#include "planner/operator_times.h"
-#include "planner/recompute.h"
-#include "planner/trace.h"
+#include "planner/pipeline/trace.h"
+#include "planner/search/recompute.h"
 #include "planner/workload.h"
 
 namespace shardwright {

@@ -10,7 +10,7 @@
 
 #include "hardware/minimize.h"
 #include "planner/parallel.h"
-#include "planner/validation_summary.h"
+#include "planner/validate/validation_summary.h"
 
 namespace shardwright {
 namespace {

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "planner/declare.h"
+#include "planner/shard/declare.h"
 
 namespace shardwright {
 namespace {

@@ -10,7 +10,7 @@
 #include "hardware/moe_curve.h"
 #include "planner/cost/collective_cost.h"
 #include "planner/cost/kernel_cost.h"
-#include "planner/declare.h"
+#include "planner/shard/declare.h"
 
 namespace shardwright {
 namespace {

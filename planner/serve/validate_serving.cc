@@ -7,8 +7,8 @@
 #include <memory>
 
 #include "planner/serve/one_phase.h"
-#include "planner/validate_kernels.h"
-#include "planner/validation_summary.h"
+#include "planner/validate/validate_kernels.h"
+#include "planner/validate/validation_summary.h"
 
 namespace shardwright {
 namespace {

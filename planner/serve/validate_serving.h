@@ -6,9 +6,9 @@
 #include <variant>
 #include <vector>
 
-#include "planner/measured_rows.h"
 #include "planner/serve/steady_state.h"
-#include "planner/validate.h"
+#include "planner/validate/measured_rows.h"
+#include "planner/validate/validate.h"
 
 namespace shardwright {
 

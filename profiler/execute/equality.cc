@@ -7,7 +7,7 @@
 #include "kernels/backends.h"
 #include "kernels/host/host_operators.h"
 #include "kernels/threads/threads_communicator.h"
-#include "planner/blocks.h"
+#include "planner/shard/blocks.h"
 
 namespace shardwright {
 namespace {

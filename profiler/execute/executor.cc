@@ -5,7 +5,7 @@
 #include <stdexcept>
 
 #include "kernels/host/host_operators.h"
-#include "planner/blocks.h"
+#include "planner/shard/blocks.h"
 
 namespace shardwright {
 namespace {

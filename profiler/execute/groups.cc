@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <set>
 
-#include "planner/blocks.h"
+#include "planner/shard/blocks.h"
 #include "profiler/execute/mover.h"
 
 namespace shardwright {

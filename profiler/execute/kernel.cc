@@ -4,7 +4,7 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "planner/blocks.h"
+#include "planner/shard/blocks.h"
 
 namespace shardwright {
 

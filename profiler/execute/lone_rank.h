@@ -6,7 +6,7 @@
 
 #include "kernels/communicator.h"
 #include "kernels/operators.h"
-#include "planner/expert_load.h"
+#include "planner/cost/expert_load.h"
 
 namespace shardwright {
 

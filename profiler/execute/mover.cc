@@ -6,7 +6,7 @@
 #include <limits>
 #include <stdexcept>
 
-#include "planner/blocks.h"
+#include "planner/shard/blocks.h"
 
 namespace shardwright {
 namespace {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "kernels/communicator.h"
-#include "planner/transfer.h"
+#include "planner/shard/transfer.h"
 #include "profiler/execute/block.h"
 #include "profiler/execute/lone_rank.h"
 #include "profiler/execute/programme.h"

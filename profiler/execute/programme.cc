@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "models/transformer.h"
-#include "planner/declare.h"
-#include "planner/pipeline_shape.h"
+#include "planner/pipeline/pipeline_shape.h"
+#include "planner/shard/declare.h"
 
 namespace shardwright {
 namespace {

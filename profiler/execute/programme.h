@@ -7,10 +7,10 @@
 #include "models/model.h"
 #include "models/op_graph.h"
 #include "planner/layout.h"
-#include "planner/mesh.h"
 #include "planner/pipeline/schedule.h"
-#include "planner/recompute.h"
-#include "planner/shard.h"
+#include "planner/search/recompute.h"
+#include "planner/shard/mesh.h"
+#include "planner/shard/shard.h"
 #include "planner/workload.h"
 
 namespace shardwright {

@@ -5,8 +5,8 @@
 
 #include "hardware/quantities.h"
 #include "models/op_graph.h"
-#include "planner/operator_times.h"
-#include "planner/placement.h"
+#include "planner/cost/operator_times.h"
+#include "planner/shard/placement.h"
 
 namespace shardwright {
 

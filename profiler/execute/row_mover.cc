@@ -4,7 +4,7 @@
 #include <numeric>
 #include <stdexcept>
 
-#include "planner/blocks.h"
+#include "planner/shard/blocks.h"
 #include "profiler/execute/mover.h"
 
 namespace shardwright {

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "planner/operator_times.h"
+#include "planner/cost/operator_times.h"
 #include "planner/plan.h"
 #include "profiler/clock.h"
 #include "profiler/execute/equality.h"

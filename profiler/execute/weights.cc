@@ -4,7 +4,7 @@
 #include <cmath>
 #include <optional>
 
-#include "planner/blocks.h"
+#include "planner/shard/blocks.h"
 
 namespace shardwright {
 namespace {

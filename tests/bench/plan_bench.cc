@@ -8,9 +8,9 @@
 
 #include "planner/cost/node_cost.h"
 #include "planner/cost/shape_price.h"
-#include "planner/declare.h"
 #include "planner/pricer.h"
-#include "planner/search.h"
+#include "planner/search/search.h"
+#include "planner/shard/declare.h"
 
 namespace shardwright {
 namespace {

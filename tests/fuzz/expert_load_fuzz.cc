@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <string>
 
-#include "planner/expert_load.h"
+#include "planner/cost/expert_load.h"
 
 using namespace shardwright;
 

@@ -2,7 +2,7 @@
 #include <cstdlib>
 #include <string>
 
-#include "planner/measured_rows.h"
+#include "planner/validate/measured_rows.h"
 
 using namespace shardwright;
 

@@ -240,13 +240,13 @@ TEST_CASE("a device, another process or a clock in the planner is found, but not
   for (const std::string header : {"cuda_runtime.h", "mpi.h", "nccl.h", "chrono", "ctime", "sys/time.h"}) {
     CAPTURE(header);
     const std::string line = "#include <" + header + ">\n";
-    CHECK(impure_includes({"planner/search.cc", line}) ==
-          Complaints{"planner/search.cc: " + header + " is a device, another process or a clock"});
+    CHECK(impure_includes({"planner/search/search.cc", line}) ==
+          Complaints{"planner/search/search.cc: " + header + " is a device, another process or a clock"});
     CHECK(impure_includes({"hardware/machine.h", line}).size() == 1);
     CHECK(impure_includes({"planner/cli/main.cc", line}).empty());
     CHECK(impure_includes({"profiler/timing.cc", line}).empty());
   }
-  CHECK(impure_includes({"planner/search.cc", "#include <string>\n#include \"hardware/quantities.h\""}).empty());
+  CHECK(impure_includes({"planner/search/search.cc", "#include <string>\n#include \"hardware/quantities.h\""}).empty());
 }
 
 TEST_CASE("a link against the order of the rooms is found") {
@@ -291,7 +291,7 @@ TEST_CASE("a source that its CMakeLists does not name is found") {
   const Source cmake{"planner/CMakeLists.txt", "add_library(shardwright_planner layout.cc cost/gemm.cc) # search.cc"};
   CHECK(is_built(cmake, "planner/layout.cc"));
   CHECK(is_built(cmake, "planner/cost/gemm.cc"));
-  CHECK_FALSE(is_built(cmake, "planner/search.cc"));
+  CHECK_FALSE(is_built(cmake, "planner/search/search.cc"));
   CHECK_FALSE(is_built(cmake, "planner/gemm.cc"));
   CHECK_FALSE(is_built(cmake, "planner/out.cc"));
 }

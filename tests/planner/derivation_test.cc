@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "models/transformer.h"
-#include "planner/declare.h"
-#include "planner/shard.h"
+#include "planner/shard/declare.h"
+#include "planner/shard/shard.h"
 
 template <>
 struct doctest::StringMaker<std::vector<std::string>> {

@@ -4,7 +4,7 @@
 
 #include <fstream>
 
-#include "planner/validate.h"
+#include "planner/validate/validate.h"
 #include "tests/support/message_of.h"
 #include "tests/support/round_machine.h"
 #include "tests/support/temporary_folder.h"

@@ -1,4 +1,4 @@
-#include "planner/expert_load.h"
+#include "planner/cost/expert_load.h"
 
 #include <doctest/doctest.h>
 #include <unistd.h>

@@ -1,4 +1,4 @@
-#include "planner/expert_placement.h"
+#include "planner/cost/expert_placement.h"
 
 #include <doctest/doctest.h>
 

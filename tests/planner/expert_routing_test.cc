@@ -1,4 +1,4 @@
-#include "planner/expert_routing.h"
+#include "planner/cost/expert_routing.h"
 
 #include <doctest/doctest.h>
 

@@ -8,7 +8,7 @@
 #include <string>
 
 #include "planner/pricer.h"
-#include "planner/search.h"
+#include "planner/search/search.h"
 
 namespace shardwright {
 namespace {

@@ -1,4 +1,4 @@
-#include "planner/fit_collectives.h"
+#include "planner/validate/fit_collectives.h"
 
 #include <doctest/doctest.h>
 

@@ -1,4 +1,4 @@
-#include "planner/fit_engines.h"
+#include "planner/validate/fit_engines.h"
 
 #include <doctest/doctest.h>
 

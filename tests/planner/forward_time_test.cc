@@ -1,4 +1,4 @@
-#include "planner/forward_time.h"
+#include "planner/cost/forward_time.h"
 
 #include <doctest/doctest.h>
 

@@ -1,4 +1,4 @@
-#include "planner/goals.h"
+#include "planner/search/goals.h"
 
 #include <doctest/doctest.h>
 

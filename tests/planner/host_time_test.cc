@@ -5,8 +5,8 @@
 #include <numeric>
 
 #include "planner/cost/shape_price.h"
-#include "planner/declare.h"
 #include "planner/pricer.h"
+#include "planner/shard/declare.h"
 #include "tests/support/round_machine.h"
 
 namespace shardwright {

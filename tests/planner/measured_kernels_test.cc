@@ -1,4 +1,4 @@
-#include "planner/measured_kernels.h"
+#include "planner/validate/measured_kernels.h"
 
 #include <doctest/doctest.h>
 

@@ -1,4 +1,4 @@
-#include "planner/measured_rows.h"
+#include "planner/validate/measured_rows.h"
 
 #include <doctest/doctest.h>
 

@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <numeric>
 
+#include "planner/cost/expert_load.h"
 #include "planner/cost/shape_price.h"
-#include "planner/declare.h"
-#include "planner/expert_load.h"
 #include "planner/pricer.h"
+#include "planner/shard/declare.h"
 #include "tests/support/round_machine.h"
 
 namespace shardwright {

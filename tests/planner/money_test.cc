@@ -1,4 +1,4 @@
-#include "planner/money.h"
+#include "planner/search/money.h"
 
 #include <doctest/doctest.h>
 

@@ -1,4 +1,4 @@
-#include "planner/network_rate.h"
+#include "planner/cost/network_rate.h"
 
 #include <doctest/doctest.h>
 

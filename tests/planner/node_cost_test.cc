@@ -8,7 +8,7 @@
 #include <variant>
 
 #include "models/transformer.h"
-#include "planner/declare.h"
+#include "planner/shard/declare.h"
 #include "tests/support/measured_machine.h"
 #include "tests/support/round_machine.h"
 

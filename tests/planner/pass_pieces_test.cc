@@ -8,8 +8,8 @@
 
 #include "models/transformer.h"
 #include "planner/cost/row_traffic.h"
-#include "planner/declare.h"
-#include "planner/recompute.h"
+#include "planner/search/recompute.h"
+#include "planner/shard/declare.h"
 #include "tests/support/round_machine.h"
 
 namespace shardwright {

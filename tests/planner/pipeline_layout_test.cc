@@ -1,4 +1,4 @@
-#include "planner/pipeline_layout.h"
+#include "planner/pipeline/pipeline_layout.h"
 
 #include <doctest/doctest.h>
 

@@ -12,9 +12,9 @@
 
 #include "planner/cost/collective_cost.h"
 #include "planner/cost/node_cost.h"
-#include "planner/declare.h"
-#include "planner/floor.h"
-#include "planner/pipeline_shape.h"
+#include "planner/pipeline/pipeline_shape.h"
+#include "planner/search/floor.h"
+#include "planner/shard/declare.h"
 #include "tests/support/measured_machine.h"
 #include "tests/support/round_machine.h"
 #include "tests/support/slow_engine.h"

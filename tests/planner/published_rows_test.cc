@@ -5,7 +5,7 @@
 #include <string>
 #include <utility>
 
-#include "planner/validate.h"
+#include "planner/validate/validate.h"
 
 namespace shardwright {
 namespace {

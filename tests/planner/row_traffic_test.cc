@@ -4,8 +4,8 @@
 
 #include "planner/cost/node_cost.h"
 #include "planner/cost/shape_price.h"
-#include "planner/declare.h"
 #include "planner/pricer.h"
+#include "planner/shard/declare.h"
 #include "tests/support/round_machine.h"
 
 namespace shardwright {

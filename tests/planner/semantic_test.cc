@@ -13,9 +13,9 @@
 #include <vector>
 
 #include "models/transformer.h"
-#include "planner/declare.h"
-#include "planner/placement.h"
-#include "planner/shard.h"
+#include "planner/shard/declare.h"
+#include "planner/shard/placement.h"
+#include "planner/shard/shard.h"
 #include "tests/support/random_graph.h"
 #include "tests/support/rank_simulator.h"
 

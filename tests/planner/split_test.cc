@@ -1,4 +1,4 @@
-#include "planner/split.h"
+#include "planner/search/split.h"
 
 #include <doctest/doctest.h>
 

@@ -1,4 +1,4 @@
-#include "planner/sweep.h"
+#include "planner/search/sweep.h"
 
 #include <doctest/doctest.h>
 

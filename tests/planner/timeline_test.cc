@@ -1,4 +1,4 @@
-#include "planner/timeline.h"
+#include "planner/pipeline/timeline.h"
 
 #include <doctest/doctest.h>
 

@@ -1,4 +1,4 @@
-#include "planner/validate_kernels.h"
+#include "planner/validate/validate_kernels.h"
 
 #include <doctest/doctest.h>
 

@@ -1,11 +1,11 @@
-#include "planner/validate.h"
+#include "planner/validate/validate.h"
 
 #include <doctest/doctest.h>
 
 #include <map>
 #include <set>
 
-#include "planner/measured_rows.h"
+#include "planner/validate/measured_rows.h"
 #include "tests/support/measured.h"
 #include "tests/support/temporary_folder.h"
 

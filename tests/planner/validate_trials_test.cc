@@ -1,4 +1,4 @@
-#include "planner/validate_trials.h"
+#include "planner/validate/validate_trials.h"
 
 #include <doctest/doctest.h>
 

@@ -1,4 +1,4 @@
-#include "planner/validation_figures.h"
+#include "planner/validate/validation_figures.h"
 
 #include <doctest/doctest.h>
 

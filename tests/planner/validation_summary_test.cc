@@ -1,4 +1,4 @@
-#include "planner/validation_summary.h"
+#include "planner/validate/validation_summary.h"
 
 #include <doctest/doctest.h>
 

@@ -5,7 +5,7 @@
 #include "models/transformer.h"
 #include "planner/cost/host_time.h"
 #include "planner/cost/node_cost.h"
-#include "planner/declare.h"
+#include "planner/shard/declare.h"
 #include "tests/support/round_machine.h"
 
 namespace shardwright {

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "models/op_graph.h"
-#include "planner/mesh.h"
-#include "planner/shard.h"
+#include "planner/shard/mesh.h"
+#include "planner/shard/shard.h"
 
 namespace shardwright {
 

@@ -7,7 +7,7 @@
 #include <sstream>
 
 #include "kernels/reference/reference.h"
-#include "planner/blocks.h"
+#include "planner/shard/blocks.h"
 
 namespace shardwright {
 namespace {

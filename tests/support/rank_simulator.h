@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "models/op_graph.h"
-#include "planner/mesh.h"
-#include "planner/placement.h"
-#include "planner/shard.h"
+#include "planner/shard/mesh.h"
+#include "planner/shard/placement.h"
+#include "planner/shard/shard.h"
 
 namespace shardwright {
 

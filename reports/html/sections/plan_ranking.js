@@ -7,7 +7,7 @@ import { table } from '../table.js';
 import { colour } from '../theme.js';
 import * as units from '../units.js';
 
-/// What planner/search.h and planner/pricer.h mean by each reason.
+/// What planner/search/search.h and planner/pricer.h mean by each reason.
 const kReasons = {
   heads: 'attention heads, or KV heads, cannot be cut so many ways',
   ffn: 'tp, or etp, does not divide the width of the feed-forward part',

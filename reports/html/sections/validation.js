@@ -8,7 +8,7 @@ import * as units from '../units.js';
 
 /// Of kernels and collectives the error is that of the time.
 const errorOf = (row) => row.time_error ?? row.relative_error;
-/// As planner/validation_summary.h: suspect rows and those of trust C are carried, not scored.
+/// As planner/validate/validation_summary.h: suspect rows and those of trust C are carried, not scored.
 const isScored = (row) => !row.suspect && row.trust !== 'C';
 const compared = (row) => row.measured > 0 && row.predicted > 0 && row.metric !== 'oom';
 

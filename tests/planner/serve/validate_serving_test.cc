@@ -9,7 +9,7 @@
 #include <set>
 
 #include "planner/serve/fit_serving.h"
-#include "planner/validation_summary.h"
+#include "planner/validate/validation_summary.h"
 #include "tests/support/measured.h"
 #include "tests/support/temporary_folder.h"
 
