@@ -716,6 +716,7 @@ Json measured_json(const TrialReport& report) {
   }
   put(json, "optimizer_seconds", t.parts.optimizer.value);
   put(json, "host_seconds", t.parts.other.value);
+  put(json, "reference_seconds", t.reference.value);
   for (const Trial::Peak& peak : t.peaks) {
     Json stage;
     stage["allocated_bytes"] = peak.allocated.value;

@@ -142,6 +142,7 @@ class Reference {
     return best;
   }
   double drift(Seconds now) const { return now / second_ - 1; }
+  Seconds calm() const { return second_; }
 
  private:
   static constexpr std::int64_t kSize = 160;
@@ -271,6 +272,7 @@ Trial trial_of(const Programme& programme, Communicator& world, const TrialQuest
       }
     }
   }
+  trial.reference = {largest(world, reference.calm().value)};
   trial.loss = executor.loss();
   const Bytes resident = question.device_memory ? question.device_memory() : resident_now();
   for (int stage = 0; stage < programme.pipeline.stages; ++stage) {
