@@ -36,9 +36,9 @@ Bytes resident_now() {
   return {};
 }
 
-/// What was freed goes back to the system.
+/// What was freed goes back to the system. AddressSanitizer has an allocator of its own, and glibc's was never begun.
 void give_freed_memory_back() {
-#ifdef __GLIBC__
+#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__)
   ::malloc_trim(0);
 #endif
 }

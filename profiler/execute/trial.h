@@ -55,9 +55,9 @@ struct Trial {
   double loss = 0;          ///< of the last step
   std::vector<TrialRound> rounds;
   std::optional<Seconds> step;  ///< median of the rounds that are not void
-  Seconds reference;            ///< the second fastest time of a product of reference, on the rank where that took longest:
-                                ///< runs where it differs met another machine, whatever their rounds say
-  TrialParts parts;             ///< of the watched rank, means of those rounds (of all where all are void)
+  Seconds reference;  ///< the second fastest time of a product of reference, on the rank where that took longest:
+                      ///< runs where it differs met another machine, whatever their rounds say
+  TrialParts parts;   ///< of the watched rank, means of those rounds (of all where all are void)
   std::vector<TrialOperator> operators;
   struct Peak {
     Bytes allocated;  ///< the executor's own
