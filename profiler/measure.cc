@@ -5,14 +5,30 @@
 #include <algorithm>
 #include <cmath>
 #include <new>
+#include <optional>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
+#include "hardware/kernel_work.h"
 #include "profiler/statistics.h"
 
 namespace shardwright {
 
 constexpr std::size_t kInARow = 15;  // times of the reference that make a median
+
+/// "" or why no device of any size has room or time for it; sizes below that are counted in 64 bits.
+static std::string too_large(const KernelSpec& spec) {
+  constexpr double kMostFlops = 1e17;  // minutes of the fastest GPU there is
+  constexpr std::int64_t kMostBytes = 1ll << 46;
+  if (const auto* memory = std::get_if<MemorySpec>(&spec))
+    return memory->moved.value > kMostBytes ? "its buffers do not fit into the memory" : "";
+  if (const auto* collective = std::get_if<CollectiveSpec>(&spec))
+    return collective->held.value > kMostBytes ? "its buffers do not fit into the memory" : "";
+  const std::optional<KernelWork> work = work_of(spec);
+  if (!work || work->flops.value <= kMostFlops) return "";
+  return fmt::format("it is of {:.1g} operations: more than can be waited for", work->flops.value);
+}
 
 Measurer::Measurer(Backend& backend, Communicator& ranks, Clock& clock, const StoppingRule& rule,
                    const KernelSpec& reference)
@@ -79,6 +95,7 @@ std::variant<MeasuredKernel, NotMeasured> Measurer::time(PreparedKernel& kernel)
 }
 
 std::variant<MeasuredKernel, NotMeasured> Measurer::measure(const KernelSpec& spec) {
+  if (const std::string why = too_large(spec); !why.empty()) return NotMeasured{why};
   if (const std::string why = backend_.unsupported(spec); !why.empty()) return NotMeasured{why};
   try {
     return check_and_time(spec);

@@ -735,6 +735,8 @@ Json inference_json(const InferenceTrial& t) {
   json["prompt_tokens"] = t.prompt;
   json["sequences"] = t.sequences;
   json["decoded_tokens"] = t.tokens;
+  json["rounds"] = t.rounds;
+  json["void_rounds"] = t.void_rounds;
   json["equality"]["checked"] = t.checked;
   if (t.checked) {
     put(json["equality"], "max_relative_error", t.difference.relative);

@@ -132,7 +132,12 @@ std::string inference_text(const InferenceTrial& t, const TableStyle& style) {
   add(fmt::format("a further token of each, of {}", t.tokens), t.decode, t.predicted_decode);
   std::string steps;
   for (const std::string& line : table.lines(2)) steps += line + "\n";
-  return text + wrapped(proof, style.width) + "\n" + steps +
+  std::string rounds = fmt::format("{} rounds", t.rounds);
+  if (t.void_rounds == t.rounds)
+    rounds += ", all of them void: the machine was not ours alone, and these times say little";
+  else if (t.void_rounds > 0)
+    rounds += fmt::format(", {} of them void", t.void_rounds);
+  return text + wrapped(proof, style.width) + "\n" + wrapped(rounds + ".", style.width) + "\n" + steps +
          fmt::format("peak memory of a rank: {}\n", with_unit(t.peak));
 }
 

@@ -352,9 +352,12 @@ class CpuBackend final : public Backend {
  private:
   static std::string only_fp32(bool is) { return is ? "" : "the cpu backend computes in fp32 alone"; }
   static std::string lacks(const GemmSpec& s) {
+    if (std::max({s.m, s.n, s.k}) > std::numeric_limits<int>::max()) return "BLAS takes no size above 2147483647";
     return only_fp32(s.type == DataType::fp32 && is_fp32(s.weights) && is_fp32(s.result));
   }
   static std::string lacks(const GroupedGemmSpec& s) {
+    if (std::max({s.m_per_group, s.n, s.k}) > std::numeric_limits<int>::max())
+      return "BLAS takes no size above 2147483647";
     return only_fp32(s.type == DataType::fp32 && is_fp32(s.weights) && is_fp32(s.result));
   }
   static std::string lacks(const AttentionSpec& s) {

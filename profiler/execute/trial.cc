@@ -153,6 +153,20 @@ class Reference {
   Seconds fastest_{1e9}, second_{1e9};
 };
 
+/// "" or why a round between two times of the reference is void; the same on all ranks.
+std::string fault_of(Communicator& world, const TrialQuestion& question, const Reference& reference, Seconds before,
+                     Seconds after, double own_busy) {
+  const double drift = largest(world, std::max(reference.drift(before), reference.drift(after)));
+  const double idle = largest(world, 1 - own_busy);
+  std::ostringstream why;
+  why.precision(3);
+  if (drift > question.drift)
+    why << "a product of reference took " << 100 * drift << " % longer than its fastest";
+  else if (idle > 1 - question.busy)
+    why << "a rank had the processor " << 100 * (1 - idle) << " % of the time in which it computed";
+  return why.str();
+}
+
 std::string graph_name(const Programme& p, int graph) {
   const auto classes = static_cast<int>(p.graphs.size()) - 2;
   if (graph < 0) return "weights";
@@ -249,16 +263,7 @@ Trial trial_of(const Programme& programme, Communicator& world, const TrialQuest
     const double slowest = largest(world, took.value);
     world.barrier();
     const Seconds after = reference.time();
-    const double drift = largest(world, std::max(reference.drift(before), reference.drift(after)));
-    const double idle = largest(world, 1 - watch.busy());
-    TrialRound result = {{slowest}, ""};
-    std::ostringstream why;
-    why.precision(3);
-    if (drift > question.drift)
-      why << "a product of reference took " << 100 * drift << " % longer than its fastest";
-    else if (idle > 1 - question.busy)
-      why << "a rank had the processor " << 100 * (1 - idle) << " % of the time in which it computed";
-    result.fault = why.str();
+    TrialRound result = {{slowest}, fault_of(world, question, reference, before, after, watch.busy())};
     trial.rounds.push_back(result);
     if (trial.alone) watch.parts.communication = watch.parts.bubble = {};
     watch.parts.other = took - watch.parts.total();
@@ -339,20 +344,37 @@ InferenceTrial inference_trial(const Programme& programme, Communicator& world, 
     trial.difference = worst_of(world, difference(ranks, one_rank, tolerance));
     trial.equal = trial.difference.relative < tolerance;
   }
-  std::vector<Seconds> prefills, decodes;
+  struct Times {
+    std::vector<Seconds> prefills, decodes;
+  };
+  Times of_all, of_good;
+  Reference reference(*operators, clock);
   for (int round = 0; round < question.warm_up + question.rounds; ++round) {
     executor.forget_sequences();
     const std::vector<std::int64_t> next(static_cast<std::size_t>(trial.sequences), 0);
+    Times times;
+    const Seconds before = reference.time();
+    watch.forget();
     for (int token = 0; token <= question.decode; ++token) {
       world.barrier();
       const Seconds began = clock.now();
       executor.answer(token == 0 ? steps.prefill : steps.decode, token == 0 ? prompt : next);
       const Seconds took = {largest(world, (clock.now() - began).value)};
-      if (round >= question.warm_up) (token == 0 ? prefills : decodes).push_back(took);
+      (token == 0 ? times.prefills : times.decodes).push_back(took);
+    }
+    const std::string fault = fault_of(world, question, reference, before, reference.time(), watch.busy());
+    if (round < question.warm_up) continue;
+    ++trial.rounds;
+    if (!fault.empty()) ++trial.void_rounds;
+    for (Times* good : {&of_all, &of_good}) {
+      if (good == &of_good && !fault.empty()) continue;
+      good->prefills.insert(good->prefills.end(), times.prefills.begin(), times.prefills.end());
+      good->decodes.insert(good->decodes.end(), times.decodes.begin(), times.decodes.end());
     }
   }
-  trial.prefill = median_time(std::move(prefills)).median;
-  trial.decode = median_time(std::move(decodes)).median;
+  Times& counted = trial.void_rounds < trial.rounds ? of_good : of_all;
+  trial.prefill = median_time(std::move(counted.prefills)).median;
+  trial.decode = median_time(std::move(counted.decodes)).median;
   trial.peak = {static_cast<std::int64_t>(largest(world, static_cast<double>(memory.peak().value)))};
   return trial;
 }

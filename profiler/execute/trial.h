@@ -42,8 +42,9 @@ struct InferenceTrial {
   Difference difference;  ///< of logits, where it was checked
   std::int64_t sequences = 0, prompt = 0;
   int tokens = 0;
-  Seconds prefill, decode;  ///< of the slowest rank: the prompt; the median of a further token of all sequences
-  Bytes peak;               ///< of the fullest rank, the executor's own
+  int rounds = 0, void_rounds = 0;  ///< where all are void, all of them count
+  Seconds prefill, decode;          ///< of the slowest rank: the prompt; the median of a further token of all sequences
+  Bytes peak;                       ///< of the fullest rank, the executor's own
   std::optional<Seconds> predicted_prefill = {}, predicted_decode = {};  ///< forward_time(), where it has one
 };
 

@@ -168,6 +168,18 @@ TEST_CASE("what cannot be timed says why, and is not timed") {
     b.backend.too_large = {kKernel};
     CHECK(b.reason() == "its buffers do not fit into the memory");
   }
+  SUBCASE("beyond any device") {
+    Measurer measurer(b.backend, *b.alone, b.clock, b.rule, parse_kernel_spec(kReference, "test"));
+    const auto reason = [&](const char* spec) {
+      return std::get<NotMeasured>(measurer.measure(parse_kernel_spec(spec, "test"))).reason;
+    };
+    CHECK(reason("gemm m=9007199254740992 n=9007199254740992 k=9007199254740992 type=bf16") ==
+          "it is of 1e+48 operations: more than can be waited for");
+    CHECK(reason("attention heads=1 kv_heads=1 query=9007199254740992 key=9007199254740992 head_dim=64 causal=false "
+                 "type=bf16") == "it is of 2e+34 operations: more than can be waited for");
+    CHECK(reason("memory bytes=9007199254740992") == "its buffers do not fit into the memory");
+    CHECK(reason("collective op=send_recv bytes=9007199254740992 group=2") == "its buffers do not fit into the memory");
+  }
   SUBCASE("wrong") {
     b.backend.errors[kKernel] = 3e-5;
     CHECK(b.reason() == "it differs from the reference by 3e-05, 1e-05 is allowed");
