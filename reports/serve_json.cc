@@ -247,6 +247,10 @@ std::string serve_result_json(const ServeResult& result, const std::optional<Ser
   json["machine"] = result.machine;
   json["engine"] = result.engine;
   json["gpus"] = result.gpus;
+  if (result.prefill_pool) {
+    json["prefill_pool"]["machine"] = result.prefill_pool->machine.name;
+    json["prefill_pool"]["gpus"] = result.prefill_pool->gpus;
+  }
   json["workload"] = workload_json(result);
   if (!result.is_estimate) {
     Json& search = json["search"];

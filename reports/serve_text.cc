@@ -30,8 +30,13 @@ std::string load_text(const ServeLoad& load) {
 std::string question_text(const ServeRequest& request, const ServeResult& result, const TableStyle& style) {
   const ServeWorkload& w = result.workload;
   const std::string gpus = result.gpus > 0 ? grouped(result.gpus) : "any number of";
-  std::string text = fmt::format("{} on {} GPUs of {}, {}: prompts of {} and answers of {} tokens", result.model, gpus,
-                                 result.machine, result.engine, grouped(w.isl), grouped(w.osl));
+  const std::string place = result.prefill_pool
+                                ? fmt::format("{} GPUs of {} that prefill and {} of {} that decode",
+                                              grouped(result.prefill_pool->gpus), result.prefill_pool->machine.name,
+                                              grouped(result.gpus - result.prefill_pool->gpus), result.machine)
+                                : fmt::format("{} GPUs of {}", gpus, result.machine);
+  std::string text = fmt::format("{} on {}, {}: prompts of {} and answers of {} tokens", result.model, place,
+                                 result.engine, grouped(w.isl), grouped(w.osl));
   if (w.concurrency) text += fmt::format(", {} clients", grouped(*w.concurrency));
   if (result.load) text += load_text(*result.load);
   text += fmt::format("; weights {}", name_of(w.formats.weights));

@@ -124,14 +124,17 @@ Command plan_command() {
        "plan llama-3.1-8b h100-sxm-80gb --sequence-length 8192 \\\n    --global-batch 512 --tokens 1T --deadline-days "
        "14",
        "plan deepseek-v3 h200-sxm-141gb --gpus 16 --serve \\\n    --precision fp8_block --isl 4096 --osl 1024 "
-       "--max-tpot 0.05 --max-ttft 2"},
+       "--max-tpot 0.05 --max-ttft 2",
+       "plan deepseek-v3 h200-sxm-141gb --gpus 16 --serve \\\n    --precision fp8_block --isl 4096 --osl 1024 "
+       "--prefill-machine h100-sxm-80gb"},
       question_positionals(),
       question_options(),
       run};
   command.options.push_back({"--pin", "KEY=VALUE,...", "layout keys that are given: tp=8,recompute=none"});
   command.options.push_back({"--schedules", "NAME,...", "try zb-1p, zb-v, dualpipe, ... or all, too (slow)"});
   command.options.push_back({"--top", "K", "how many layouts to list (default 10)"});
-  for (const auto& more : {serve_options(), run_options(), goal_options(), run_at_once_options()})
+  for (const auto& more :
+       {serve_options(), prefill_pool_options(), run_options(), goal_options(), run_at_once_options()})
     command.options.insert(command.options.end(), more.begin(), more.end());
   command.options.push_back(plan_option());
   command.options.push_back(trace_option());

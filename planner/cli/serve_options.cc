@@ -23,7 +23,7 @@ namespace {
 constexpr std::int64_t kMostClients = std::int64_t{1} << 24, kMostServeGpus = 4096;
 
 /// What only one of the two kinds of question has.
-constexpr std::array<const char*, 17> kOfServing = {"--isl",
+constexpr std::array<const char*, 20> kOfServing = {"--isl",
                                                     "--osl",
                                                     "--concurrency",
                                                     "--moe-precision",
@@ -39,7 +39,10 @@ constexpr std::array<const char*, 17> kOfServing = {"--isl",
                                                     "--seed",
                                                     "--slo",
                                                     "--cached-prefix",
-                                                    "--phase"};
+                                                    "--phase",
+                                                    "--prefill-machine",
+                                                    "--prefill-gpus",
+                                                    "--prefill-gpu-hour-price"};
 constexpr std::array<const char*, 25> kOfTraining = {
     "--train",           "--sequence-length", "--global-batch",  "--cuda-graphs", "--expert-load",
     "--capacity-factor", "--tokens",          "--experiments",   "--mtbf-hours",  "--checkpoint-seconds",
@@ -59,12 +62,31 @@ Format read_format(const Arguments& arguments, const char* flag, const std::arra
                                did_you_mean(*text, words)));
 }
 
-void check_formats(const ServeRequest& request) {
-  const ServeFormats& formats = request.workload.formats;
+void check_formats(const Machine& machine, const ServeFormats& formats) {
   for (const auto& [flag, format] : {std::pair{"--precision", formats.weights}, {"--moe-precision", formats.experts}})
-    if (!supports(request.machine, format))
-      throw InputError(fmt::format("{}: {} does not compute in {}", flag, request.machine.name,
-                                   name_of(product_format(format).compute)));
+    if (!supports(machine, format))
+      throw InputError(
+          fmt::format("{}: {} does not compute in {}", flag, machine.name, name_of(product_format(format).compute)));
+}
+
+/// The pool on another kind of machine, where there is one.
+std::optional<PrefillPool> read_prefill_pool(const Arguments& arguments, const ServeRequest& request) {
+  const auto machine = arguments.find("--prefill-machine"), gpus = arguments.find("--prefill-gpus");
+  if (!machine) {
+    for (const char* flag : {"--prefill-gpus", "--prefill-gpu-hour-price"})
+      if (arguments.has(flag)) throw InputError(fmt::format("{}: needs --prefill-machine", flag));
+    return std::nullopt;
+  }
+  if (request.pins.disaggregated && !*request.pins.disaggregated)
+    throw InputError("--prefill-machine: contradicts serving=aggregated");
+  if (request.load && !request.gpus)
+    throw InputError("--prefill-machine: needs --gpus, those that decode: the fewest GPUs are of aggregated serving");
+  PrefillPool pool{find_machine(*machine), 0};
+  pool.gpus = gpus ? whole_number("--prefill-gpus", *gpus, 1, kMostServeGpus) : pool.machine.gpus_per_node;
+  if (const auto price = arguments.find("--prefill-gpu-hour-price"))
+    pool.machine.price_per_gpu_hour = positive_number("--prefill-gpu-hour-price", *price, 1e6);
+  check_formats(pool.machine, request.workload.formats);
+  return pool;
 }
 
 std::optional<double> seconds_of(const Arguments& arguments, const char* flag) {
@@ -129,6 +151,13 @@ std::vector<Option> serve_options() {
           {"--lengths", "L", "fixed, exponential, uniform:W or lognormal:S"},
           {"--requests", "N", "how many are played (default: enough for p99)"},
           {"--seed", "N", "of arrivals and lengths (default 1)"}};
+}
+
+std::vector<Option> prefill_pool_options() {
+  return {{"--prefill-machine", "MACHINE", "another one prefills; --gpus of this one decode", Completes::words,
+           machine_names()},
+          {"--prefill-gpus", "N", "how many of it (default: one node)"},
+          {"--prefill-gpu-hour-price", "PRICE", "of one of them"}};
 }
 
 Option phase_option() {
@@ -198,6 +227,8 @@ ServeRequest read_serve_question(const Arguments& arguments, const std::string& 
     throw InputError("--slo: percentiles are of a load: give --requests-per-second or --arrivals");
   if (request.load && w.concurrency) throw InputError("--concurrency: contradicts a load, which has its own");
   request.pins = parse_serve_layout(pins, what);
+  request.prefill_pool = read_prefill_pool(arguments, request);
+  if (request.prefill_pool) request.pins.disaggregated = true;
   if (request.load && !request.gpus && request.pins.disaggregated.value_or(false))
     throw InputError("--requests-per-second: the fewest GPUs are of aggregated serving; give --gpus for pools");
   if (request.pins.dp && request.pins.disaggregated.value_or(false))
@@ -210,7 +241,7 @@ ServeRequest read_serve_question(const Arguments& arguments, const std::string& 
   request.machine = find_machine(arguments.positionals[1]);
   if (const std::string lacking = unsupported(request.model); !lacking.empty())
     throw InputError(fmt::format("{}: not supported in this version: {}", shown(arguments.positionals[0]), lacking));
-  check_formats(request);
+  check_formats(request.machine, w.formats);
   if (const auto price = arguments.find("--gpu-hour-price"))
     request.machine.price_per_gpu_hour = positive_number("--gpu-hour-price", *price, 1e6);
   request.machine.measured = read_all_measurements(arguments, request.machine);
@@ -231,7 +262,7 @@ std::vector<std::string> command_again(const Arguments& arguments, const ServeRe
   for (const auto& [flag, value] : arguments.options)
     if (!replaced.contains(flag)) words.push_back(value.empty() ? flag : flag + " " + quoted(value));
   if (first.pools) {
-    words.push_back(fmt::format("--gpus {}", result.gpus));
+    words.push_back(fmt::format("--gpus {}", result.gpus - (result.prefill_pool ? result.prefill_pool->gpus : 0)));
     words.push_back("--pin " + quoted(arguments.find("--pin").value_or("serving=disaggregated")));
     return words;
   }

@@ -10,6 +10,8 @@ namespace shardwright {
 /// What --serve asks besides: --isl, --osl, --concurrency, number formats, proposed tokens, promises, a load.
 std::vector<Option> serve_options();
 /// Of estimates besides: what the GPUs do.
+/// Of a plan: pools on two kinds of machine.
+std::vector<Option> prefill_pool_options();
 Option phase_option();
 
 /// InputError, one line, for an option of `command` that goes with the other of --train and --serve:

@@ -22,10 +22,10 @@ ServePins pins_of(const ServeLayout& l, const Model& model) {
   return pins;
 }
 
-std::vector<AxisLinks> links_of(const ServeRequest& request, const ServeLayout& served) {
+std::vector<AxisLinks> links_of(const ServeRequest& request, const Machine& of, const ServeLayout& served) {
   Layout layout = stage_layout(served, request.engine.dispatcher);
   layout.pipeline = served.pipeline;
-  const Machine machine = evenly_filled(request.machine, served.ranks() * served.pipeline);
+  const Machine machine = evenly_filled(of, served.ranks() * served.pipeline);
   std::vector<AxisLinks> axes = axes_of(deployed(request.model, served), machine, layout);
   for (AxisLinks& axis : axes)
     if (axis.axis == "dp") axis.axis = "attention_dp";
@@ -55,6 +55,11 @@ std::vector<ServeQuestion> changed(const ServeRequest& request) {
     w.request.machine = std::move(change.machine);
     all.push_back(std::move(w));
   }
+  if (request.prefill_pool) {  // the same change of both kinds of machine, as far as both have it
+    for (MachineChange& change : machine_changes(request.prefill_machine()))
+      for (ServeQuestion& w : all)
+        if (w.name == change.name) w.request.prefill_pool->machine = change.machine;
+  }
   ServeQuestion prompts{"prompts_twice", "prompts twice as long", request};
   prompts.request.workload.isl *= 2;
   all.push_back(std::move(prompts));
@@ -72,12 +77,13 @@ std::optional<ServeDetail> detail_of_first(const ServeRequest& request, const Se
   if (result.plans.empty() || !result.plans[0].prediction || !result.plans[0].fits) return std::nullopt;
   const ServedLayout& plan = result.plans[0];
   ServeDetail detail;
-  detail.machine = evenly_filled(request.machine, plan.gpus());
+  detail.machine =
+      evenly_filled(request.machine, plan.pools && request.prefill_pool ? plan.pools->decode.gpus() : plan.gpus());
   if (plan.pools) {
-    detail.pools.push_back({"prefill", links_of(request, plan.pools->prefill)});
-    detail.pools.push_back({"decode", links_of(request, plan.pools->decode)});
+    detail.pools.push_back({"prefill", links_of(request, request.prefill_machine(), plan.pools->prefill)});
+    detail.pools.push_back({"decode", links_of(request, request.machine, plan.pools->decode)});
   } else {
-    detail.pools.push_back({"", links_of(request, plan.layout)});
+    detail.pools.push_back({"", links_of(request, request.machine, plan.layout)});
   }
   if (request.load) return detail;
   for (ServeQuestion& w : changed(request))

@@ -71,10 +71,27 @@ double value_of(const LatencySpread& spread, GoalOf of) {
   return spread.mean;
 }
 
+namespace {
+
+/// To a GPU beyond all that the inner links reach.
+Seconds through_outermost_links(Bytes kv, const Machine& machine) {
+  std::int64_t reached = 1;
+  for (const LinkLevel& level : machine.links) reached = std::max<std::int64_t>(reached, level.gpus);
+  return handover_time(kv, reached, machine);
+}
+
+}  // namespace
+
+Seconds handover_time(const ServeRequest& request, Bytes kv, std::int64_t prefill_gpus) {
+  if (!request.prefill_pool) return handover_time(kv, prefill_gpus, request.machine);
+  return std::max(through_outermost_links(kv, request.prefill_machine()), through_outermost_links(kv, request.machine));
+}
+
 ServeResult empty_result(const ServeRequest& request) {
   ServeResult result;
   result.model = request.model.name;
   result.machine = request.machine.name;
+  result.prefill_pool = request.prefill_pool;
   result.engine = request.engine.name;
   result.workload = request.workload;
   result.goals = request.goals;

@@ -12,6 +12,12 @@
 
 namespace shardwright {
 
+/// Pools on two kinds of machine: these GPUs prefill, the question's own decode.
+struct PrefillPool {
+  Machine machine;
+  std::int64_t gpus = 0;
+};
+
 /// The question.
 struct ServeRequest {
   Model model;
@@ -23,8 +29,15 @@ struct ServeRequest {
   std::optional<ServeLoad> load;     ///< of a plan without `gpus`: the fewest that bear it
   ServePins pins;
   int top = 10;
-  int threads = 0;  ///< 0 = as many as there are cores
+  int threads = 0;                               ///< 0 = as many as there are cores
+  std::optional<PrefillPool> prefill_pool = {};  ///< of a plan of pools
+
+  const Machine& prefill_machine() const { return prefill_pool ? prefill_pool->machine : machine; }
 };
+
+/// Time of a prompt's keys and values from a rank that prefills to one that decodes, behind all `prefill_gpus`; between
+/// two kinds of machine through the slower one's outermost links.
+Seconds handover_time(const ServeRequest& request, Bytes kv, std::int64_t prefill_gpus);
 
 /// What a load's requests see, played step by step.
 struct UnderLoad {
@@ -48,7 +61,8 @@ struct ServedLayout {
 
 struct ServeResult {
   std::string model, machine, engine;
-  std::int64_t gpus = 0;
+  std::int64_t gpus = 0;  ///< in all
+  std::optional<PrefillPool> prefill_pool = {};
   ServeWorkload workload;
   ServeGoals goals;
   std::optional<ServeLoad> load;
@@ -71,7 +85,8 @@ ServeResult estimate_serving(const ServeRequest& request);
 /// played, the shortest mean latency first; without `gpus` the fewest (copies of up to 64 GPUs). tp, pp, ep and etp:
 /// all that divide; attention_dp only of mixtures of experts (of other models it is dp by another name); cp as pinned,
 /// else 1. Pools: workers of every size within a node, of whole nodes up to 16 of them, then of eight sizes to each
-/// doubling; every pair of their layouts that another does not beat, in numbers that fill the GPUs. Fast ones first:
+/// doubling; every pair of their layouts that another does not beat, in numbers that fill the GPUs; with
+/// a PrefillPool both pools, each in workers whose size divides it. Fast ones first:
 /// most output tokens a second, then by layout.
 ServeResult plan_serving(const ServeRequest& request);
 

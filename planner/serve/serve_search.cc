@@ -130,7 +130,7 @@ Pair paired(const ServeRequest& request, const Prefiller& prefill, const Decoder
   pair.rate = std::min(static_cast<double>(y) * decode.rate, kBusiestPrefill * can_prefill);
   const double busy = pair.rate / can_prefill;
   const Bytes kv{decode.prediction.kv_bytes_per_token * request.workload.isl};
-  const Seconds transfer = handover_time(kv, x * prefill.layout.gpus(), request.machine);
+  const Seconds transfer = handover_time(request, kv, x * prefill.layout.gpus());
   pair.ttft = prefill.one.latency + transfer + Seconds{0.5 * busy / (1 - busy) / can_prefill};
   return pair;
 }
@@ -225,8 +225,8 @@ std::vector<Pair> worth_a_prediction(const ServeRequest& request, std::vector<Pa
 struct WorkerTimes {
   Machine machine;
   StepTimes times;
-  WorkerTimes(const ServeRequest& request, const ServeLayout& layout)
-      : machine(evenly_filled(request.machine, layout.gpus())),
+  WorkerTimes(const ServeRequest& request, const Machine& of, const ServeLayout& layout)
+      : machine(evenly_filled(of, layout.gpus())),
         times(request.model, machine, request.workload.formats, request.engine, layout) {}
 };
 
@@ -255,19 +255,42 @@ std::vector<Decoder> decoders_of(const ServeRequest& request, WorkerTimes& worke
   return decoders;
 }
 
-/// Pools that fill the GPUs; how many were looked at is added to `priced`.
+/// A worker's layout and what a pool's workers are there for.
+struct WorkerRole {
+  ServeLayout layout;
+  bool prefills = true, decodes = true;
+};
+
+/// Of pools on one machine each worker may do both; of two kinds each fills its own pool with others of its size.
+std::vector<WorkerRole> roles_of_workers(const ServeRequest& request, std::int64_t gpus) {
+  std::vector<WorkerRole> workers;
+  if (!request.prefill_pool) {
+    for (const std::int64_t size : sizes_of_workers(request.machine, gpus))
+      for (const ServeLayout& l : copies_on(request, size)) workers.push_back({l, true, true});
+    return workers;
+  }
+  ServeRequest prefill = request;
+  prefill.machine = request.prefill_machine();
+  for (const std::int64_t size : divisors(request.prefill_pool->gpus))
+    for (const ServeLayout& l : copies_on(prefill, size)) workers.push_back({l, true, false});
+  for (const std::int64_t size : divisors(gpus))
+    for (const ServeLayout& l : copies_on(request, size)) workers.push_back({l, false, true});
+  return workers;
+}
+
+/// Pools that fill the GPUs, `gpus` of which are of the question's machine; how many were looked at is added to
+/// `priced`.
 std::vector<ServedLayout> all_pools(const ServeRequest& request, std::int64_t gpus, std::int64_t& priced) {
   std::vector<Prefiller> prefillers;
   std::vector<Decoder> decoders;
-  std::vector<ServeLayout> workers;
-  for (const std::int64_t size : sizes_of_workers(request.machine, gpus))
-    for (const ServeLayout& l : copies_on(request, size)) workers.push_back(l);
+  const std::vector<WorkerRole> workers = roles_of_workers(request, gpus);
   std::vector<std::optional<Prefiller>> found(workers.size());
   std::vector<std::vector<Decoder>> found_decoders(workers.size());
   run_in_parallel(workers.size(), request.threads, [&](std::size_t i) {
-    WorkerTimes worker(request, workers[i]);
-    found[i] = prefiller_of(request, worker);
-    found_decoders[i] = decoders_of(request, worker);
+    const WorkerRole& w = workers[i];
+    WorkerTimes worker(request, w.prefills ? request.prefill_machine() : request.machine, w.layout);
+    if (w.prefills) found[i] = prefiller_of(request, worker);
+    if (w.decodes) found_decoders[i] = decoders_of(request, worker);
   });
   for (std::size_t i = 0; i < workers.size(); ++i) {
     if (found[i]) prefillers.push_back(std::move(*found[i]));
@@ -281,7 +304,13 @@ std::vector<ServedLayout> all_pools(const ServeRequest& request, std::int64_t gp
   });
   std::vector<Pair> pairs;
   for (const Prefiller& prefill : prefillers)
-    for (const Decoder& decode : decoders) add_pairs(request, prefill, decode, gpus, pairs);
+    for (const Decoder& decode : decoders) {
+      if (request.prefill_pool)
+        pairs.push_back(paired(request, prefill, decode, request.prefill_pool->gpus / prefill.layout.gpus(),
+                               gpus / decode.layout.gpus()));
+      else
+        add_pairs(request, prefill, decode, gpus, pairs);
+    }
   priced += static_cast<std::int64_t>(pairs.size());
   std::vector<ServedLayout> plans;
   for (const Pair& pair : worth_a_prediction(request, std::move(pairs))) plans.push_back(pooled(request, pair));
@@ -338,12 +367,18 @@ double distance(const ServeGoals& goals, const ServePrediction& p) {
 void answer(const ServeRequest& request, std::vector<ServedLayout> tried, std::vector<ServedLayout> misses,
             ServeResult& result) {
   std::vector<ServedLayout> kept, broken;
-  const Machine& machine = request.machine;
+  const auto price_of = [&](const ServedLayout& p) -> std::optional<double> {  // of all its GPUs for an hour
+    const std::optional<double>&own = request.machine.price_per_gpu_hour,
+          &prefill = request.prefill_machine().price_per_gpu_hour;
+    if (!own || !prefill) return std::nullopt;
+    if (!p.pools) return *own * static_cast<double>(p.gpus());
+    return *own * static_cast<double>(p.pools->decode.gpus()) + *prefill * static_cast<double>(p.pools->prefill.gpus());
+  };
   for (ServedLayout& p : tried) {
     ServePrediction& of = *p.prediction;
-    if (machine.price_per_gpu_hour)
-      of.cost_per_million_output_tokens =
-          *machine.price_per_gpu_hour * static_cast<double>(p.gpus()) / 3600 / of.output_tokens_per_second * 1e6;
+    const std::optional<double> price = price_of(p);
+    of.cost_per_million_output_tokens.reset();
+    if (price) of.cost_per_million_output_tokens = *price / 3600 / of.output_tokens_per_second * 1e6;
     const bool told = p.rejection || p.under_load || request.goals.of != GoalOf::mean;
     if (!told) p.rejection = broken_goal(request.goals, of);
     p.keeps_goals = !p.rejection;
@@ -392,7 +427,8 @@ std::optional<ServedLayout> best_load(const ServeRequest& request, const PoolLay
     layout.replicas = 1;
     return layout;
   };
-  WorkerTimes prompts(request, one(pools.prefill)), answers(request, one(pools.decode));
+  WorkerTimes prompts(request, request.prefill_machine(), one(pools.prefill)),
+      answers(request, request.machine, one(pools.decode));
   const std::optional<Prefiller> prefill = prefiller_of(request, prompts);
   std::optional<ServedLayout> best;
   if (!prefill) return best;
@@ -608,7 +644,7 @@ void plan_filling(const ServeRequest& request, std::int64_t gpus, ServeResult& r
   std::move(pools.begin(), pools.end(), std::back_inserter(tried));
   result.search.considered = result.search.priced + static_cast<std::int64_t>(misses.size());
   for (const auto& [reason, n] : result.search.rejected) result.search.considered += reason == "memory" ? 0 : n;
-  result.gpus = gpus;
+  result.gpus = gpus + (request.prefill_pool ? request.prefill_pool->gpus : 0);
   answer(request, std::move(tried), std::move(misses), result);
 }
 

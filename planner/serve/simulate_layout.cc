@@ -44,8 +44,8 @@ SimulatedLoad requests_of(const ServeRequest& request, double share, double in_f
 
 }  // namespace
 
-LayoutSteps::LayoutSteps(const ServeRequest& request, const ServeLayout& layout)
-    : machine_(evenly_filled(request.machine, layout.ranks() * layout.pipeline)),
+LayoutSteps::LayoutSteps(const ServeRequest& request, const Machine& machine, const ServeLayout& layout)
+    : machine_(evenly_filled(machine, layout.ranks() * layout.pipeline)),
       times_(request.model, machine_, request.workload.formats, request.engine, layout),
       table_(table_of(times_, request.workload)) {
   const ServeWorkload& w = request.workload;
@@ -74,17 +74,19 @@ WorkerRules rules_of(const ServeRequest& request, LayoutSteps& steps) {
   return rules;
 }
 
-LayoutSteps& LoadPlayer::steps_of(ServeLayout layout) {
+LayoutSteps& LoadPlayer::steps_of(ServeLayout layout, bool prefills) {
   layout.replicas = 1;
-  std::unique_ptr<LayoutSteps>& steps = steps_[layout];
-  if (!steps) steps = std::make_unique<LayoutSteps>(request_, layout);
+  const bool elsewhere = prefills && request_.prefill_pool;
+  std::unique_ptr<LayoutSteps>& steps = steps_[{elsewhere, layout}];
+  if (!steps)
+    steps = std::make_unique<LayoutSteps>(request_, elsewhere ? request_.prefill_machine() : request_.machine, layout);
   return *steps;
 }
 
 UnderLoad LoadPlayer::play(const ServedLayout& plan) {
   const ServeLayout& first = plan.pools ? plan.pools->prefill : plan.layout;
   ServingSystem system;
-  system.workers = rules_of(request_, steps_of(first));
+  system.workers = rules_of(request_, steps_of(first, plan.pools.has_value()));
   const bool alike = !plan.pools && request_.load->trace.empty();
   system.workers.workers = alike ? std::min(first.replicas, kMostCopies) : first.replicas;
   const double share = static_cast<double>(system.workers.workers) / first.replicas;
@@ -93,8 +95,8 @@ UnderLoad LoadPlayer::play(const ServedLayout& plan) {
     system.decode = rules_of(request_, decode);
     system.decode->workers = plan.pools->decode.replicas;
     const std::int64_t isl = request_.workload.isl, bytes = decode.times().kv_bytes_per_token() * isl;
-    const double one = handover_time({bytes}, first.gpus(), request_.machine).value;
-    const double two = handover_time({2 * bytes}, first.gpus(), request_.machine).value;
+    const double one = handover_time(request_, {bytes}, first.gpus()).value;
+    const double two = handover_time(request_, {2 * bytes}, first.gpus()).value;
     system.handover_seconds_per_token = (two - one) / static_cast<double>(isl);
     system.handover_seconds = std::max(0.0, 2 * one - two);
   }

@@ -2,6 +2,7 @@
 
 #include <map>
 #include <memory>
+#include <utility>
 
 #include "planner/serve/serve_plan.h"
 
@@ -11,7 +12,7 @@ namespace shardwright {
 class LayoutSteps {
  public:
   /// `layout`: one copy. Precondition: impossible() has nothing against it.
-  LayoutSteps(const ServeRequest& request, const ServeLayout& layout);
+  LayoutSteps(const ServeRequest& request, const Machine& machine, const ServeLayout& layout);
 
   StepTable& table() { return table_; }
   StepTimes& times() { return times_; }
@@ -37,11 +38,12 @@ class LoadPlayer {
   explicit LoadPlayer(const ServeRequest& request) : request_(request) {}
   /// Precondition: the plan fits, and has a prediction.
   UnderLoad play(const ServedLayout& plan);
-  LayoutSteps& steps_of(ServeLayout layout);
+  /// On the question's machine, or on that which prefills.
+  LayoutSteps& steps_of(ServeLayout layout, bool prefills = false);
 
  private:
   const ServeRequest& request_;
-  std::map<ServeLayout, std::unique_ptr<LayoutSteps>> steps_;
+  std::map<std::pair<bool, ServeLayout>, std::unique_ptr<LayoutSteps>> steps_;
 };
 
 }  // namespace shardwright

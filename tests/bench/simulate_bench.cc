@@ -24,7 +24,7 @@ void simulate_steps(benchmark::State& state) {
   const ServeRequest r = question();
   const auto copies = static_cast<int>(state.range(0));
   const double rate = 12 * static_cast<double>(copies * state.range(1)) / 100;
-  LayoutSteps steps(r, {.tensor = 8});
+  LayoutSteps steps(r, r.machine, {.tensor = 8});
   ServingSystem system{rules_of(r, steps), {}};
   system.workers.workers = copies;
   const SimulatedLoad load{

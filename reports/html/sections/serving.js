@@ -102,9 +102,16 @@ function promisesText(work) {
   return parts.join(', ') + (slo.of && parts.length > 0 ? ` (${slo.of})` : '');
 }
 
+/// The GPUs of a question, of pools on two kinds of machine both.
+function placeText(data) {
+  const pool = data.prefill_pool;
+  if (!pool) return `${units.count(data.gpus)} × ${data.machine}`;
+  return `${units.count(pool.gpus)} × ${pool.machine} that prefill and ${units.count(data.gpus - pool.gpus)} × ${data.machine} that decode`;
+}
+
 function verdictSentence(data) {
   const plan = data.plans[0];
-  const place = `${data.model} on ${units.count(data.gpus)} × ${data.machine}`;
+  const place = `${data.model} on ${placeText(data)}`;
   const promises = promisesText(data.workload);
   if (!plan) return `${place}: nothing ${promises ? `keeps what is promised (${promises})` : 'fits'}.`;
   const how = servedText(plan.layout);
@@ -160,7 +167,7 @@ function questionSection(data) {
     'Everything below answers exactly this question. Other lengths, or another load, are another question.',
     definitions([
       ['Model', data.model],
-      ['Machine', `${units.count(data.gpus)} × ${data.machine}`],
+      ['Machine', placeText(data)],
       ['Engine', data.engine],
       ['Prompt', `${units.count(work.isl)} tokens`],
       ['Answer', `${units.count(work.osl)} tokens`],

@@ -251,6 +251,57 @@ TEST_CASE("pins hold in every plan") {
   }
 }
 
+TEST_CASE("pools on two kinds of machine: the best of all pairs, each pool full, each GPU at its own price") {
+  ServeRequest r = request("llama-3.1-8b", 4);
+  r.machine = find_machine("a100-sxm-80gb");
+  r.workload.formats = {};
+  r.machine.price_per_gpu_hour = 1.8;
+  r.prefill_pool = PrefillPool{find_machine("h100-sxm-80gb"), 2};
+  r.prefill_pool->machine.price_per_gpu_hour = 7.2;
+  r.pins = parse_serve_layout("serving=disaggregated", "--pin");
+  const ServeResult result = plan_serving(r);
+  REQUIRE_FALSE(result.plans.empty());
+  CHECK(result.gpus == 6);
+
+  double fastest = 0;
+  ServeRequest prefill = r;
+  prefill.machine = r.prefill_machine();
+  for (const std::int64_t there : {1, 2})
+    for (const std::int64_t here : {1, 2, 4})
+      for (ServeLayout a : copies_on(prefill, there))
+        for (ServeLayout b : copies_on(r, here)) {
+          a.replicas = static_cast<int>(2 / there);
+          b.replicas = static_cast<int>(4 / here);
+          if (const auto plan = best_load(r, PoolLayout{a, b}))
+            fastest = std::max(fastest, plan->prediction->output_tokens_per_second);
+        }
+  const ServedLayout& best = result.plans.front();
+  CHECK(best.prediction->output_tokens_per_second == fastest);
+  // 2 x 7.2 and 4 x 1.8 an hour are 0.006 a second.
+  CHECK(*best.prediction->cost_per_million_output_tokens == Approx(6000 / fastest));
+  for (const ServedLayout& plan : result.plans) {
+    REQUIRE(plan.pools.has_value());
+    CHECK(plan.pools->prefill.gpus() == 2);
+    CHECK(plan.pools->decode.gpus() == 4);
+  }
+
+  // The same layouts with A100s in front: prompts take longer, keys and values no less.
+  ServeRequest slow = r;
+  slow.prefill_pool->machine = r.machine;
+  const auto slower = best_load(slow, *best.pools);
+  REQUIRE(slower.has_value());
+  CHECK(slower->prediction->ttft > best.prediction->ttft);
+
+  r.prefill_pool->machine.price_per_gpu_hour.reset();
+  CHECK_FALSE(plan_serving(r).plans.front().prediction->cost_per_million_output_tokens.has_value());
+  // Its load can be played, each pool's steps on its own machine.
+  r.load.emplace();
+  r.load->requests_per_second = 1;
+  const ServeResult played = plan_serving(r);
+  REQUIRE_FALSE(played.plans.empty());
+  CHECK_FALSE(played.plans.front().under_load->overloaded);
+}
+
 TEST_CASE("a price makes tokens cost") {
   ServeRequest r = request("llama-3.1-8b", 1);
   r.machine.price_per_gpu_hour = 3.6;

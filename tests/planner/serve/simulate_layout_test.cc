@@ -25,7 +25,7 @@ TEST_CASE("played and in closed form, a closed loop is the same within 5 %") {
     for (const auto& [isl, osl] : {std::pair{1024, 256}, {256, 1024}, {2048, 256}})
       for (const std::int64_t clients : {1, 8, 48}) {
         ServeRequest r = request(engine, isl, osl);
-        LayoutSteps steps(r, {.tensor = 4});
+        LayoutSteps steps(r, r.machine, {.tensor = 4});
         const ServingSystem system{rules_of(r, steps), {}};
         SimulatedLoad load;
         load.clients = clients;
@@ -45,7 +45,7 @@ TEST_CASE("played and in closed form, a closed loop is the same within 5 %") {
 TEST_CASE("played and in closed form, requests that come by themselves are the same within 5 %") {
   for (const double share : {0.3, 0.7}) {
     ServeRequest r = request("vllm", 1024, 256);
-    LayoutSteps steps(r, {.tensor = 4});
+    LayoutSteps steps(r, r.machine, {.tensor = 4});
     const double most = aggregated(steps.times(), r.machine, r.workload).output_tokens_per_second / 256;
     r.load = ServeLoad{share * most, {}, {}, 6000, 1};
     r.pins = parse_serve_layout("tp=4", "--layout");
