@@ -13,7 +13,7 @@ namespace {
 
 constexpr const char* kSchema = "shardwright.calibration/1";
 /// Beyond this something else than its speed differs between a run and a measurement.
-constexpr double kMostFactor = 1000, kMostError = 1e6;
+constexpr double kMostError = 1e6;
 
 FamilyCalibration read_family(const YamlCursor& map) {
   map.only_keys({"family", "factor", "operators", "date", "median_error_before", "median_error_after"});
@@ -21,7 +21,7 @@ FamilyCalibration read_family(const YamlCursor& map) {
   std::vector<std::string_view> names;
   for (int i = 0; i < kKernelFamilies; ++i) names.push_back(name_of(static_cast<KernelFamily>(i)));
   found.family = static_cast<KernelFamily>(map.at("family").one_of(names));
-  found.factor = map.at("factor").number(1 / kMostFactor, kMostFactor);
+  found.factor = map.at("factor").number(1 / kMostCalibration, kMostCalibration);
   found.operators = static_cast<int>(map.at("operators").integer(1, std::numeric_limits<int>::max()));
   found.date = map.at("date").text();
   found.error_before = map.at("median_error_before").number(0, kMostError);

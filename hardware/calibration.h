@@ -18,6 +18,9 @@ struct FamilyCalibration {
   double error_before = 0, error_after = 0;  ///< medians over them of |predicted / measured - 1|
 };
 
+/// Kernels that take more than so many times what was measured, or less than that part of it, are of another machine.
+inline constexpr double kMostCalibration = 1000;
+
 /// What runs found of a measured machine, family by family. A family that no run had takes what was measured.
 class Calibration {
  public:

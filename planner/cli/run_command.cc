@@ -141,7 +141,8 @@ CalibrationReport calibrate_folder(const Prepared& p, const Trial& trial) {
   if (!report.refused.empty()) return report;
   const Layout& layout = p.plan.priced.plans[0].layout;
   report.run = calibrate(p.plan.request, layout, p.question.watched_stage, trial, today());
-  if (!report.run.found.empty()) write_file(report.file, to_yaml(report.run.calibration));
+  report.refused = beyond_calibration(report.run.found);
+  if (report.refused.empty() && !report.run.found.empty()) write_file(report.file, to_yaml(report.run.calibration));
   return report;
 }
 

@@ -1,5 +1,7 @@
 #include "profiler/execute/calibrate.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -94,6 +96,14 @@ std::vector<FamilyCalibration> residuals(const std::vector<TrialOperator>& opera
     found.push_back(f);
   }
   return found;
+}
+
+std::string beyond_calibration(const std::vector<FamilyCalibration>& found) {
+  for (const FamilyCalibration& f : found)
+    if (!(f.factor <= kMostCalibration && f.factor >= 1 / kMostCalibration))
+      return fmt::format("{} took {:.4g} times as long as was measured: this is not the machine that was",
+                         name_of(f.family), f.factor);
+  return "";
 }
 
 CalibratedRun calibrate(const PlanRequest& request, const Layout& layout, int stage, Trial trial,

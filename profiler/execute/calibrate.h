@@ -18,6 +18,9 @@ inline constexpr int kFewestCalibrated = 3;
 /// are such medians, too; where the factor would not lessen the error it is 1.
 std::vector<FamilyCalibration> residuals(const std::vector<TrialOperator>& operators, const std::string& date);
 
+/// "" or which factor is none that a machine may be calibrated by (kMostCalibration).
+std::string beyond_calibration(const std::vector<FamilyCalibration>& found);
+
 /// A layout of the plan's question, priced with what was known before the run and with what is known now.
 struct RankedTwice {
   Layout layout;

@@ -134,6 +134,15 @@ TEST_CASE("a factor that would not lessen the error is left at one") {
   CHECK(found[0].error_after == found[0].error_before);
 }
 
+TEST_CASE("a machine is not calibrated by what only another machine does") {
+  const auto found = [](double factor) { return FamilyCalibration{KernelFamily::gemm, factor, 3, kToday}; };
+  CHECK(beyond_calibration({found(1000), found(1e-3), found(1)}).empty());
+  CHECK(beyond_calibration({found(1), found(2e-4)}) ==
+        "gemm took 0.0002 times as long as was measured: this is not the machine that was");
+  CHECK(beyond_calibration({found(1001)}) ==
+        "gemm took 1001 times as long as was measured: this is not the machine that was");
+}
+
 TEST_CASE("layouts are ranked by what was known before a run, and by what is known after it") {
   const PlanRequest request = question();
   const Layout layout = layout_of(request, "tp=2,micro_batch=1");
