@@ -42,6 +42,11 @@ RankGroup joined(RankGroup inner, const RankGroup& outer) {
   return inner;
 }
 
+/// Whether every micro-batch scatters its gradients, so that none are kept whole.
+bool shards_gradients(const Layout& layout, const Engine& engine) {
+  return layout.zero >= 2 && !(engine.reduces_once_in_pipelines && layout.pipeline > 1);
+}
+
 Bytes sized(std::int64_t elements, DataType format) {
   return {static_cast<std::int64_t>(std::ceil(static_cast<double>(elements) * bytes_per_element(format)))};
 }
@@ -53,6 +58,7 @@ DataCost cost_of(const GraphPrice& price, const Layout& layout, const Machine& m
                  bool without_tied, const Engine& engine, std::int64_t& sharded, const F& visit) {
   const DataGroups dense = groups_of(layout, false), routed = groups_of(layout, true);
   DataCost cost;
+  const bool shards = shards_gradients(layout, engine);
   const BesideCompute beside = beside_compute(layout.overlap, layout.zero);
   const double exposed = engine.constants[EngineConstant::communication_factor];
   const double hidden = exposed * engine.constants[EngineConstant::hidden_communication_factor];
@@ -89,8 +95,7 @@ DataCost cost_of(const GraphPrice& price, const Layout& layout, const Machine& m
       add(&DataCost::reduction, CollectiveKind::all_reduce, gradient, joined(b.tensor_ranks, groups.all));
       continue;
     }
-    add(layout.zero >= 2 ? &DataCost::backward : &DataCost::reduction, CollectiveKind::reduce_scatter, gradient,
-        groups.shard);
+    add(shards ? &DataCost::backward : &DataCost::reduction, CollectiveKind::reduce_scatter, gradient, groups.shard);
     const Bytes shard = sized(part, formats.gradient_reduce);
     add(&DataCost::reduction, CollectiveKind::all_reduce, shard, joined(b.tensor_ranks, groups.replica));
     if (layout.zero < 3) {
@@ -107,10 +112,10 @@ DataCost cost_of(const GraphPrice& price, const Layout& layout, const Machine& m
   }
   const bool main_copy = formats.main_parameter != formats.parameter;
   cost.weights = sized(layout.zero == 3 ? sharded : elements, formats.parameter);
-  cost.gradients = sized(layout.zero >= 2 ? sharded : elements, formats.gradient);
+  cost.gradients = sized(shards ? sharded : elements, formats.gradient);
   cost.optimizer_state = 2 * sized(sharded, formats.optimizer_state);
   if (main_copy) cost.optimizer_state += sized(sharded, formats.main_parameter);
-  if (layout.zero >= 2) cost.buffer += sized(elements, formats.gradient_reduce);
+  if (shards) cost.buffer += sized(elements, formats.gradient_reduce);
   cost.buffer += sized(gathered, formats.parameter);
   // Adam reads the gradient, reads and writes both moments and the main parameter, writes the parameter.
   const Bytes streamed =

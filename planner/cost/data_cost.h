@@ -11,6 +11,7 @@ namespace shardwright {
 /// zero 1   reduce-scattered once a step, parameters all-gathered once
 /// zero 2   reduce-scattered every micro-batch, parameters all-gathered once
 /// zero 3   reduce-scattered every micro-batch, parameters all-gathered in every forward and again in every backward
+/// With an engine's reduces_once_in_pipelines zero 2 and 3 reduce-scatter once a step where there are stages.
 /// What is left of a partial gradient after the reduce-scatter (other replicas of the shard, tp for norms) is
 /// all-reduced once a step, on the shard. The optimizer streams its state once, times the engine's optimizer_traffic.
 /// Times of communications are those of the layout's overlaps: what runs beside compute is slower (EngineConstants).
@@ -36,7 +37,7 @@ DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine&
                    bool without_tied = false, const Engine& engine = Engine{});
 
 /// Which communications of the weights run beside compute: gathers beside forward, and what runs in backward there.
-/// ZeRO-3 gathers and reduces in backward, ZeRO-2 reduces.
+/// ZeRO-3 gathers and reduces in backward, ZeRO-2 reduces, or nothing where that happens once a step.
 struct BesideCompute {
   bool forward, backward, reduction;
 };

@@ -93,7 +93,7 @@ void read_habits(const YamlCursor& map, EngineHabits& habits) {
   map.only_keys({"transformer_engine", "fused_attention", "fused_norm", "norm_in_fp32", "fused_activation",
                  "fused_rotary", "dropout", "cross_entropy", "weight_gradients", "gather_again", "narrow_activations",
                  "narrow_saves", "narrow_weights", "widens_gradients", "allocator", "peak_printed_by",
-                 "sequence_parallel"});
+                 "sequence_parallel", "chunk_layers"});
   MemoryHabits& memory = habits.memory;
   for (const auto& [key, value] : {std::pair{"transformer_engine", &habits.transformer_engine},
                                    {"fused_attention", &habits.fused_attention},
@@ -118,6 +118,7 @@ void read_habits(const YamlCursor& map, EngineHabits& habits) {
   if (const auto rank = map.find("peak_printed_by"))
     habits.last_rank_prints = rank->one_of({"worst_rank", "last_rank"}) == 1;
   if (const auto parallel = map.find("sequence_parallel")) habits.sequence_parallel = parallel->boolean();
+  if (const auto layers = map.find("chunk_layers")) habits.chunk_layers = static_cast<int>(layers->integer(1, 1000));
 }
 
 AttentionKernel read_attention(const YamlCursor& word) {
@@ -280,6 +281,7 @@ std::vector<Engine> read_engine(const YamlCursor& top) {
                  "collects_by_layer",
                  "sums_beside_weight_gradients",
                  "shards_in_lists",
+                 "reduces_once_in_pipelines",
                  "own_kernels",
                  "constants",
                  "habits",
@@ -311,6 +313,7 @@ std::vector<Engine> read_engine(const YamlCursor& top) {
   engine.collects_by_layer = top.at("collects_by_layer").boolean();
   engine.sums_beside_weight_gradients = top.at("sums_beside_weight_gradients").boolean();
   engine.shards_in_lists = top.at("shards_in_lists").boolean();
+  if (const auto once = top.find("reduces_once_in_pipelines")) engine.reduces_once_in_pipelines = once->boolean();
   engine.adds_gradients = top.at("adds_gradients").boolean();
   if (const auto own = top.find("own_kernels")) engine.own_kernels = own->boolean();
   if (const auto constants = top.find("constants")) engine.is_neutral = constants->one_of({"fitted", "neutral"}) == 1;

@@ -56,6 +56,7 @@ struct EngineHabits {
   MemoryHabits memory = {.fragmentation = kExpandableSegments};
   bool last_rank_prints = false;               ///< a printed peak of memory is the last stage's, not the worst
   std::optional<bool> sequence_parallel = {};  ///< of a run that does not say; nothing: whichever is faster
+  int chunk_layers = 0;  ///< layers a chunk, the ends' one less, of a run that does not say its vpp; 0: vpp is 1
   bool operator==(const EngineHabits&) const = default;
 };
 
@@ -96,6 +97,8 @@ struct Engine {
   /// ZeRO-3 gathers and scatters each matrix with torch.distributed's calls that take a list of tensors, one a rank:
   /// the host slices and copies as many.
   bool shards_in_lists = false;
+  /// ZeRO-2 and 3 in a pipeline keep whole gradients and reduce-scatter them once, with a stage's last micro-batch.
+  bool reduces_once_in_pipelines = false;
   EngineHabits habits;
   EngineConstants constants;
   PredictionErrors errors;

@@ -120,10 +120,9 @@ std::vector<int> split_of_modules(int layers, int stages) {
 
 /// Layers of each stage where the row does not say. StageSplit::layers counts embedding and head as Megatron's
 /// account_for_embedding_in_pipeline_split and its twin for the loss do. Nothing where that leaves a remainder, too.
-std::optional<std::vector<int>> usual_split(const MeasuredRow& row, StageSplit how) {
-  const int stages = row.layout.pins.pp.value_or(1), chunks = stages * row.layout.pins.vpp.value_or(1);
-  const auto layers = static_cast<int>(row.model->num_hidden_layers);
-  if (stages == 1 || row.layout.pins.layers_per_stage) return row.layout.pins.layers_per_stage;
+std::optional<std::vector<int>> usual_split(const LayoutPins& pins, int layers, StageSplit how) {
+  const int stages = pins.pp.value_or(1), chunks = stages * pins.vpp.value_or(1);
+  if (stages == 1 || pins.layers_per_stage) return pins.layers_per_stage;
   if (how == StageSplit::modules && chunks == stages && layers + 3 >= 3 * stages)
     return split_of_modules(layers, stages);
   if (layers % chunks == 0) return std::vector<int>(static_cast<std::size_t>(chunks), layers / chunks);
@@ -132,6 +131,15 @@ std::optional<std::vector<int>> usual_split(const MeasuredRow& row, StageSplit h
   --split.front();
   --split.back();
   return split;
+}
+
+/// The chunks of a run that does not say how many it has, by its engine's habit.
+void use_usual_chunks(const Engine& engine, std::int64_t layers, LayoutPins& pins) {
+  const std::int64_t part = std::int64_t{pins.pp.value_or(1)} * engine.habits.chunk_layers;
+  if (part <= 1 || pins.pp == 1 || pins.vpp || pins.schedule || pins.layers_per_stage || (layers + 2) % part != 0)
+    return;
+  pins.vpp = static_cast<int>((layers + 2) / part);
+  pins.schedule = *pins.vpp > 1 ? Schedule::interleaved : Schedule::one_f_one_b;
 }
 
 class Machines {
@@ -184,7 +192,8 @@ Question question_of(const MeasuredRow& row, const Machines& machines) {
   use_formats_of(row, q.workload.formats);
   q.workload.capacity_factor = row.workload.capacity_factor.value_or(0);
   q.pins = row.layout.pins;
-  q.pins.layers_per_stage = usual_split(row, q.engine.stage_split);
+  use_usual_chunks(q.engine, q.model.num_hidden_layers, q.pins);
+  q.pins.layers_per_stage = usual_split(q.pins, static_cast<int>(q.model.num_hidden_layers), q.engine.stage_split);
   if (!q.pins.sequence_parallel) q.pins.sequence_parallel = q.engine.habits.sequence_parallel;
   if (row.layout.optimizer_shard_group && !q.pins.fsdp_group)
     q.pins.fsdp_group = static_cast<int>(*row.layout.optimizer_shard_group);

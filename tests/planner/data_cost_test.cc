@@ -81,6 +81,27 @@ TEST_CASE("data parallelism moves the volumes of the ZeRO paper") {
   }
 }
 
+TEST_CASE("an engine that reduces once in pipelines keeps whole gradients there, and only there") {
+  const TrainingFormats two_bytes = formats_for(DataType::fp16);
+  const double psi = kElements, share = 7. / 8;
+  Engine engine;
+  engine.reduces_once_in_pipelines = true;
+  const auto cost = [&](int zero, int stages) {
+    Layout l = data_parallel(8, zero, 8);
+    l.pipeline = stages;
+    return data_cost(weights(), l, wire_machine(), in(two_bytes), false, engine);
+  };
+  for (const int zero : {2, 3}) {
+    CAPTURE(zero);
+    const DataCost once = cost(zero, 2), each = cost(zero, 1);
+    CHECK(once.reduction.value / 2 == Approx(psi * share));
+    CHECK(each.reduction.value == 0);
+    CHECK((each.backward - once.backward).value / 2 == Approx(psi * share));
+    CHECK(once.gradients.value == 8 * each.gradients.value);
+    CHECK((each.buffer - once.buffer).value == 2 * kElements);  // a graph's whole gradient is among those that are kept
+  }
+}
+
 TEST_CASE("zero 3 in lists takes the host an operator a matrix and rank, in each gather and in the reduction") {
   // 3 matrices and 4 ranks of a shard, 2.7 s an operator of Transformer Engine's, 1 s of PyTorch's: 12 s a collective.
   Engine engine;

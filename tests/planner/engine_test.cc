@@ -39,6 +39,7 @@ merges_products: attention
 collects_by_layer: true
 sums_beside_weight_gradients: false
 shards_in_lists: true
+reduces_once_in_pipelines: true
 )";
 
 Engine read(const std::string& text) { return read_engine(YamlCursor::parse(text, "small.yaml")).at(0); }
@@ -103,7 +104,7 @@ TEST_CASE("the software of a row names its engine by the longest match") {
   CHECK(name("llm-foundry / PyTorch FSDP") == "llm-foundry");
   CHECK(name("fms-fsdp") == "torch-fsdp");
   CHECK(name("metaseq FSDP") == "torch-fsdp");
-  CHECK(name("Meta internal, FSDP (ZeRO-2-like: no reshard)") == "torch-fsdp");
+  CHECK(name("Meta internal, FSDP (ZeRO-2-like: no reshard)") == "torch-fsdp-llama3");
   CHECK(name("InternEvo", "0.2.1dev20231121") == "internevo");
   CHECK(name("Aleph Alpha internal (scaling)") == "aleph-alpha");
   CHECK(name("Aleph Alpha internal (scaling)", "", "fa2+fused-rmsnorm") == "aleph-alpha-fused-rmsnorm");
@@ -120,7 +121,7 @@ TEST_CASE("an engine that is not there is named with its nearest, or with all th
         "--engine: unknown engine 'x' (there are aleph-alpha, aleph-alpha-fused-rmsnorm, deepspeed, generic, hai-llm, "
         "internevo, llm-foundry, maxtext, megatron-bridge, megatron-core, megatron-deepspeed, megatron-lm, "
         "megatron-lm-hopper, nemo, nemo-2024, "
-        "shardwright, torch-fsdp)");
+        "shardwright, torch-fsdp, torch-fsdp-llama3)");
 }
 
 TEST_CASE("a file of an engine says what it can run") {
@@ -144,6 +145,7 @@ TEST_CASE("a file of an engine says what it can run") {
   CHECK(e.collects_by_layer);
   CHECK_FALSE(e.sums_beside_weight_gradients);
   CHECK(e.shards_in_lists);
+  CHECK(e.reduces_once_in_pipelines);
   CHECK(e.attention == AttentionKernel::flash1);
   CHECK(e.stage_split == StageSplit::modules);
   CHECK(e.scatters_sends);
@@ -175,6 +177,7 @@ flavours:
       allocator: expandable_segments
       peak_printed_by: last_rank
       sequence_parallel: false
+      chunk_layers: 2
 )";
   const std::vector<Engine> all = read_engine(YamlCursor::parse(text, "small.yaml"));
   REQUIRE(all.size() == 2);
@@ -196,7 +199,8 @@ flavours:
                      .cross_entropy = CrossEntropy::whole,
                      .memory = {WeightGradients::apart, false, false, false, false, kExpandableSegments, true},
                      .last_rank_prints = true,
-                     .sequence_parallel = false});
+                     .sequence_parallel = false,
+                     .chunk_layers = 2});
 }
 
 TEST_CASE("what a workload leaves open is its engine's habit") {

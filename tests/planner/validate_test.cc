@@ -96,16 +96,18 @@ TEST_CASE("predictions depend on nothing that a row says beside its question") {
   }
 }
 
-std::map<std::string, double> predicted(const std::string& row) {
+std::map<std::string, double> predicted(const std::string& row, int layers = 13) {
   const TemporaryFolder folder;
   folder.write(
       "rows.yaml",
       "schema: shardwright.measured/1\nsources: {paper: {title: A paper, ref: arXiv 1, trust: A}}\n"
-      "models: {tiny: {num_hidden_layers: 13, hidden_size: 1024, num_attention_heads: 8, "
-      "num_key_value_heads: 8, head_dim: 128, intermediate_size: 4096, vocab_size: 32000, gated_mlp: true, "
-      "tie_word_embeddings: false, position: rope, norm: rmsnorm}}\nrows:\n- {id: a, source: paper, family: f, "
-      "kind: training, trust: A, arch: tiny, hardware: {gpu: a100-sxm-80gb, gpus: 8}, workload: "
-      "{sequence_length: 1024, global_batch: 32, precision: bf16}, " +
+      "models: {tiny: {num_hidden_layers: " +
+          std::to_string(layers) +
+          ", hidden_size: 1024, num_attention_heads: 8, "
+          "num_key_value_heads: 8, head_dim: 128, intermediate_size: 4096, vocab_size: 32000, gated_mlp: true, "
+          "tie_word_embeddings: false, position: rope, norm: rmsnorm}}\nrows:\n- {id: a, source: paper, family: f, "
+          "kind: training, trust: A, arch: tiny, hardware: {gpu: a100-sxm-80gb, gpus: 8}, workload: "
+          "{sequence_length: 1024, global_batch: 32, precision: bf16}, " +
           row + "}\n");
   std::map<std::string, double> all;
   for (const ValidationRow& r : validate({folder / "rows.yaml"}, 1).rows) all[r.metric] = r.predicted;
@@ -132,6 +134,21 @@ TEST_CASE("a pipeline of modules is cut into equal parts, embedding, norm and he
   // 13 layers and three more modules: 3, 4, 4, 2.
   CHECK(step("Aleph Alpha", "") == step("Aleph Alpha", ", pipeline_layout: Et*3|t*4|t*4|t*2L"));
   CHECK(step("Aleph Alpha", "") != step("Aleph Alpha", ", pipeline_layout: Et*3|t*3|t*4|t*3L"));
+}
+
+TEST_CASE("a run of Llama 3's that does not say its chunks has them of one layer, the ends without one") {
+  const auto step = [](const std::string& software, const std::string& chunks) {
+    return predicted("layout: {tp: 1, pp: 4, dp: 2, micro_batch: 1" + chunks + "}, software: {framework: \"" +
+                         software + "\"}, measured: {iteration_seconds: 1}",
+                     14)
+        .at("iteration_seconds");
+  };
+  // 14 layers and two are 4 stages of 4 chunks.
+  const std::string stated = ", vpp: 4, schedule: interleaved";
+  CHECK(step("Meta internal, FSDP", "") == step("Meta internal, FSDP", stated));
+  CHECK(step("Meta internal, FSDP", ", schedule: 1f1b") == step("torchtitan", ", schedule: 1f1b"));
+  CHECK(step("torchtitan", "") == step("torchtitan", ", schedule: 1f1b"));
+  CHECK(step("torchtitan", "") != step("torchtitan", stated));
 }
 
 }  // namespace
