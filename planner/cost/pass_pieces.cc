@@ -84,6 +84,7 @@ class Builder {
   void issue_around_sums(std::vector<NodeId>& order) {
     for (std::size_t at = 0; at < order.size(); ++at) {
       const std::vector<OpId> layers = summed_layers(order[at]);
+      if (layers.empty()) continue;
       const auto serves_weights = [&](NodeId id) {
         return node(id).phase == Phase::weight_gradient &&
                std::find(layers.begin(), layers.end(), node(id).op) != layers.end();
@@ -95,7 +96,7 @@ class Builder {
       const auto first = std::find_if(order.begin(), end, [&](NodeId id) {
         return node(id).gradient >= 0 && std::find(layers.begin(), layers.end(), node(id).op) != layers.end();
       });
-      if (layers.empty() || first == end) continue;
+      if (first == end) continue;
       beside_[static_cast<std::size_t>(order[at])] = 1;
       std::for_each(first, end, [&](NodeId id) { beside_[static_cast<std::size_t>(id)] |= gathers(id); });
       const auto rest = std::stable_partition(first, end, gathers);

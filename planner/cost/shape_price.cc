@@ -378,21 +378,23 @@ std::vector<LeastPass> GraphPricer::least(const std::vector<Recompute>& choices)
       sum.sent_together += sent[static_cast<std::size_t>(n)].sent_together;
     }
   };
+  const auto add_pass = [&](LeastPass::Time& pass, const std::vector<NodeId>& order) {
+    for (NodeId n : order) add_to(pass, costs[static_cast<std::size_t>(n)]);
+    add_sent(pass, order);
+    const HostTime host = host_time(order);
+    pass.host = host.launches;
+    pass.waits = host.waits;
+  };
+  LeastPass::Time forward;
+  add_pass(forward, forward_);
   const std::vector<ValueBytes> wide = sizes();
   const auto plan_of = [&](const Recompute& choice) -> const BackwardPlan& { return derived_.plan(choice); };
   return for_each_choice<LeastPass>(choices, plan_of, [&](const BackwardPlan& backward) {
     LeastPass least;
-    for (std::size_t i = 0; i < sharded_.forward_nodes; ++i) add_to(least.forward, costs[i]);
-    for (NodeId n : backward.order) add_to(least.backward, costs[static_cast<std::size_t>(n)]);
-    add_sent(least.forward, forward_);
-    add_sent(least.backward, backward.order);
+    least.forward = forward;
+    add_pass(least.backward, backward.order);
     for (NodeId n : backward.order)
       if (counts_as_gradient(n)) add_to(least.gradient, costs[static_cast<std::size_t>(n)]);
-    for (const auto& [pass, host] :
-         {std::pair{&least.forward, host_time(forward_)}, {&least.backward, host_time(backward.order)}}) {
-      pass->host = host.launches;
-      pass->waits = host.waits;
-    }
     const std::vector<ValueBytes> saved = sizes_of(backward, wide);
     for (ValueId v : backward.saved) least.saved += saved[static_cast<std::size_t>(v)].allocated;
     least.for_weights = kept_for_weights(sharded_, backward, saved).allocated;

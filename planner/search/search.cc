@@ -501,17 +501,22 @@ class Search {
       if (lines.empty()) return;
       keep_by_sums(micro_batch, lines);
       if (lines.empty()) return;
-      std::vector<Recompute> choices;
-      for (std::size_t r = 0; r < s_.recomputes_.size(); ++r)
-        if (std::any_of(lines.begin(), lines.end(), [&](const Line& line) { return line.recompute == r; }))
-          choices.push_back(s_.recomputes_[r]);
       const std::size_t before = found_.fits.size() + found_.nearest.size();
-      search(lines, graphs_.price(micro_batch, choices));
+      search(lines, graphs_.price(micro_batch, choices_of(lines)));
       if (found_.fits.size() + found_.nearest.size() == before) return;
       Shape shape = family_.shape;
       shape.micro_batch = micro_batch;
       const Recompute& first = s_.recomputes_.front();
       s_.pricer_.remember(shape, first, graphs_.price(micro_batch, s_.pricer_.priced_with(first)));
+    }
+
+    std::vector<Recompute> choices_of(const std::vector<Line>& lines) const {
+      std::vector<char> asked(s_.recomputes_.size());
+      for (const Line& line : lines) asked[line.recompute] = 1;
+      std::vector<Recompute> choices;
+      for (std::size_t r = 0; r < asked.size(); ++r)
+        if (asked[r]) choices.push_back(s_.recomputes_[r]);
+      return choices;
     }
 
     std::vector<Line> lines_at(int micro_batch) {
@@ -548,7 +553,7 @@ class Search {
     }
     /// Leaves those that the sums of their operators' times at this micro-batch do not dismiss.
     void keep_by_sums(int micro_batch, std::vector<Line>& lines) {
-      const LeastPrice sums = graphs_.least_at(micro_batch, s_.recomputes_, *floor_);
+      const LeastPrice sums = graphs_.least_at(micro_batch, choices_of(lines), *floor_);
       std::vector<std::optional<Floor::Passes>> passes(s_.recomputes_.size());
       std::erase_if(lines, [&](const Line& line) {
         std::optional<Floor::Passes>& p = passes[line.recompute];
@@ -974,13 +979,18 @@ Space::Space(const PlanRequest& request) : request_(request) {
             if (!pins.ep && std::int64_t{tp} * cp * dp % (std::int64_t{ep} * etp) != 0) continue;
             d.expert = ep;
             d.expert_tensor = etp;
+            std::vector<std::pair<RankOrder, Dispatcher>> orders;  // the dispatcher does not ask for the rest
+            for (RankOrder order : rank_orders(d)) {
+              d.rank_order = order;
+              orders.push_back({order, dispatcher(d)});
+            }
             for (ContextParallel kind : context_kinds(cp))
-              for (RankOrder order : rank_orders(d))
+              for (const auto& [order, dispatcher] : orders)
                 for (const std::optional<Schedule> schedule : with_paired) {
                   d.context_kind = kind;
                   d.rank_order = order;
                   d.paired = schedule;
-                  d.dispatcher = dispatcher(d);
+                  d.dispatcher = dispatcher;
                   degrees_.push_back(d);
                 }
           }
