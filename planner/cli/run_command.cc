@@ -85,6 +85,16 @@ std::int64_t cut_layers(const Arguments& arguments, PlanToRun& plan) {
   return layers;
 }
 
+/// By which the ranks of a layout answer prompts; as many of each as in a step of training.
+std::shared_ptr<const Programme> answers_of(const PlanRequest& request, const Layout& layout) {
+  PlanRequest own = request;
+  own.workload.global_batch *= layout.context;
+  const Layout l = answering(layout);
+  auto programme = std::make_shared<const Programme>(make_programme(own.model, l, own.workload, Pricer(own).orders(l)));
+  inference_steps(*programme);  // complains of pipelines with two ways
+  return programme;
+}
+
 Prepared prepare(const std::string& path, const Arguments& arguments) {
   PlanToRun plan = read_plan(path, arguments);
   const std::optional<LoneRank> alone = read_lone_rank(arguments, plan);
@@ -112,7 +122,7 @@ Prepared prepare(const std::string& path, const Arguments& arguments) {
       question.rounds = static_cast<int>(whole_number("--steps", *steps, 1, 1'000'000));
     if (const auto tokens = arguments.find("--decode")) {
       question.decode = static_cast<int>(whole_number("--decode", *tokens, 1, 4096));
-      inference_steps(programme);  // complains of layouts that cut a token
+      question.answers = answers_of(plan.request, layout);
     }
     question.options.seed = plan.seed;
     question.options.alone = alone;

@@ -24,11 +24,21 @@ double longer_attention(Pricer& pricer, const Layout& layout, std::int64_t cache
 
 }  // namespace
 
-std::optional<Seconds> forward_time(const PlanRequest& request, const Layout& layout, std::int64_t tokens,
+Layout answering(Layout layout) {
+  layout.sequence_parallel = false;
+  layout.data *= layout.context;
+  layout.context = 1;
+  layout.context_kind = Layout{}.context_kind;
+  return layout;
+}
+
+std::optional<Seconds> forward_time(const PlanRequest& request, const Layout& trained, std::int64_t tokens,
                                     std::int64_t cached) {
-  if (layout.pipeline > 1) return std::nullopt;
+  if (trained.pipeline > 1) return std::nullopt;
+  const Layout layout = answering(trained);
   PlanRequest step = request;
   step.workload.sequence_length = tokens;
+  step.workload.global_batch *= trained.context;
   Pricer pricer(step);
   const double attention = cached > 0 ? longer_attention(pricer, layout, cached) : 1;
   Seconds sum;
@@ -40,7 +50,7 @@ std::optional<Seconds> forward_time(const PlanRequest& request, const Layout& la
     if (answered && !is_logits) continue;
     sum += (!o.communicates && o.family == KernelFamily::attention ? attention : 1) * o.seconds;
   }
-  return 1.0 / static_cast<double>(layout.micro_batches(request.workload.global_batch)) * sum;
+  return 1.0 / static_cast<double>(layout.micro_batches(step.workload.global_batch)) * sum;
 }
 
 }  // namespace shardwright

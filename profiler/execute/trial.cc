@@ -433,7 +433,10 @@ Trial run_trial(const Programme& programme, Communicator& world, const TrialQues
   Stopwatch watch(clock, board);
   try {
     Trial trial = trial_of(programme, world, question, std::move(one_rank), clock, watch);
-    if (question.decode > 0) trial.inference = inference_trial(programme, world, question, trial.checked, clock, watch);
+    if (question.decode > 0) {
+      const Programme& answers = question.answers ? *question.answers : programme;
+      trial.inference = inference_trial(answers, world, question, trial.checked, clock, watch);
+    }
     return trial;
   } catch (const std::exception& e) {
     if (board) board->end(StatusBoard::State::failed, e.what());

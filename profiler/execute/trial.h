@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -77,7 +78,9 @@ struct Trial {
 struct TrialQuestion {
   int rounds = 5, warm_up = 1;
   RunOptions options;
-  int decode = 0;           ///< tokens to decode afterwards, 0: no inference
+  int decode = 0;  ///< tokens to decode afterwards, 0: no inference
+  std::shared_ptr<const Programme> answers =
+      {};                   ///< by which prompts are answered (answering()); none: the trained one
   int watched_stage = 0;    ///< whose first rank's operators are told
   Bytes memory_limit = {};  ///< of each rank; 0: none
   double busy = 0.95;       ///< a round is void where a rank computed less than this of the time that it computed in,

@@ -167,10 +167,31 @@ TEST_CASE("ranks prefill a prompt and decode eight tokens as one rank does that 
   models.push_back(tiny_gated());
   for (Model& model : models) {
     model.max_position_embeddings = 40;
-    for (const char* words : {"micro 2", "tp 2", "tp 4 micro 2", "pp 2 gpipe", "dp 2", "dp 2 zero 3 group 2",
-                              "tp 2 pp 2 gpipe micro 2", "dp 2 ep 2"}) {
-      if (std::string(words).find("ep 2") != std::string::npos && model.n_routed_experts == 0) continue;
-      const Programme programme = tiny_programme(model, words);
+    for (const char* words : {"micro 2",
+                              "tp 2",
+                              "tp 4 micro 2",
+                              "pp 2 gpipe",
+                              "dp 2",
+                              "dp 2 zero 3 group 2",
+                              "tp 2 pp 2 gpipe micro 2",
+                              "dp 2 ep 2",
+                              "tp 2 sp",
+                              "cp 2 ring",
+                              "cp 2 ulysses",
+                              "dp 4 ep 2 etp 2",
+                              "tp 2 sp dp 2 ep 4",
+                              "tp 2 etp 2",
+                              "cp 2 dp 2 ep 4",
+                              "tp 2 sp pp 2 zb-h1 batch 3",
+                              "dp 2 pp 2 vpp 2 interleaved zero 2 group 2 batch 4 layers 4",
+                              "cp 2 pp 2 1f1b batch 3",
+                              "tp 2 sp cp 2 micro 2",
+                              "tp 2 dp 2 zero 3 group 2",
+                              "pp 4 vpp 2 zb-v batch 5"}) {
+      const bool shares_experts =
+          std::string(words).find("ep 2") != std::string::npos || std::string(words).find("ep 4") != std::string::npos;
+      if (shares_experts && model.n_routed_experts == 0) continue;
+      const Programme programme = tiny_programme(model, words, true);
       RunOptions options;
       options.trains = false;
       const Generated one_rank = generate_on_one_rank(programme, options, kTokens);

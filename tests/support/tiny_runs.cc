@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "planner/cost/forward_time.h"
+
 namespace shardwright {
 
 Model tiny_dense() {
@@ -71,7 +73,7 @@ Model tiny_gated() {
 
 std::vector<Model> tiny_models() { return {tiny_dense(), tiny_tied(), tiny_latent(), tiny_experts()}; }
 
-Programme tiny_programme(Model model, const char* words) {
+Programme tiny_programme(Model model, const char* words, bool answers) {
   Layout l;
   Workload w;
   w.sequence_length = 24;
@@ -100,6 +102,10 @@ Programme tiny_programme(Model model, const char* words) {
       if (name_of(schedule) == key) l.schedule = schedule;
   }
   if (w.global_batch == 0) w.global_batch = std::int64_t{2} * l.data * l.micro_batch;
+  if (answers) {
+    w.global_batch *= l.context;
+    l = answering(l);
+  }
   const int parts = l.pipeline * l.virtual_pipeline;
   const auto layers = static_cast<int>(model.num_hidden_layers);
   for (int part = 0; part < parts; ++part)

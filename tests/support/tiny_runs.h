@@ -18,6 +18,7 @@ std::vector<Model> tiny_models();
 
 /// A step of a tiny model under a layout in words, "tp 2 sp dp 2 zero 1 group 2 pp 2 zb-h1 batch 8". Keys: tp cp dp ep
 /// etp pp vpp zero group batch layers; sp, ring, ulysses, allgather, full (recomputation) and names of schedules.
-Programme tiny_programme(Model model, const char* layout);
+/// `answers`: as its ranks answer prompts (answering()).
+Programme tiny_programme(Model model, const char* layout, bool answers = false);
 
 }  // namespace shardwright
