@@ -219,6 +219,12 @@ Json what_if_json(const ServeWhatIf& w) {
   return json;
 }
 
+Json what_ifs_json(const std::vector<ServeWhatIf>& what_ifs) {
+  Json list = Json::array();
+  for (const ServeWhatIf& w : what_ifs) list.push_back(what_if_json(w));
+  return list;
+}
+
 Json detail_json(const ServeDetail& detail, const std::string& command) {
   Json json;
   json["command"] = command;
@@ -231,17 +237,55 @@ Json detail_json(const ServeDetail& detail, const std::string& command) {
     of["axes"] = axes_json(pool.axes);
     json["pools"].push_back(std::move(of));
   }
-  json["what_if"] = Json::array();
-  for (const ServeWhatIf& w : detail.what_ifs) json["what_if"].push_back(what_if_json(w));
+  json["what_if"] = what_ifs_json(detail.what_ifs);
   return json;
 }
 
-}  // namespace
+Json parts_json(const std::vector<StepPart>& parts) {
+  Json json = Json::object();
+  for (const StepPart& part : parts) put(json, part.name.c_str(), part.seconds.value);
+  return json;
+}
 
-std::string serve_result_json(const ServeResult& result, const std::optional<ServeDetail>& detail,
-                              const std::string& command) {
+/// A plan with where the time between two of its tokens goes.
+Json explained_json(const ServedLayout& plan, const Speculation& speculation) {
+  Json json = plan_json(plan, 1);
+  json.erase("rank");
+  if (plan.fits) json["round_seconds_by_part"] = parts_json(round_parts(*plan.prediction, speculation));
+  return json;
+}
+
+Json changes_json(const std::vector<ServeChange>& changes) {
+  Json list = Json::array();
+  for (const ServeChange& change : changes) {
+    Json json;
+    json["keys"] = Json::array();
+    for (const ServeKey key : change.keys) json["keys"].push_back(name_of(key));
+    json["turns"] = change.turns;
+    Json plan = plan_json(change.plan, 1);
+    plan.erase("rank");
+    json.update(plan);
+    list.push_back(std::move(json));
+  }
+  return list;
+}
+
+Json search_json(const SearchSummary& of) {
+  Json search;
+  search["considered"] = of.considered;
+  search["priced"] = of.priced;
+  search["pruned"] = of.pruned;
+  search["rejected"] = Json::object();
+  for (const auto& [reason, count] : of.rejected) search["rejected"][reason] = count;
+  put(search, "seconds", of.seconds);
+  search["proven_best"] = of.proven_best;
+  return search;
+}
+
+/// What every answer begins with.
+Json top(const char* schema, const ServeResult& result) {
   Json json;
-  json["schema"] = "shardwright.plan_result/1";
+  json["schema"] = schema;
   json["shardwright_version"] = version();
   json["model"] = result.model;
   json["machine"] = result.machine;
@@ -252,23 +296,40 @@ std::string serve_result_json(const ServeResult& result, const std::optional<Ser
     json["prefill_pool"]["gpus"] = result.prefill_pool->gpus;
   }
   json["workload"] = workload_json(result);
-  if (!result.is_estimate) {
-    Json& search = json["search"];
-    search["considered"] = result.search.considered;
-    search["priced"] = result.search.priced;
-    search["pruned"] = result.search.pruned;
-    search["rejected"] = Json::object();
-    for (const auto& [reason, count] : result.search.rejected) search["rejected"][reason] = count;
-    put(search, "seconds", result.search.seconds);
-    search["proven_best"] = result.search.proven_best;
-  }
+  return json;
+}
+
+std::string text_of(const Json& json) { return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n"; }
+
+}  // namespace
+
+std::string serve_result_json(const ServeResult& result, const std::optional<ServeDetail>& detail,
+                              const std::string& command) {
+  Json json = top("shardwright.plan_result/1", result);
+  if (!result.is_estimate) json["search"] = search_json(result.search);
   json["plans"] = list_json(result.plans);
   if (!result.is_estimate) {
     json["pareto"] = list_json(result.pareto);
     if (result.plans.empty()) json["nearest"] = list_json(result.nearest);
   }
   if (detail) json["detail"] = detail_json(*detail, command);
-  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  return text_of(json);
+}
+
+std::string serve_explanation_json(const ServeExplanation& e) {
+  const Speculation& speculation = e.asked.workload.speculation;
+  Json json = top("shardwright.explanation/1", e.asked);
+  json["standing"] = name_of(e.standing);
+  json["layout"] = explained_json(e.layout, speculation);
+  if (e.limit) json["limit"] = {{"reason", e.limit->reason}, {"detail", e.limit->detail}};
+  if (e.best) json["best"] = explained_json(*e.best, speculation);
+  json["search"] = search_json(e.search);
+  json["search"].erase("seconds");  // nobody took the time
+  json["changes"] = changes_json(e.changes);
+  json["pairs"] = changes_json(e.pairs);
+  if (e.against) json["against"] = explained_json(*e.against, speculation);
+  if (!e.what_ifs.empty()) json["what_if"] = what_ifs_json(e.what_ifs);
+  return text_of(json);
 }
 
 }  // namespace shardwright

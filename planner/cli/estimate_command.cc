@@ -48,6 +48,7 @@ Command estimate_command() {
       run};
   command.options.push_back({"--layout", "KEY=VALUE,...", "what is given of the layout; the rest is chosen"});
   for (const Option& option : serve_options()) command.options.push_back(option);
+  for (const Option& option : load_options()) command.options.push_back(option);
   command.options.push_back(phase_option());
   for (const Option& option : run_options()) command.options.push_back(option);
   command.options.push_back(plan_option());

@@ -6,6 +6,7 @@
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
 #include "planner/cli/plan_file.h"
+#include "planner/cli/serve_options.h"
 #include "planner/explain.h"
 #include "reports/explain_text.h"
 #include "reports/json.h"
@@ -14,6 +15,8 @@ namespace shardwright {
 namespace {
 
 int run(const Arguments& given) {
+  check_serve_mix(given);
+  if (given.has("--serve")) return run_explain_serve(given);
   check_html(given);
   const bool from_file = given.positionals.size() == 1;
   const std::string& first = given.positionals[0];
@@ -48,7 +51,9 @@ Command explain_command() {
                   "where a layout's time and memory go, and what would turn it",
                   {"explain llama-3.1-405b h100-sxm-80gb --gpus 1024 \\\n    --sequence-length 8192 --global-batch 512 "
                    "--layout tp=4,pp=16,zero=1",
-                   "explain plan.json --against tp=8,pp=8 --sensitivity"},
+                   "explain plan.json --against tp=8,pp=8 --sensitivity",
+                   "explain llama-3.1-70b h100-sxm-80gb --gpus 8 --serve --precision fp8 \\\n    --isl 1024 --osl 256 "
+                   "--max-tpot 0.03 --layout tp=8"},
                   question_positionals(),
                   question_options(),
                   run};
@@ -57,6 +62,7 @@ Command explain_command() {
   command.positionals[1].required = false;
   command.options.push_back({"--layout", "KEY=VALUE,...", "the layout to explain; what is not given is chosen"});
   command.options.push_back({"--against", "KEY=VALUE,...", "a layout to compare with, instead of the best"});
+  for (const Option& option : serve_options()) command.options.push_back(option);
   command.options.push_back({"--operators", "", "every operator and every tensor, too"});
   command.options.push_back({"--sensitivity", "", "with a faster network, more memory, a larger batch"});
   command.options.push_back(html_option());

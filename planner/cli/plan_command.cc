@@ -134,7 +134,7 @@ Command plan_command() {
   command.options.push_back({"--schedules", "NAME,...", "try zb-1p, zb-v, dualpipe, ... or all, too (slow)"});
   command.options.push_back({"--top", "K", "how many layouts to list (default 10)"});
   for (const auto& more :
-       {serve_options(), prefill_pool_options(), run_options(), goal_options(), run_at_once_options()})
+       {serve_options(), load_options(), prefill_pool_options(), run_options(), goal_options(), run_at_once_options()})
     command.options.insert(command.options.end(), more.begin(), more.end());
   command.options.push_back(plan_option());
   command.options.push_back(trace_option());

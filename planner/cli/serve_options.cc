@@ -43,12 +43,13 @@ constexpr std::array<const char*, 20> kOfServing = {"--isl",
                                                     "--prefill-machine",
                                                     "--prefill-gpus",
                                                     "--prefill-gpu-hour-price"};
-constexpr std::array<const char*, 25> kOfTraining = {
+constexpr std::array<const char*, 26> kOfTraining = {
     "--train",           "--sequence-length", "--global-batch",  "--cuda-graphs", "--expert-load",
     "--capacity-factor", "--tokens",          "--experiments",   "--mtbf-hours",  "--checkpoint-seconds",
     "--storage-gbps",    "--restart-seconds", "--deadline-days", "--budget",      "--longest-sequence",
     "--trace",           "--unmeasured",      "--plan",          "--run",         "--trial",
-    "--ranks",           "--steps",           "--communicator",  "--schedules",   "--calibrate"};
+    "--ranks",           "--steps",           "--communicator",  "--schedules",   "--calibrate",
+    "--operators"};
 
 template <typename Format, std::size_t n, typename Named>
 Format read_format(const Arguments& arguments, const char* flag, const std::array<Format, n>& all, Format otherwise,
@@ -133,8 +134,6 @@ std::vector<Option> serve_options() {
   for (const KvFormat f : kKvFormats) kv.emplace_back(name_of(f));
   std::vector<std::string> weights;
   for (const WeightFormat f : kWeightFormats) weights.emplace_back(name_of(f));
-  std::vector<std::string> goals;
-  for (const GoalOf g : kGoalsOf) goals.emplace_back(name_of(g));
   return {{"--isl", "TOKENS", "tokens of a prompt"},
           {"--osl", "TOKENS", "tokens of its answer"},
           {"--concurrency", "C", "clients that each wait for their answer"},
@@ -144,8 +143,13 @@ std::vector<Option> serve_options() {
           {"--mtp-acceptance", "A", "how often one of them is right: 0.85"},
           {"--cached-prefix", "SHARE", "of a prompt, whose keys are kept from before: 0.56"},
           {"--max-ttft", "S", "seconds until the first token, at most"},
-          {"--max-tpot", "S", "seconds for each further token, at most"},
-          {"--slo", "WHICH", "of which request: mean (default), p90, p99, ...", Completes::words, goals},
+          {"--max-tpot", "S", "seconds for each further token, at most"}};
+}
+
+std::vector<Option> load_options() {
+  std::vector<std::string> goals;
+  for (const GoalOf g : kGoalsOf) goals.emplace_back(name_of(g));
+  return {{"--slo", "WHICH", "of which request: mean (default), p90, p99, ...", Completes::words, goals},
           {"--requests-per-second", "R", "a load, played; of a plan, for the fewest GPUs"},
           {"--arrivals", "A", "poisson (default), or a trace, a CSV file"},
           {"--lengths", "L", "fixed, exponential, uniform:W or lognormal:S"},
@@ -300,6 +304,22 @@ int run_estimate_serve(const Arguments& arguments) {
   const ServeResult result = estimate_serving(request);
   write_serve_answer(arguments, request, result);
   return result.plans.front().keeps_goals ? kDone : kNothingFits;
+}
+
+int run_explain_serve(const Arguments& arguments) {
+  if (arguments.positionals.size() < 2)
+    throw InputError("explain: MACHINE is missing: with --serve it needs a model and a machine");
+  const std::optional<std::string> layout = arguments.find("--layout");
+  if (!layout) throw InputError("--layout: is missing: the layout to explain, e.g. --layout tp=8,ep=8");
+  if (arguments.has("--html"))
+    throw InputError("--html: a page of explain is of training in this version; plan and estimate --serve have one");
+  const ServeRequest request = read_serve_question(arguments, *layout, "--layout");
+  std::optional<ServePins> against;
+  if (const auto other = arguments.find("--against")) against = parse_serve_layout(*other, "--against");
+  const ServeExplanation explanation = explain_serving(request, against, arguments.has("--sensitivity"));
+  write_answer(arguments, serve_explain_text(request, explanation, stdout_style()),
+               serve_explanation_json(explanation));
+  return explanation.layout.keeps_goals ? kDone : kNothingFits;
 }
 
 }  // namespace shardwright

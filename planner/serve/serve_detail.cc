@@ -5,23 +5,6 @@
 namespace shardwright {
 namespace {
 
-/// Pins of exactly this layout.
-ServePins pins_of(const ServeLayout& l, const Model& model) {
-  ServePins pins;
-  pins.tp = l.tensor;
-  pins.pp = l.pipeline;
-  pins.attention_dp = l.attention_data;
-  pins.cp = l.context;
-  pins.dp = l.replicas;
-  pins.disaggregated = false;
-  if (model.n_routed_experts == 0) return pins;
-  pins.ep = l.expert;
-  pins.etp = l.expert_tensor;
-  if (l.redundant > 0) pins.redundant = l.redundant;
-  pins.shared_routed = l.shared_routed;
-  return pins;
-}
-
 std::vector<AxisLinks> links_of(const ServeRequest& request, const Machine& of, const ServeLayout& served) {
   Layout layout = stage_layout(served, request.engine.dispatcher);
   layout.pipeline = served.pipeline;

@@ -85,6 +85,22 @@ ServePins parse_serve_layout(const std::string& text, const std::string& what) {
   return pins;
 }
 
+ServePins pins_of(const ServeLayout& l, const Model& model) {
+  ServePins pins;
+  pins.tp = l.tensor;
+  pins.pp = l.pipeline;
+  pins.attention_dp = l.attention_data;
+  pins.cp = l.context;
+  pins.dp = l.replicas;
+  pins.disaggregated = false;
+  if (model.n_routed_experts == 0) return pins;
+  pins.ep = l.expert;
+  pins.etp = l.expert_tensor;
+  if (l.redundant > 0) pins.redundant = l.redundant;
+  pins.shared_routed = l.shared_routed;
+  return pins;
+}
+
 std::string to_string(const ServeLayout& l) {
   std::string text = fmt::format("tp={},pp={},attention_dp={}", l.tensor, l.pipeline, l.attention_data);
   if (l.context > 1) text += fmt::format(",cp={}", l.context);

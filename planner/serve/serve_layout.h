@@ -51,6 +51,8 @@ struct ServePins {
 
 /// Parses "tp=8,ep=8". Throws InputError as parse_layout does.
 ServePins parse_serve_layout(const std::string& text, const std::string& what);
+/// Pins of exactly this layout, aggregated.
+ServePins pins_of(const ServeLayout& layout, const Model& model);
 std::string to_string(const ServeLayout& layout);
 std::string to_string(const PoolLayout& layout);
 

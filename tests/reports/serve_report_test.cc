@@ -137,6 +137,43 @@ TEST_CASE("the text of a serving plan has every fact of its page, on 80 columns 
   }
 }
 
+TEST_CASE("an explanation names its layouts, parts and changes, in JSON and as text, on 80 columns") {
+  ServeRequest r = request();
+  r.gpus = 8;
+  r.goals.max_tpot_seconds = 0.02;
+  r.pins = parse_serve_layout("tp=8", "--layout");
+  const ServeExplanation e = explain_serving(r, parse_serve_layout("tp=4", "--against"), true);
+  REQUIRE(e.standing == ServeStanding::slower);
+  REQUIRE(!e.changes.empty());
+  const auto json = nlohmann::json::parse(serve_explanation_json(e));
+  CHECK(json["schema"] == "shardwright.explanation/1");
+  CHECK(json["workload"]["kind"] == "serving");
+  CHECK(json["standing"] == "slower");
+  CHECK(json["layout"]["layout_text"] == "tp=8,pp=1,attention_dp=1,dp=1");
+  CHECK(json["against"]["layout"]["tp"] == 4);
+  CHECK(json["limit"]["reason"] == "tpot");
+  CHECK(json["what_if"].size() == 3);
+  CHECK(json["changes"][0]["keys"][0] == name_of(e.changes[0].keys[0]));
+  CHECK(json["changes"][0]["turns"] == e.changes[0].turns);
+  for (const char* plan : {"layout", "best", "against"}) {
+    double sum = 0;
+    for (const auto& [part, seconds] : json[plan]["round_seconds_by_part"].items()) sum += seconds.get<double>();
+    CHECK(sum == doctest::Approx(json[plan]["predicted"]["tpot_seconds"].get<double>()));
+  }
+  const std::string text = serve_explain_text(r, e, {});
+  for (const char* fact :
+       {"answers", "No larger batch: tpot: in batches of", "What it answers", "Where the time between two tokens goes",
+        "Where the GiB of a GPU go", "against", "tp 8 -> ", "The same layout, at its best load, with"}) {
+    CAPTURE(fact);
+    CHECK(text.find(fact) != std::string::npos);
+  }
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = text.find('\n', begin);
+    CHECK(end - begin <= 80);
+    begin = end + 1;
+  }
+}
+
 TEST_CASE("tables of plans are no wider than the terminal") {
   ServeRequest r = request();
   r.model = find_model("mixtral-8x7b");
