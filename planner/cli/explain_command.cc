@@ -52,7 +52,7 @@ Command explain_command() {
                   {"explain llama-3.1-405b h100-sxm-80gb --gpus 1024 \\\n    --sequence-length 8192 --global-batch 512 "
                    "--layout tp=4,pp=16,zero=1",
                    "explain plan.json --against tp=8,pp=8 --sensitivity",
-                   "explain llama-3.1-70b h100-sxm-80gb --gpus 8 --serve --precision fp8 \\\n    --isl 1024 --osl 256 "
+                   "explain llama-3.1-70b h100-sxm-80gb --serve --precision fp8 \\\n    --isl 1024 --osl 256 "
                    "--max-tpot 0.03 --layout tp=8"},
                   question_positionals(),
                   question_options(),
