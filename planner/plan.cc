@@ -155,11 +155,16 @@ SearchAnswer search_all(const PlanRequest& request) {
                             {&a.nearest, &all.nearest},
                             {&a.rejected, &all.rejected}})
       to->insert(to->end(), std::make_move_iterator(from->begin()), std::make_move_iterator(from->end()));
+    all.priced.insert(all.priced.end(), std::make_move_iterator(a.priced.begin()),
+                      std::make_move_iterator(a.priced.end()));
   }
   all.summary.proven_best = all.summary.proven_best && any_fits;
   std::sort(all.top.begin(), all.top.end(), faster);
   if (all.top.size() > static_cast<std::size_t>(request.top)) all.top.resize(static_cast<std::size_t>(request.top));
   all.pareto = front_of(std::move(all.pareto));
+  std::sort(all.priced.begin(), all.priced.end(), [](const PricedPoint& a, const PricedPoint& b) {
+    return std::tie(a.step, a.layout, a.precision) < std::tie(b.step, b.layout, b.precision);
+  });
   if (any_fits) all.nearest.clear();
   std::sort(all.nearest.begin(), all.nearest.end(), smaller);
   if (all.nearest.size() > kNearest) all.nearest.resize(kNearest);
@@ -244,6 +249,7 @@ PlanResult plan(const PlanRequest& request) {
   r.search = std::move(a.summary);
   r.plans = std::move(a.top);
   r.pareto = std::move(a.pareto);
+  r.priced = std::move(a.priced);
   r.nearest = std::move(a.nearest);
   r.rejected = std::move(a.rejected);
   for (auto* list : {&r.plans, &r.nearest})

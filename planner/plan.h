@@ -85,6 +85,14 @@ struct PricedLayout {
   std::vector<std::string> assumed;      ///< keys that the planner filled in, in the order of to_string(Layout)
 };
 
+/// A layout that a search priced in full and that fits, without all that is known of it.
+struct PricedPoint {
+  Layout layout;
+  DataType precision = DataType::bf16;
+  Seconds step;
+  Bytes reserved;  ///< on the fullest stage
+};
+
 struct SearchSummary {
   std::int64_t considered = 0, priced = 0, pruned = 0;
   std::map<std::string, std::int64_t> rejected;  ///< by reason; "memory" only where it was looked at (search.h)
@@ -135,6 +143,7 @@ struct PlanResult {
   std::vector<PricedLayout> plans;  ///< best first; an estimate has exactly one
   /// Least reserved memory for each throughput, fastest first, down to half the throughput of the first.
   std::vector<PricedLayout> pareto;
+  std::vector<PricedPoint> priced;                          ///< SearchSummary::priced of a plan, fastest first
   std::vector<PricedLayout> nearest;                        ///< when nothing fits: the layouts that miss by least
   std::vector<PricedLayout> rejected;                       ///< examples of each reason (SearchAnswer::rejected)
   std::optional<std::vector<UnmeasuredKernel>> unmeasured;  ///< where it was asked for

@@ -411,6 +411,21 @@ Json calibrated_json(const FamilyCalibration& f) {
   return json;
 }
 
+/// Every layout that was priced and its place in a chart, as columns: there are thousands.
+Json priced_json(const PlanResult& result) {
+  Json json = {{"layout_text", Json::array()},
+               {"precision", Json::array()},
+               {"step_seconds", Json::array()},
+               {"memory_reserved_bytes", Json::array()}};
+  for (const PricedPoint& p : result.priced) {
+    json["layout_text"].push_back(to_string(p.layout));
+    json["precision"].push_back(name_of(p.precision));
+    json["step_seconds"].push_back(p.step.value);
+    json["memory_reserved_bytes"].push_back(p.reserved.value);
+  }
+  return json;
+}
+
 /// Of `plan` and `estimate`.
 Json plan_json(const PlanResult& result) {
   Json json = top("plan_result");
@@ -426,6 +441,7 @@ Json plan_json(const PlanResult& result) {
   json["plans"] = list_json(result.plans, global_batch, true);
   if (!result.is_estimate) json["ties_with_best"] = ties_with_best(result.plans);
   if (!result.is_estimate) json["pareto"] = list_json(result.pareto, global_batch, false);
+  if (!result.priced.empty()) json["priced_layouts"] = priced_json(result);
   if (!result.nearest.empty()) json["nearest"] = list_json(result.nearest, global_batch, false);
   if (!result.rejected.empty()) json["rejected"] = list_json(result.rejected, global_batch, false);
   if (result.unmeasured) json["unmeasured"] = list_of(*result.unmeasured, unmeasured_json);

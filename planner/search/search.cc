@@ -866,9 +866,9 @@ class Search {
         ++pruned_;
         continue;
       }
-      ++priced_;
       PricedLayout p = price(c);
       if (scouted_.count(p.layout) == 0) known_.add(p.prediction->step, {reserved(p)});
+      points_.push_back({p.layout, p.precision, p.prediction->step, {reserved(p)}});
       insert_top(p);
       insert_front(std::move(p));
     }
@@ -906,14 +906,15 @@ class Search {
   SearchAnswer answer() {
     SearchAnswer a;
     a.summary.considered = considered_;
-    a.summary.priced = priced_;
+    a.summary.priced = std::ssize(points_);
     a.summary.pruned = pruned_;
     a.summary.rejected = rejected_;
     std::int64_t rejected = 0;
     for (const auto& [reason, n] : rejected_) rejected += n;
-    a.summary.proven_best = !top_.empty() && considered_ == priced_ + pruned_ + rejected;
+    a.summary.proven_best = !top_.empty() && considered_ == a.summary.priced + pruned_ + rejected;
     a.top = std::move(top_);
     a.pareto = within_reach(std::move(front_));
+    a.priced = std::move(points_);
     if (a.top.empty()) a.nearest = priced_too_large(nearest_);
     if (a.top.empty() && request_.rejected_examples > 0)
       a.rejected = {a.nearest.begin(),
@@ -945,9 +946,10 @@ class Search {
   std::set<Layout> scouted_;
   std::vector<Candidate> nearest_, fastest_;                     // that do not fit, as of Found
   std::map<std::string, std::vector<PricedLayout>> impossible_;  // examples, by reason
-  std::int64_t considered_ = 0, priced_ = 0, pruned_ = 0;
+  std::int64_t considered_ = 0, pruned_ = 0;
   std::map<std::string, std::int64_t> rejected_;
   std::vector<PricedLayout> top_, front_;
+  std::vector<PricedPoint> points_;
 };
 
 }  // namespace

@@ -105,6 +105,7 @@ struct SearchAnswer {
   SearchSummary summary;
   std::vector<PricedLayout> top;     // best first; tokens/s, then the layout itself
   std::vector<PricedLayout> pareto;  // fastest first
+  std::vector<PricedPoint> priced;   // summary.priced of them, in the order in which they were
   std::vector<PricedLayout>
       nearest;  // when nothing fits: least reserved memory first, then the layout; at most kNearest
   /// As many as PlanRequest::rejected_examples of each reason. "memory" first: `nearest`, or, where anything fits,

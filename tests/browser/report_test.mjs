@@ -287,6 +287,26 @@ await test('layouts sort by a column and filter by words, with the keyboard', as
   await close();
 });
 
+await test('every layout that was priced is a point of the chart of time against memory', async () => {
+  const { page, close } = await open('plan');
+  const { search, pareto, priced_layouts: priced, plans } = JSON.parse(readFileSync(join(folder, 'plan.json'), 'utf8'));
+  same('as many as the search counts', priced.layout_text.length, search.priced);
+  check('more than are listed', priced.layout_text.length > plans.length);
+  const part = page.locator('section[id$="-memory-for-time"]');
+  await part.locator('summary').click();
+  const rows = part.locator('details tbody tr');
+  await rows.first().waitFor();
+  same(
+    'and the table behind it has them',
+    await part.getByRole('status').textContent(),
+    `${search.priced.toLocaleString('en')} priced layouts`,
+  );
+  const summary = await part.locator('[role="img"]').first().getAttribute('aria-label');
+  check('the front is marked', summary.includes(`${pareto.length} of them need less memory`), summary);
+  check('a layout as estimate takes it', (await rows.first().textContent()).includes(plans[0].layout_text));
+  await close();
+});
+
 await test('a word with = is a whole cell', async () => {
   const { page, close } = await open('many');
   const { plans } = JSON.parse(readFileSync(join(folder, 'many.json'), 'utf8'));
@@ -309,6 +329,7 @@ await test('an answer of serving shows speed for all and for each, what a token 
   check('its confidence', (await page.locator('.confidence').textContent()).startsWith('Confidence: '));
   const latency = page.locator('section[id$="-latency"]');
   await latency.locator('summary').click();
+  await latency.locator('details tbody th').first().waitFor();
   const titles = await latency.locator('details tbody th').allTextContents();
   check("others' prompts are a part of a token's time", titles.includes("others' prompts"), titles);
   const shares = await latency.locator('details tbody td:nth-child(3)').allTextContents();

@@ -237,6 +237,23 @@ std::vector<PricedLayout> front_of(const std::vector<PricedLayout>& fastest_firs
   return front;
 }
 
+/// Of `priced`: as many as were counted, each as it is in `all`, in their order, those of the answer among them.
+void check_points(const PlanResult& r, const std::vector<PricedLayout>& all) {
+  CHECK(std::ssize(r.priced) == r.search.priced);
+  const auto same = [](const PricedPoint& a, const PricedLayout& b) {
+    return a.layout == b.layout && a.precision == b.precision && a.step.value == step(b) && a.reserved.value == memory(b);
+  };
+  auto next = all.begin();
+  for (const PricedPoint& point : r.priced) {
+    next = std::find_if(next, all.end(), [&](const PricedLayout& p) { return same(point, p); });
+    REQUIRE(next != all.end());
+    ++next;
+  }
+  for (const auto& list : {r.plans, r.pareto})
+    for (const PricedLayout& p : list)
+      CHECK(std::any_of(r.priced.begin(), r.priced.end(), [&](const PricedPoint& point) { return same(point, p); }));
+}
+
 std::int64_t sum_of(const std::map<std::string, std::int64_t>& counts) {
   std::int64_t n = 0;
   for (const auto& [reason, count] : counts) n += count;
@@ -260,6 +277,7 @@ SearchSummary agree(const PlanRequest& request) {
   if (top.size() > static_cast<std::size_t>(request.top)) top.resize(static_cast<std::size_t>(request.top));
   check_same(r.plans, top);
   check_same(r.pareto, front_of(e.fitting));
+  check_points(r, e.fitting);
   if (e.fitting.empty())
     nearest.assign(e.too_large.begin(), e.too_large.begin() + std::min<std::ptrdiff_t>(3, std::ssize(e.too_large)));
   check_same(r.nearest, nearest);

@@ -38,6 +38,26 @@ TEST_CASE("a plan carries schema, question, search and ranked plans") {
   CHECK_FALSE(json["pareto"][0].contains("rank"));
 }
 
+TEST_CASE("what was priced is in columns") {
+  PlanResult result = round_result();
+  const auto add = [&](const PricedLayout& p) {
+    result.priced.push_back({p.layout, p.precision, p.prediction->step, p.prediction->worst().reserved});
+  };
+  add(result.plans[0]);
+  add(result.plans[1]);
+  const Json json = Json::parse(plan_result_json(result));
+  CHECK(keys_of(json)[11] == "priced_layouts");
+  const Json& priced = json["priced_layouts"];
+  CHECK(keys_of(priced) ==
+        std::vector<std::string>{"layout_text", "precision", "step_seconds", "memory_reserved_bytes"});
+  for (std::size_t i = 0; i < 2; ++i) {
+    CHECK(priced["layout_text"][i] == json["plans"][i]["layout_text"]);
+    CHECK(priced["precision"][i] == "bf16");
+    CHECK(priced["step_seconds"][i] == json["plans"][i]["predicted"]["step_seconds"]);
+    CHECK(priced["memory_reserved_bytes"][i] == json["plans"][i]["predicted"]["memory_reserved_bytes"]);
+  }
+}
+
 // 8 x 2 x 4 ranks: 32 sequences / (dp 4 x micro_batch 1) = 8 micro-batches.
 TEST_CASE("a layout has the keys of --layout and the counts that follow from them") {
   const Json json = Json::parse(plan_result_json(round_result()));

@@ -1,7 +1,7 @@
 // The ranked layouts, and behind a switch what the search turned down.
 import { chart, axis } from '../chart.js';
 import { checkbox, definitions, el } from '../dom.js';
-import { degreesText, layoutColumns, moreResultColumns, resultColumns } from '../layout.js';
+import { layoutColumns, moreResultColumns, resultColumns } from '../layout.js';
 import { section } from '../section.js';
 import { table } from '../table.js';
 import { colour } from '../theme.js';
@@ -133,46 +133,50 @@ export function rankingSection(data) {
   );
 }
 
-/// Every layout that this file knows with a prediction: ranked ones, then those of the front whose point is none of
-/// theirs.
+/// Every layout that the search priced, fastest first: { layout, precision, step, memory in GiB, rank if it is listed,
+/// front: needs less memory than every faster one }.
 function pricedLayouts(data) {
-  const rows = data.plans.filter((plan) => plan.predicted).map((plan) => ({ plan, front: false }));
-  const keyOf = ({ predicted: p }) => `${p.step_seconds} ${p.memory_reserved_bytes}`;
-  const known = new Map();
-  for (const row of rows) if (!known.has(keyOf(row.plan))) known.set(keyOf(row.plan), row);
-  for (const plan of data.pareto ?? []) {
-    const key = keyOf(plan);
-    if (known.has(key)) known.get(key).front = true;
-    else rows.push({ plan, front: true });
-  }
-  return rows;
+  const columns = data.priced_layouts;
+  const nameOf = (layout, precision) => `${precision} ${layout}`;
+  const front = new Set((data.pareto ?? []).map((plan) => nameOf(plan.layout_text, plan.precision)));
+  return (columns?.layout_text ?? []).map((layout, i) => ({
+    layout,
+    precision: columns.precision[i],
+    step: columns.step_seconds[i],
+    memory: columns.memory_reserved_bytes[i] / 2 ** 30,
+    rank: i < data.plans.length ? i + 1 : undefined,
+    front: front.has(nameOf(layout, columns.precision[i])),
+  }));
 }
 
 export function paretoSection(data) {
   const rows = pricedLayouts(data);
   if (rows.length < 2) return null;
   const usable = data.detail?.machine.usable_memory_bytes;
-  const point = ({ plan }) => [plan.predicted.memory_reserved_bytes / 2 ** 30, plan.predicted.step_seconds];
-  const front = rows.filter((row) => row.front).sort((a, b) => point(a)[0] - point(b)[0]);
+  const several = rows.some((row) => row.precision !== rows[0].precision);
+  const point = (row) => [row.memory, row.step];
+  const front = rows.filter((row) => row.front).sort((a, b) => a.memory - b.memory);
   const others = rows.filter((row) => !row.front);
   const lists = [others, front]; // by series
+  const words = (row) =>
+    [
+      `${row.rank ? `#${row.rank}, ` : ''}${units.seconds(row.step)}, ${units.gib(row.memory * 2 ** 30)}${several ? `, ${row.precision}` : ''}`,
+      ...row.layout.match(/[^,]+(,[^,]+){0,4}/g),
+    ].join('\n');
   const figure = chart({
     title: 'Time against memory',
     height: 380,
-    summary: `${rows.length} layouts; ${front.length} of them have less memory than every faster one.`,
+    summary: `${units.count(rows.length)} layouts; ${front.length} of them need less memory than every faster one.`,
     option: () => ({
       grid: { left: 64, right: 24, top: 40, bottom: 52 },
-      tooltip: {
-        formatter: ({ seriesIndex, dataIndex }, row = lists[seriesIndex][dataIndex]) =>
-          `${row.plan.rank ? `#${row.plan.rank}: ` : ''}${degreesText(row.plan.layout)}\n${units.seconds(row.plan.predicted.step_seconds)}, ${units.gib(row.plan.predicted.memory_reserved_bytes)}`,
-      },
+      tooltip: { formatter: ({ seriesIndex, dataIndex }) => words(lists[seriesIndex][dataIndex]) },
       xAxis: axis({ type: 'value', name: 'memory of the fullest GPU, GiB', scale: true }),
       yAxis: axis({ type: 'value', name: 'step, s', nameGap: 44, scale: true }),
       series: [
         {
           name: 'priced',
           type: 'scatter',
-          symbolSize: 7,
+          symbolSize: others.length > 500 ? 4 : 7,
           itemStyle: { color: colour('grey') },
           large: others.length > 2000,
           data: others.map(point),
@@ -199,18 +203,19 @@ export function paretoSection(data) {
       name: 'priced layouts',
       rows,
       columns: [
-        { title: 'front', value: (row) => (row.front ? 'yes' : 'no'), always: true },
-        ...resultColumns,
-        ...layoutColumns,
-        ...moreResultColumns,
+        { title: 'step s', value: (row) => row.step, text: (row) => units.number(row.step, 4) },
+        { title: 'memory GiB', value: (row) => row.memory, text: (row) => units.number(row.memory) },
+        { title: 'front', value: (row) => (row.front ? 'yes' : 'no') },
+        { title: '#', value: (row) => row.rank, help: 'where it is ranked above' },
+        { title: 'layout', value: (row) => row.layout, help: 'as estimate --layout takes it', wide: true },
+        ...(several ? [{ title: 'precision', value: (row) => row.precision, left: true }] : []),
       ],
-      sort: ['step s', false],
     },
   });
   return section(
     'memory-for-time',
     'Memory for time',
-    'Each point is a layout that was priced: those of the list above (--top makes it longer), and the front. Those on the line need less memory than every faster one: go along it for room to spare, for a longer sequence or a smaller GPU.',
+    'Each point is a layout that was priced in full: all that bounds left in the running. Those on the line need less memory than every faster one: go along it for room to spare, for a longer sequence or a smaller GPU.',
     figure.element,
   );
 }
