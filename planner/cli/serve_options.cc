@@ -311,14 +311,14 @@ int run_explain_serve(const Arguments& arguments) {
     throw InputError("explain: MACHINE is missing: with --serve it needs a model and a machine");
   const std::optional<std::string> layout = arguments.find("--layout");
   if (!layout) throw InputError("--layout: is missing: the layout to explain, e.g. --layout tp=8,ep=8");
-  if (arguments.has("--html"))
-    throw InputError("--html: a page of explain is of training in this version; plan and estimate --serve have one");
+  check_html(arguments);
   const ServeRequest request = read_serve_question(arguments, *layout, "--layout");
   std::optional<ServePins> against;
   if (const auto other = arguments.find("--against")) against = parse_serve_layout(*other, "--against");
   const ServeExplanation explanation = explain_serving(request, against, arguments.has("--sensitivity"));
-  write_answer(arguments, serve_explain_text(request, explanation, stdout_style()),
-               serve_explanation_json(explanation));
+  const std::string json = serve_explanation_json(explanation);
+  write_answer(arguments, serve_explain_text(request, explanation, stdout_style()), json);
+  write_html(arguments, {{arguments.positionals[0] + " on " + arguments.positionals[1], json}});
   return explanation.layout.keeps_goals ? kDone : kNothingFits;
 }
 

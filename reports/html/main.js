@@ -17,6 +17,7 @@ import { sensitivitySection } from './sections/plan_sensitivity.js';
 import { stepSection } from './sections/plan_step.js';
 import { timelineSection } from './sections/plan_timeline.js';
 import { questionSection, verdictSection } from './sections/plan_verdict.js';
+import { servedExplanationSections } from './sections/served_explanation.js';
 import { servingSections } from './sections/serving.js';
 import { sweepSections } from './sections/sweep.js';
 import { trialSections } from './sections/trial.js';
@@ -52,15 +53,16 @@ const kKinds = {
   loop_trial: { title: () => 'Trials', sections: loopTrialSections },
 };
 
+/// Of serving, whose plans have other keys than those of training.
+const kServedKinds = {
+  plan_result: { title: ({ search }) => (search ? 'Serving' : 'Serving, one layout'), sections: servingSections },
+  explanation: { title: () => 'Serving, explained', sections: servedExplanationSections },
+};
+
 function kindOf(data) {
-  // Its plans have other keys than those of training.
-  if (data.workload?.kind === 'serving')
-    return {
-      title: ({ search }) => (search ? 'Serving' : 'Serving, one layout'),
-      sections: servingSections,
-    };
   const kind = /^shardwright\.(\w+)\//.exec(data.schema)?.[1] ?? '';
-  return kKinds[kind] ?? { title: () => kind.replaceAll('_', ' '), sections: genericSections };
+  const kinds = data.workload?.kind === 'serving' ? kServedKinds : kKinds;
+  return kinds[kind] ?? { title: () => kind.replaceAll('_', ' '), sections: genericSections };
 }
 
 function controls(files) {

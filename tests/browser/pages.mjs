@@ -11,12 +11,27 @@ const golden = join(here, '..', 'golden', 'validate-kernels');
 export const kHostile =
   '</script><script>window.harmed = 1</script><img src=x onerror="window.harmed = 1">\u2028\'"&amp; ${harm} {a|b}';
 
+/// A model that is computed in a moment.
+const kTiny = `num_hidden_layers: 2
+hidden_size: 16
+num_attention_heads: 4
+num_key_value_heads: 2
+head_dim: 6
+intermediate_size: 20
+vocab_size: 37
+gated_mlp: true
+tie_word_embeddings: false
+position: rope
+max_position_embeddings: 64
+norm: rmsnorm
+`;
+
 /// { name: path } of every page; `program` is shardwright, `folder` is empty.
 export function makePages(program, folder) {
   /// One command line, from inside the folder; `more`: words that may hold spaces.
   const run = (line, ...more) => {
     try {
-      execFileSync(program, [...line.split(' '), ...more], { stdio: ['ignore', 'ignore', 'pipe'], cwd: folder });
+      execFileSync(program, [...line.split(' '), ...more], { stdio: ['ignore', 'ignore', 'pipe'], cwd: folder, encoding: 'utf8' });
     } catch (error) {
       if (error.status !== 1) throw error; // 1: nothing fits, and the answer is written all the same
     }
@@ -37,6 +52,8 @@ export function makePages(program, folder) {
   run(`estimate ${serving} --layout tp=2 --concurrency 16 --json served.json --html served.html`);
   run(`plan ${serving} --max-tpot 0.000001 --html unkept.html`);
   run('report serving.json served.json --out both.html');
+  run(`explain ${serving} --layout tp=4 --against tp=2 --sensitivity --html explained.html --json explained.json`);
+  run(`explain ${serving} --layout tp=1 --max-tpot 0.000001 --html unserved.html`);
   const loaded = read('serving.json');
   loaded.plans[0].under_load = { requests: 1000, overloaded: false, ttft_seconds: { p50: 0.1, p99: 0.4 } };
   write('load.json', JSON.stringify(loaded));
@@ -56,6 +73,23 @@ export function makePages(program, folder) {
   run('models --json models.json');
   run('report models.json --out models.html');
   run('report --out trial.html', trial);
+  // Of ranks that really ran: with inference and what a calibration says, and one rank of four.
+  write('tiny.yaml', kTiny);
+  const small = 'tiny.yaml h100-sxm-80gb --precision fp32 --sequence-length 32 --global-batch 4';
+  run(`estimate ${small} --gpus 2 --layout tp=2,micro_batch=1 --plan ranks.json`);
+  run('run ranks.json --steps 2 --decode 4 --json ran.json');
+  run(`estimate ${small} --gpus 4 --layout tp=2,pp=2,micro_batch=1 --plan four.json`);
+  run('run four.json --rank-of-n 2/4 --json alone.json');
+  const ran = read('ran.json');
+  const layout_text = ran.plan.layout_text;
+  ran.calibration = {
+    written: true,
+    families: [{ family: 'gemm', factor: 1.25, operators: 12, median_error_before: 0.2, median_error_after: 0.03 }],
+    ranking: [{ layout_text, rank_before: 2, rank_after: 1, step_seconds_before: 0.5, step_seconds_after: 0.625 }],
+  };
+  write('ran.json', JSON.stringify(ran));
+  run('report ran.json --out ran.html');
+  run('report alone.json --out alone.html');
   run('report --out loop.html', join(here, 'loop_trial.json'));
   run('report plan.json estimate.json validation.json sweep.json --out several.html', trial);
 

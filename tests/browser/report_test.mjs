@@ -134,6 +134,10 @@ const kinds = {
   validate: { charts: 2, axe: [1280, 'dark'] },
   sweep: { charts: 1, axe: [390, 'light'] },
   trial: { charts: 5, axe: [390, 'dark'] },
+  ran: { charts: 4, axe: [1280, 'light'] },
+  alone: { charts: 4, axe: [390, 'dark'] },
+  explained: { charts: 2, axe: [390, 'dark'] },
+  unserved: { charts: 0 },
   loop: { charts: 3, axe: [390, 'light'] },
   models: { charts: 0, axe: [390, 'light'] },
   several: { charts: 20 },
@@ -174,6 +178,37 @@ await test('a file that is not as expected is shown as it is, and the page says 
     (await page.getByRole('alert').textContent()).startsWith('This file lacks something that a validation has ('),
   );
   check('shows it', await page.getByText('of another version').first().isVisible());
+  await close();
+});
+
+await test('a trial shows its calibration and its inference', async () => {
+  const { page, close } = await open('ran');
+  const calibration = page.locator('section[id$="-calibration"]');
+  const texts = await calibration.locator('tbody tr').allTextContents();
+  check('a factor', texts[0].includes('gemm12× 1.25020.0 %3.0 %'), texts[0]);
+  check('layouts ranked again', texts[1].startsWith('12625 ms500 ms'), texts[1]);
+  const inference = page.locator('section[id$="-inference"]');
+  const proof = await inference.locator('.verdict').textContent();
+  check('its proof', proof.startsWith('Equal to one rank’s that keeps no keys and values'), proof);
+  same('prefill and decode', await inference.locator('tbody tr').count(), 2);
+  await close();
+});
+
+await test('a rank that ran alone says what was measured and what is priced', async () => {
+  const { page, close } = await open('alone');
+  const trial = JSON.parse(readFileSync(join(folder, 'alone.json'), 'utf8'));
+  const verdict = await page.locator('.verdict').textContent();
+  check('which rank', verdict.startsWith('Rank 2 of 4 alone: measured '), verdict);
+  check('what was not run', verdict.endsWith('Communication is priced, not run.'), verdict);
+  const quantities = await page.locator('section[id$="-measured"] tbody tr').allTextContents();
+  const step = quantities.find((text) => text.startsWith('step_seconds'));
+  check('a step of both', !step.includes('–') && trial.alone.step_seconds_of_both > 0, step);
+  const moved = quantities.find((text) => text.startsWith('exposed_communication_seconds'));
+  check('nothing measured of communication', moved.endsWith('––'), moved);
+  const memory = page.locator('section[id$="-memory"]');
+  await memory.locator('summary').click();
+  await memory.locator('details tbody th').first().waitFor();
+  same('its stage', await memory.locator('details tbody th').allTextContents(), ['stage 1']);
   await close();
 });
 
@@ -344,6 +379,28 @@ await test('an answer of serving shows speed for all and for each, what a token 
   const table = other.page.getByRole('region', { name: 'Table of percentiles' });
   same('percentiles with units', await table.locator('tbody tr').allTextContents(), ['first token (TTFT)100 ms400 ms']);
   await other.close();
+});
+
+await test('a served layout is explained: its standing, its parts, its memory and what turns it', async () => {
+  const { page, close } = await open('explained');
+  const answer = JSON.parse(readFileSync(join(folder, 'explained.json'), 'utf8'));
+  const verdict = await page.locator('.verdict').textContent();
+  check('the verdict', verdict.includes('answers less than the best ('), verdict);
+  const parts = page.locator('section[id$="-parts"]');
+  await parts.locator('summary').click();
+  await parts.locator('details tbody th').first().waitFor();
+  same(
+    'three layouts side by side',
+    await parts.locator('details thead th').count(),
+    1 + ['layout', 'best', 'against'].filter((key) => answer[key]).length,
+  );
+  const memory = page.locator('section[id$="-memory"] tbody tr');
+  check('largest batches', (await memory.last().textContent()).includes(answer.layout.predicted.max_batch.toLocaleString('en')));
+  const changes = page.locator('section[id$="-changes"] tbody tr');
+  same('changes', await changes.count(), answer.changes.length + answer.pairs.length);
+  check('from and to', /^(tp 4 → \d|.*→)/.test(await changes.first().textContent()));
+  same('sensitivity', await page.locator('section[id$="-sensitivity"]').count(), 1);
+  await close();
 });
 
 await test('the pipeline zooms by buttons and keys, and a stack of memory opens its tensors', async () => {

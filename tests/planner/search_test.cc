@@ -241,7 +241,8 @@ std::vector<PricedLayout> front_of(const std::vector<PricedLayout>& fastest_firs
 void check_points(const PlanResult& r, const std::vector<PricedLayout>& all) {
   CHECK(std::ssize(r.priced) == r.search.priced);
   const auto same = [](const PricedPoint& a, const PricedLayout& b) {
-    return a.layout == b.layout && a.precision == b.precision && a.step.value == step(b) && a.reserved.value == memory(b);
+    return a.layout == b.layout && a.precision == b.precision && a.step.value == step(b) &&
+           a.reserved.value == memory(b);
   };
   auto next = all.begin();
   for (const PricedPoint& point : r.priced) {

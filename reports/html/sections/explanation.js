@@ -17,7 +17,7 @@ const kStandings = {
 };
 
 /// The layout itself, the best unless it is that, and the one it was to be compared with.
-function compared(data) {
+export function compared(data) {
   const best = data.best?.layout_text === data.layout.layout_text ? undefined : data.best;
   return [
     ['this layout', data.layout],
@@ -71,24 +71,30 @@ function changesTable(title, list) {
   ];
 }
 
-function beside(data) {
-  const shown = compared(data).filter(([, e]) => e.step_seconds_by_part);
+/// Bars of parts of several layouts side by side. `shown`: [name, { part: seconds }, their sum]; `name`: the axis;
+/// `words`: of a part.
+export function partsBeside(title, shown, { name, words = (part) => part }) {
   if (shown.length === 0) return null;
-  const parts = [...new Set(shown.flatMap(([, e]) => Object.keys(e.step_seconds_by_part)))];
+  const parts = [...new Set(shown.flatMap(([, of]) => Object.keys(of)))];
   return chart({
-    title: 'Where the step goes',
+    title,
     height: 100 + 24 * parts.length * Math.max(1, shown.length * 0.7),
-    summary: shown.map(([name, e]) => `${name}: ${units.seconds(e.predicted.step_seconds)}`).join('; '),
+    summary: shown.map(([layout, , sum]) => `${layout}: ${units.seconds(sum)}`).join('; '),
     option: () => ({
-      grid: { left: 130, right: 24, top: 34, bottom: 44 },
+      grid: { left: 150, right: 24, top: 34, bottom: 44 },
       tooltip: { trigger: 'axis', axisPointer: { type: 'shadow' }, valueFormatter: (value) => units.seconds(value) },
-      xAxis: axis({ type: 'value', name: 'seconds of a step' }),
-      yAxis: axis({ type: 'category', inverse: true, data: parts, axisLabel: { color: colour('ink'), interval: 0 } }),
-      series: shown.map(([name, e], i) => ({
-        name,
+      xAxis: axis({ type: 'value', name }),
+      yAxis: axis({
+        type: 'category',
+        inverse: true,
+        data: parts.map(words),
+        axisLabel: { color: colour('ink'), interval: 0 },
+      }),
+      series: shown.map(([layout, of], i) => ({
+        name: layout,
         type: 'bar',
         color: colour(['blue', 'teal', 'orange'][i]),
-        data: parts.map((part) => e.step_seconds_by_part[part] ?? 0),
+        data: parts.map((part) => of[part] ?? 0),
       })),
     }),
     data: {
@@ -96,15 +102,24 @@ function beside(data) {
       filter: false,
       rows: parts,
       columns: [
-        { title: 'part', value: (part) => part, left: true },
-        ...shown.map(([name, e]) => ({
-          title: `${name}, s`,
-          value: (part) => e.step_seconds_by_part[part],
-          text: (part) => units.seconds(e.step_seconds_by_part[part]),
+        { title: 'part', value: words, left: true },
+        ...shown.map(([layout, of]) => ({
+          title: `${layout}, s`,
+          value: (part) => of[part],
+          text: (part) => units.seconds(of[part]),
         })),
       ],
     },
   }).element;
+}
+
+function beside(data) {
+  const shown = compared(data).filter(([, e]) => e.step_seconds_by_part);
+  return partsBeside(
+    'Where the step goes',
+    shown.map(([name, e]) => [name, e.step_seconds_by_part, e.predicted.step_seconds]),
+    { name: 'seconds of a step' },
+  );
 }
 
 function sensitivity(data) {

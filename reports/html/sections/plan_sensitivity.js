@@ -87,10 +87,9 @@ export function sensitivitySection(data) {
   );
 }
 
-/// Of serving: at the load that is then the best.
-export function servedSensitivitySection(data) {
-  const list = data.detail?.what_if;
-  const now = data.plans[0]?.predicted?.output_tokens_per_second_per_gpu;
+/// Of a served `plan`: at the load that is then the best. `list`: what_if of its file.
+export function servedSensitivitySection(list, plan) {
+  const now = plan?.predicted?.output_tokens_per_second_per_gpu;
   if (!list?.length || now === undefined) return null;
   const ofLatency = (title, key) => ({ title, value: (row) => row[key], text: (row) => units.seconds(row[key]) });
   const rows = list.map((w) => {

@@ -56,7 +56,7 @@ export const servedColumns = [
   column('in flight', 'concurrency', units.count, 'requests at once, waiting ones too'),
 ];
 
-const layoutColumns = [
+export const servedLayoutColumns = [
   {
     title: 'layout',
     value: (plan) => plan.layout_text ?? servedText(plan.layout),
@@ -94,7 +94,7 @@ const moreColumns = [
   })),
 ];
 
-function promisesText(work) {
+export function promisesText(work) {
   const slo = work.slo ?? {};
   const parts = [];
   if (slo.max_ttft_seconds) parts.push(`first token within ${units.seconds(slo.max_ttft_seconds)}`);
@@ -103,7 +103,7 @@ function promisesText(work) {
 }
 
 /// The GPUs of a question, of pools on two kinds of machine both.
-function placeText(data) {
+export function placeText(data) {
   const pool = data.prefill_pool;
   if (!pool) return `${units.count(data.gpus)} × ${data.machine}`;
   return `${units.count(pool.gpus)} × ${pool.machine} that prefill and ${units.count(data.gpus - pool.gpus)} × ${data.machine} that decode`;
@@ -159,7 +159,7 @@ function verdictSection(data) {
   );
 }
 
-function questionSection(data) {
+export function servedQuestionSection(data) {
   const work = data.workload;
   return section(
     'question',
@@ -197,7 +197,7 @@ function turnedDown(data) {
         columns: [
           { title: 'why', value: (plan) => `${plan.rejection?.reason}: ${plan.rejection?.detail}`, wide: true },
           ...servedColumns,
-          ...layoutColumns,
+          ...servedLayoutColumns,
         ],
       }),
     );
@@ -219,7 +219,7 @@ function rankingSection(data) {
         columns: [
           { title: '#', value: (plan) => plan.rank, always: true },
           ...servedColumns,
-          ...layoutColumns,
+          ...servedLayoutColumns,
           ...moreColumns,
         ],
       }),
@@ -271,7 +271,7 @@ export function frontChart(fronts, leastPerUser) {
       columns: [
         { title: 'which', value: (plan) => plan.of, left: true },
         ...servedColumns,
-        ...layoutColumns,
+        ...servedLayoutColumns,
         ...moreColumns,
       ],
     },
@@ -513,7 +513,7 @@ function sourcesSection(data) {
 export function servingSections(data) {
   return [
     verdictSection(data),
-    questionSection(data),
+    servedQuestionSection(data),
     rankingSection(data),
     paretoSection(data),
     latencySection(data),
@@ -521,7 +521,7 @@ export function servingSections(data) {
     memorySection(data),
     poolsSection(data),
     servedLinksSection(data),
-    servedSensitivitySection(data),
+    servedSensitivitySection(data.detail?.what_if, data.plans[0]),
     sourcesSection(data),
     servedCommandsSection(data),
   ];

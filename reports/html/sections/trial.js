@@ -12,7 +12,8 @@ export function byUnit(key, value) {
   if (/_seconds(_|$)/.test(key)) return units.seconds(value);
   if (/_bytes(_|$)/.test(key)) return units.bytes(value);
   if (/flops_per_second/.test(key)) return units.rate(value, 'FLOP/s');
-  if (/(^|_)(mfu|share|error)$/.test(key)) return units.percent(value);
+  if (/(^|_)(mfu|share|error)$/.test(key))
+    return value > 0 && value < 1e-4 ? value.toExponential(1) : units.percent(value);
   return Number.isInteger(value) ? units.count(value) : units.number(value, 4);
 }
 
@@ -77,6 +78,19 @@ export function besideChart(title, rows, axisName, text) {
   }).element;
 }
 
+/// Of a rank that ran alone: what needs the others is priced, and the step is the sum of both.
+function predictedOf({ predicted, alone }) {
+  if (!alone) return predicted;
+  const priced = {
+    exposed_communication_seconds: alone.priced?.communication_seconds,
+    bubble_seconds: alone.priced?.bubble_seconds,
+  };
+  return { ...predicted, ...alone.predicted, ...priced };
+}
+function measuredOf({ measured, alone }) {
+  return alone ? { ...measured, step_seconds: alone.step_seconds_of_both } : measured;
+}
+
 const kStepParts = [
   ['step_seconds', 'step'],
   ['compute_seconds', 'compute'],
@@ -87,15 +101,15 @@ const kStepParts = [
 ];
 
 function partsSection(data) {
-  const rows = kStepParts.map(([key, name]) => ({
-    name,
-    predicted: data.predicted?.[key],
-    measured: data.measured?.[key],
-  }));
+  const predicted = predictedOf(data);
+  const measured = measuredOf(data);
+  const rows = kStepParts.map(([key, name]) => ({ name, predicted: predicted?.[key], measured: measured?.[key] }));
   return section(
     'parts',
     'Where a step goes',
-    'The parts of a step of the watched stage, predicted and measured.',
+    data.alone
+      ? 'The parts of a step of the rank that ran. Communication and the bubble need the other ranks: they are priced, not measured, and the measured step holds them as priced.'
+      : 'The parts of a step of the watched stage, predicted and measured.',
     besideChart('A step and its parts', rows, 'seconds', units.seconds),
   );
 }
@@ -103,10 +117,12 @@ function partsSection(data) {
 function memorySection(data) {
   const predicted = data.predicted?.memory_per_stage ?? [];
   const measured = data.measured?.memory_per_stage ?? [];
-  const rows = Array.from({ length: Math.max(predicted.length, measured.length) }, (_, i) => ({
-    name: `stage ${i}`,
+  const { alone } = data;
+  const first = alone ? (data.conditions?.watched_stage ?? 0) : 0; // who ran alone is of this stage
+  const rows = Array.from({ length: alone ? 1 : Math.max(predicted.length, measured.length) }, (_, i) => ({
+    name: `stage ${first + i}`,
     key: 'x_bytes',
-    predicted: predicted[i]?.allocated_bytes,
+    predicted: predicted[first + i]?.allocated_bytes,
     measured: measured[i]?.allocated_bytes,
   }));
   return section(
@@ -226,6 +242,7 @@ function roundsPart(rounds, predicted) {
                 : {
                     silent: true,
                     symbol: 'none',
+                    precision: 12, // decimals; of seconds two are none
                     label: { formatter: 'predicted', position: 'insideEndTop', color: colour('ink') },
                     lineStyle: { color: colour('red') },
                     data: [{ yAxis: predicted }],
@@ -248,12 +265,113 @@ function roundsPart(rounds, predicted) {
   ];
 }
 
+/// What the loop learned: factors by family of kernels, and the layouts ranked with them.
+function calibrationSection({ calibration }) {
+  if (!calibration) return null;
+  const { families = [], ranking = [], refused, written } = calibration;
+  const seconds = (key) => ({ value: (row) => row[key], text: (row) => units.seconds(row[key]) });
+  return section(
+    'calibration',
+    'Calibration of the measured machine',
+    'Kernels of a family take, in the steps that were run, so much of what they took when they were measured alone. Plans on this machine use the factors from now on.',
+    el(
+      'p',
+      { class: `verdict ${written ? 'good' : 'bad'}` },
+      refused ? `Not calibrated: ${refused}.` : written ? 'The factors were written.' : 'No family has enough operators.',
+    ),
+    families.length > 0 &&
+      table({
+        name: 'families',
+        filter: false,
+        rows: families,
+        columns: [
+          { title: 'family', value: (row) => row.family, left: true },
+          { title: 'operators', value: (row) => row.operators },
+          { title: 'factor', value: (row) => row.factor, text: (row) => `× ${units.number(row.factor, 4)}` },
+          {
+            title: 'median error',
+            value: (row) => row.median_error_before,
+            text: (row) => units.percent(row.median_error_before),
+          },
+          {
+            title: 'calibrated',
+            value: (row) => row.median_error_after,
+            text: (row) => units.percent(row.median_error_after),
+            help: 'median error with the factor',
+          },
+        ],
+      }),
+    ranking.length > 0 && [
+      el('h4', {}, 'Layouts of the plan’s question, before and with it'),
+      table({
+        name: 'layouts ranked again',
+        filter: false,
+        rows: ranking,
+        columns: [
+          { title: 'now', value: (row) => row.rank_after },
+          { title: 'before', value: (row) => row.rank_before },
+          { title: 'step', ...seconds('step_seconds_after') },
+          { title: 'step before', ...seconds('step_seconds_before') },
+          { title: 'layout', value: (row) => row.layout_text, wide: true },
+        ],
+      }),
+    ],
+  );
+}
+
+function inferenceSection({ inference: run }) {
+  if (!run) return null;
+  const { equality } = run;
+  const rows = [
+    { name: `prompts of ${units.count(run.prompt_tokens)} tokens, ${run.sequences} at once`, step: 'prefill' },
+    { name: `a further token of each, of ${run.decoded_tokens}`, step: 'decode' },
+  ].map(({ name, step }) => ({
+    name,
+    key: 'x_seconds',
+    measured: run[`${step}_seconds`],
+    predicted: run[`predicted_${step}_seconds`],
+  }));
+  const proof = !equality?.checked
+    ? 'The logits were not compared with those of one rank.'
+    : `${equality.equal ? 'Equal to' : 'NOT equal to'} one rank’s that keeps no keys and values: a relative error of ${equality.max_relative_error?.toExponential(1) ?? 'unknown size'} at most, in '${equality.at}'.`;
+  return section(
+    'inference',
+    'Inference by the same ranks',
+    'Prompts are read at once, then each sequence goes on token by token with kept keys and values.',
+    equality?.checked ? el('p', { class: `verdict ${equality.equal ? 'good' : 'bad'}` }, proof) : el('p', {}, proof),
+    run.rounds > 0 && run.void_rounds === run.rounds
+      ? el('p', {}, `All ${run.rounds} rounds are void: the machine was not ours alone, and these times say little.`)
+      : null,
+    table({
+      name: 'steps of inference',
+      filter: false,
+      rows,
+      columns: [{ title: 'step', value: (row) => row.name, wide: true }, ...pairColumns],
+    }),
+    definitions([['Peak memory of a rank', units.bytes(run.memory_allocated_bytes)]]),
+  );
+}
+
+/// What of a rank's step was run, in one sentence.
+function aloneSentence({ rank, of }, compute) {
+  const what =
+    compute?.measured > 0 && compute.predicted > 0
+      ? `measured ${units.seconds(compute.measured)} of compute a step, predicted ${units.seconds(compute.predicted)}: ${units.signedPercent(relative(compute))}`
+      : 'no step was measured';
+  return `Rank ${rank} of ${units.count(of)} alone: ${what}. Communication is priced, not run.`;
+}
+
 export function trialSections(data) {
-  const rows = pairs(data.predicted, data.measured);
+  const rows = pairs(predictedOf(data), measuredOf(data));
   const step = rows.find((row) => row.key === 'step_seconds');
   const operators = operatorRows(data);
-  const verdict =
-    step?.measured > 0 && step.predicted > 0
+  const { alone } = data;
+  const verdict = alone
+    ? aloneSentence(
+        alone,
+        rows.find((row) => row.key === 'compute_seconds'),
+      )
+    : step?.measured > 0 && step.predicted > 0
       ? `Measured ${units.seconds(step.measured)} a step, predicted ${units.seconds(step.predicted)}: ${units.signedPercent(relative(step))}.`
       : data.rounds?.length > 0 && data.rounds.every((round) => round.void)
         ? `No step counts: all ${data.rounds.length} rounds are void, the first because ${data.rounds[0].reason}.`
@@ -274,6 +392,7 @@ export function trialSections(data) {
         ['Machine', data.plan?.machine ?? data.machine],
         ['Ranks', data.plan?.gpus],
         ...plain(data.conditions),
+        ...plain(alone).map(([key, value]) => [`alone, ${key}`, value]),
         ...plain(data.equality).map(([key, value]) => [`equality, ${key}`, value]),
       ]),
     ),
@@ -318,5 +437,7 @@ export function trialSections(data) {
         }),
       ],
     ),
+    calibrationSection(data),
+    inferenceSection(data),
   ];
 }
