@@ -57,6 +57,12 @@ async function open(name, { width = 1280, height = 900, colorScheme = 'light', h
   return { page, said, requests, opened, busy, close: () => context.close() };
 }
 
+/// The table behind the chart of a part of the page. It is made when it is opened.
+async function openTable(part) {
+  await part.locator('summary').click();
+  await part.locator('details tbody th').first().waitFor();
+}
+
 async function scrollThrough(page) {
   await page.evaluate(async () => {
     for (let y = 0; y < document.documentElement.scrollHeight; y += innerHeight) {
@@ -206,8 +212,7 @@ await test('a rank that ran alone says what was measured and what is priced', as
   const moved = quantities.find((text) => text.startsWith('exposed_communication_seconds'));
   check('nothing measured of communication', moved.endsWith('––'), moved);
   const memory = page.locator('section[id$="-memory"]');
-  await memory.locator('summary').click();
-  await memory.locator('details tbody th').first().waitFor();
+  await openTable(memory);
   same('its stage', await memory.locator('details tbody th').allTextContents(), ['stage 1']);
   await close();
 });
@@ -255,7 +260,7 @@ await test('a serving plan shows its links, what would change it, and how to ask
     axes.length,
   );
   const sensitivity = page.locator('section[id$="-sensitivity"]');
-  await sensitivity.locator('summary').click();
+  await openTable(sensitivity);
   same('each change', await sensitivity.locator('tbody tr').count(), detail.what_if.length);
   same('the command', await page.locator('section[id$="-commands"] pre').textContent(), detail.command);
   check(
@@ -328,9 +333,7 @@ await test('every layout that was priced is a point of the chart of time against
   same('as many as the search counts', priced.layout_text.length, search.priced);
   check('more than are listed', priced.layout_text.length > plans.length);
   const part = page.locator('section[id$="-memory-for-time"]');
-  await part.locator('summary').click();
-  const rows = part.locator('details tbody tr');
-  await rows.first().waitFor();
+  await openTable(part);
   same(
     'and the table behind it has them',
     await part.getByRole('status').textContent(),
@@ -338,7 +341,7 @@ await test('every layout that was priced is a point of the chart of time against
   );
   const summary = await part.locator('[role="img"]').first().getAttribute('aria-label');
   check('the front is marked', summary.includes(`${pareto.length} of them need less memory`), summary);
-  check('a layout as estimate takes it', (await rows.first().textContent()).includes(plans[0].layout_text));
+  check('a layout as estimate takes it', (await part.locator('details tbody tr').first().textContent()).includes(plans[0].layout_text));
   await close();
 });
 
@@ -363,8 +366,7 @@ await test('an answer of serving shows speed for all and for each, what a token 
   check('the verdict', (await page.locator('.verdict').textContent()).includes('tokens/s of a GPU'));
   check('its confidence', (await page.locator('.confidence').textContent()).startsWith('Confidence: '));
   const latency = page.locator('section[id$="-latency"]');
-  await latency.locator('summary').click();
-  await latency.locator('details tbody th').first().waitFor();
+  await openTable(latency);
   const titles = await latency.locator('details tbody th').allTextContents();
   check("others' prompts are a part of a token's time", titles.includes("others' prompts"), titles);
   const shares = await latency.locator('details tbody td:nth-child(3)').allTextContents();
@@ -387,8 +389,7 @@ await test('a served layout is explained: its standing, its parts, its memory an
   const verdict = await page.locator('.verdict').textContent();
   check('the verdict', verdict.includes('answers less than the best ('), verdict);
   const parts = page.locator('section[id$="-parts"]');
-  await parts.locator('summary').click();
-  await parts.locator('details tbody th').first().waitFor();
+  await openTable(parts);
   same(
     'three layouts side by side',
     await parts.locator('details thead th').count(),
