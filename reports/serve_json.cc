@@ -299,6 +299,21 @@ Json top(const char* schema, const ServeResult& result) {
   return json;
 }
 
+/// Every layout at its best load and its place in a chart, as columns.
+Json priced_json(const std::vector<ServedPoint>& priced) {
+  Json json = {{"layout_text", Json::array()},
+               {"concurrency", Json::array()},
+               {"output_tokens_per_second_per_gpu", Json::array()},
+               {"output_tokens_per_second_per_user", Json::array()}};
+  for (const ServedPoint& p : priced) {
+    json["layout_text"].push_back(p.pools ? to_string(*p.pools) : to_string(p.layout));
+    json["concurrency"].push_back(p.concurrency);
+    json["output_tokens_per_second_per_gpu"].push_back(p.per_gpu);
+    json["output_tokens_per_second_per_user"].push_back(p.per_user);
+  }
+  return json;
+}
+
 std::string text_of(const Json& json) { return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n"; }
 
 }  // namespace
@@ -310,6 +325,7 @@ std::string serve_result_json(const ServeResult& result, const std::optional<Ser
   json["plans"] = list_json(result.plans);
   if (!result.is_estimate) {
     json["pareto"] = list_json(result.pareto);
+    if (!result.priced.empty()) json["priced_layouts"] = priced_json(result.priced);
     if (result.plans.empty()) json["nearest"] = list_json(result.nearest);
   }
   if (detail) json["detail"] = detail_json(*detail, command);

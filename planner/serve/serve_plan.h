@@ -59,6 +59,14 @@ struct ServedLayout {
   std::int64_t gpus() const { return pools ? pools->gpus() : layout.gpus(); }
 };
 
+/// Of a layout that keeps the goals, at its best load, what a chart of all of them shows.
+struct ServedPoint {
+  ServeLayout layout;
+  std::optional<PoolLayout> pools;
+  std::int64_t concurrency = 0;
+  double per_gpu = 0, per_user = 0;  ///< output tokens per second
+};
+
 struct ServeResult {
   std::string model, machine, engine;
   std::int64_t gpus = 0;  ///< in all
@@ -71,6 +79,9 @@ struct ServeResult {
   std::vector<ServedLayout> plans;  ///< best first; an estimate has exactly one
   /// Most tokens a second and GPU for each speed of one user, fastest user first.
   std::vector<ServedLayout> pareto;
+  /// Every layout of a plan that keeps the goals, in the order of `plans` and behind them; of pools those that may be
+  /// in `plans` or on the front.
+  std::vector<ServedPoint> priced;
   std::vector<ServedLayout> nearest;  ///< when nothing keeps the goals: what comes nearest, or what misses least memory
 };
 

@@ -387,6 +387,9 @@ void answer(const ServeRequest& request, std::vector<ServedLayout> tried, std::v
   }
   result.pareto = front_of(kept);
   result.plans = best_loads(std::move(kept));
+  for (const ServedLayout& p : result.plans)
+    result.priced.push_back({p.layout, p.pools, p.prediction->concurrency,
+                             p.prediction->output_tokens_per_second_per_gpu, p.prediction->tokens_per_second_per_user});
   if (result.plans.size() > static_cast<std::size_t>(request.top))
     result.plans.resize(static_cast<std::size_t>(request.top));
   result.search.proven_best = !result.plans.empty();

@@ -383,6 +383,26 @@ await test('an answer of serving shows speed for all and for each, what a token 
   await other.close();
 });
 
+await test('every layout that answers in time is a point of the chart of speeds', async () => {
+  const { page, close } = await open('serving');
+  const { pareto, priced_layouts: priced } = JSON.parse(readFileSync(join(folder, 'serving.json'), 'utf8'));
+  const front = page.locator('section[id$="-front"]');
+  await openTable(front);
+  const both = priced.output_tokens_per_second_per_user.filter((speed, i) =>
+    pareto.some(
+      ({ predicted: p }) =>
+        p.output_tokens_per_second_per_user === speed &&
+        p.output_tokens_per_second_per_gpu === priced.output_tokens_per_second_per_gpu[i],
+    ),
+  ).length;
+  same(
+    'those of the front once',
+    await front.getByRole('status').textContent(),
+    `${priced.layout_text.length - both + pareto.length} layouts by speed`,
+  );
+  await close();
+});
+
 await test('a served layout is explained: its standing, its parts, its memory and what turns it', async () => {
   const { page, close } = await open('explained');
   const answer = JSON.parse(readFileSync(join(folder, 'explained.json'), 'utf8'));

@@ -50,11 +50,17 @@ TEST_CASE("the JSON of an estimate has the keys that others read") {
 TEST_CASE("the JSON of a plan has its search, its front, and the promises") {
   ServeRequest r = request();
   r.goals = {0.5, 0.02};
-  const auto json = nlohmann::json::parse(serve_result_json(plan_serving(r)));
+  const ServeResult result = plan_serving(r);
+  const auto json = nlohmann::json::parse(serve_result_json(result));
   CHECK(json["search"]["proven_best"] == true);
   CHECK(json["workload"]["slo"]["max_tpot_seconds"] == 0.02);
   CHECK(json["plans"][0]["rank"] == 1);
   CHECK(json["pareto"].size() > 1);
+  const auto& priced = json["priced_layouts"];
+  CHECK(priced["layout_text"].size() == result.priced.size());
+  CHECK(priced["layout_text"][0] == json["plans"][0]["layout_text"]);
+  for (const char* key : {"concurrency", "output_tokens_per_second_per_gpu", "output_tokens_per_second_per_user"})
+    CHECK(priced[key][0] == json["plans"][0]["predicted"][key]);
   r.goals = {0.5, 1e-6};
   const auto none = nlohmann::json::parse(serve_result_json(plan_serving(r)));
   CHECK(none["plans"].empty());

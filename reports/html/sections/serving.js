@@ -230,6 +230,30 @@ function rankingSection(data) {
 
 const pointOf = ({ predicted: p }) => [p.output_tokens_per_second_per_user, p.output_tokens_per_second_per_gpu];
 
+/// Every layout of a plan at its best load, as plans with what is known of them.
+function pricedPlans({ priced_layouts: columns }) {
+  return (columns?.layout_text ?? []).map((layout_text, i) => ({
+    layout_text,
+    predicted: {
+      concurrency: columns.concurrency[i],
+      output_tokens_per_second_per_gpu: columns.output_tokens_per_second_per_gpu[i],
+      output_tokens_per_second_per_user: columns.output_tokens_per_second_per_user[i],
+    },
+  }));
+}
+
+/// What is told of a point, also of one that is known by these figures alone.
+function pointText(plan) {
+  const { predicted: p } = plan;
+  const latency =
+    p.tpot_seconds === undefined ? '' : `TTFT ${units.seconds(p.ttft_seconds)}, TPOT ${units.seconds(p.tpot_seconds)}, `;
+  return [
+    plan.layout ? servedText(plan.layout) : plan.layout_text,
+    `${units.number(p.output_tokens_per_second_per_gpu)} tokens/s of a GPU, ${units.number(p.output_tokens_per_second_per_user)} of a user`,
+    `${latency}${units.count(p.concurrency)} in flight`,
+  ].join('\n');
+}
+
 /// Lines and points of `fronts`: [{ name, plans, joined }].
 export function frontChart(fronts, leastPerUser) {
   const all = fronts.flatMap(({ plans }) => plans);
@@ -241,8 +265,7 @@ export function frontChart(fronts, leastPerUser) {
     option: () => ({
       grid: { left: 68, right: 24, top: 40, bottom: 52 },
       tooltip: {
-        formatter: ({ seriesIndex, dataIndex }, plan = fronts[seriesIndex].plans[dataIndex]) =>
-          `${servedText(plan.layout)}\n${units.number(pointOf(plan)[1])} tokens/s of a GPU, ${units.number(pointOf(plan)[0])} of a user\nTTFT ${units.seconds(plan.predicted.ttft_seconds)}, TPOT ${units.seconds(plan.predicted.tpot_seconds)}, ${units.count(plan.predicted.concurrency)} in flight`,
+        formatter: ({ seriesIndex, dataIndex }) => pointText(fronts[seriesIndex].plans[dataIndex]),
       },
       xAxis: axis({ type: 'value', name: 'output tokens/s of a user' }),
       yAxis: axis({ type: 'value', name: 'output tokens/s of a GPU', nameGap: 48 }),
@@ -271,7 +294,7 @@ export function frontChart(fronts, leastPerUser) {
       columns: [
         { title: 'which', value: (plan) => plan.of, left: true },
         ...servedColumns,
-        ...servedLayoutColumns,
+        { title: 'layout', value: (plan) => plan.layout_text ?? servedText(plan.layout), wide: true },
         ...moreColumns,
       ],
     },
@@ -285,16 +308,16 @@ function paretoSection(data) {
   const front = bySpeed(data.pareto ?? []);
   if (front.length < 2) return null;
   const known = new Set(front.map((plan) => pointOf(plan).join()));
-  const others = bySpeed(data.plans.filter((plan) => plan.predicted && !known.has(pointOf(plan).join())));
+  const others = pricedPlans(data).filter((plan) => !known.has(pointOf(plan).join()));
   const promised = data.workload.slo?.max_tpot_seconds;
   return section(
     'front',
     'For all or for each',
-    'Each point is a layout with its best load; none on the line can give one user more without taking from all. Right is fast for each user, up is cheap for all.',
+    'Each point is a layout with the load at which it answers most; those on the line, at any load, can give one user more only by taking from all. Right is fast for each user, up is cheap for all.',
     frontChart(
       [
         { name: 'front', plans: front, joined: true },
-        ...(others.length > 0 ? [{ name: 'ranked', plans: others, joined: false }] : []),
+        ...(others.length > 0 ? [{ name: 'priced', plans: others, joined: false }] : []),
       ],
       promised && 1 / promised,
     ),

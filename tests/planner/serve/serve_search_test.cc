@@ -107,6 +107,23 @@ TEST_CASE("threads change nothing, and plans come best first") {
   }
 }
 
+TEST_CASE("what is charted are the ranked layouts at their best loads, and those behind them") {
+  ServeRequest r = request("llama-3.1-70b", 8);
+  r.top = 2;
+  const ServeResult result = plan_serving(r);
+  REQUIRE(result.priced.size() > result.plans.size());
+  for (std::size_t i = 0; i < result.priced.size(); ++i) {
+    const ServedPoint& point = result.priced[i];
+    if (i > 0) CHECK(point.per_gpu <= result.priced[i - 1].per_gpu);
+    if (i >= result.plans.size()) continue;
+    CHECK(point.layout == result.plans[i].layout);
+    CHECK(point.pools == result.plans[i].pools);
+    CHECK(point.concurrency == result.plans[i].prediction->concurrency);
+    CHECK(point.per_gpu == result.plans[i].prediction->output_tokens_per_second_per_gpu);
+    CHECK(point.per_user == result.plans[i].prediction->tokens_per_second_per_user);
+  }
+}
+
 TEST_CASE("no plan of the front is behind another in both respects") {
   const ServeResult result = plan_serving(request("llama-3.1-70b", 8));
   REQUIRE(result.pareto.size() > 2);
