@@ -279,7 +279,7 @@ Pricer::Data Pricer::data_of(const ShapePrice& shape, const Layout& layout) cons
   data.embedding = data_cost(shape.embedding, layout, machine_, workload_, false, engine_);
   data.head = data_cost(shape.head, layout, machine_, workload_, tied && layout.pipeline == 1, engine_);
   if (!tied && shape.head.tied_elements > 0) {
-    const DataCost without = data_cost(shape.head, layout, machine_, workload_, true, engine_);
+    const DataCost without = data_bytes(shape.head, layout, workload_, true, engine_);
     data.second_table.weights = data.head.weights - without.weights;
     data.second_table.gradients = data.head.gradients - without.gradients;
     data.second_table.optimizer_state = data.head.optimizer_state - without.optimizer_state;

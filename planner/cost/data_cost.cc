@@ -52,9 +52,9 @@ Bytes sized(std::int64_t elements, DataType format) {
 }
 
 /// Calls `visit(spec, kernel, each)` for what is asked for each micro-batch, or once a step. `sharded` becomes the
-/// elements of which a rank keeps the optimizer's state.
+/// elements of which a rank keeps the optimizer's state. Without `machine` only the bytes are found.
 template <typename F>
-DataCost cost_of(const GraphPrice& price, const Layout& layout, const Machine& machine, const TrainingFormats& formats,
+DataCost cost_of(const GraphPrice& price, const Layout& layout, const Machine* machine, const TrainingFormats& formats,
                  bool without_tied, const Engine& engine, std::int64_t& sharded, const F& visit) {
   const DataGroups dense = groups_of(layout, false), routed = groups_of(layout, true);
   DataCost cost;
@@ -67,8 +67,9 @@ DataCost cost_of(const GraphPrice& price, const Layout& layout, const Machine& m
     return part == &DataCost::reduction ? beside.reduction : beside.forward;
   };
   const auto add = [&](Seconds DataCost::*part, CollectiveKind kind, Bytes held, const RankGroup& group) {
+    if (!machine) return;
     const CollectiveSpec spec{kind, held, group};
-    KernelCost c = collective_cost(spec, machine);
+    KernelCost c = collective_cost(spec, *machine);
     c.time = (is_beside(part) ? hidden : exposed) * c.time;
     cost.*part += c.time;
     visit(spec, c, part == &DataCost::forward || part == &DataCost::backward);
@@ -120,11 +121,11 @@ DataCost cost_of(const GraphPrice& price, const Layout& layout, const Machine& m
   // Adam reads the gradient, reads and writes both moments and the main parameter, writes the parameter.
   const Bytes streamed =
       sized(sharded, formats.gradient) + 2 * cost.optimizer_state + sized(sharded, formats.parameter);
-  if (elements > 0) {
+  if (machine && elements > 0) {
     const double moved = static_cast<double>(streamed.value) * engine.optimizer_traffic();
     const MemorySpec pass{{static_cast<std::int64_t>(moved)},
                           engine.own_kernels ? MemoryPass::adam : MemoryPass::stream};
-    const KernelCost optimizer = look_up(pass, machine);
+    const KernelCost optimizer = look_up(pass, *machine);
     cost.optimizer = optimizer.time;
     visit(pass, optimizer, false);
   }
@@ -152,8 +153,10 @@ Bytes narrow_casts(std::int64_t elements, const Workload& workload) {
   return (stored_narrow ? 1 : 2) * sized(elements, compute);
 }
 
-DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine& machine, const Workload& workload,
-                   bool without_tied, const Engine& engine) {
+namespace {
+
+DataCost cost_of(const GraphPrice& price, const Layout& layout, const Machine* machine, const Workload& workload,
+                 bool without_tied, const Engine& engine) {
   const TrainingFormats& formats = workload.formats;
   std::int64_t sharded = 0;
   DataCost cost = cost_of(price, layout, machine, formats, without_tied, engine, sharded,
@@ -164,11 +167,23 @@ DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine&
   return cost;
 }
 
+}  // namespace
+
+DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine& machine, const Workload& workload,
+                   bool without_tied, const Engine& engine) {
+  return cost_of(price, layout, &machine, workload, without_tied, engine);
+}
+
+DataCost data_bytes(const GraphPrice& price, const Layout& layout, const Workload& workload, bool without_tied,
+                    const Engine& engine) {
+  return cost_of(price, layout, nullptr, workload, without_tied, engine);
+}
+
 AskedForData asked_for_data(const GraphPrice& price, const Layout& layout, const Machine& machine,
                             const TrainingFormats& formats, bool without_tied, const Engine& engine) {
   AskedForData asked;
   std::int64_t sharded = 0;
-  cost_of(price, layout, machine, formats, without_tied, engine, sharded,
+  cost_of(price, layout, &machine, formats, without_tied, engine, sharded,
           [&](const auto& spec, const KernelCost& kernel, bool each) {
             (each ? asked.each : asked.once).push_back({spec, kernel, 1});
           });

@@ -36,6 +36,10 @@ Seconds visible(Seconds moves, Seconds work, double multiprocessors);
 DataCost data_cost(const GraphPrice& price, const Layout& layout, const Machine& machine, const Workload& workload,
                    bool without_tied = false, const Engine& engine = Engine{});
 
+/// The same without times.
+DataCost data_bytes(const GraphPrice& price, const Layout& layout, const Workload& workload, bool without_tied,
+                    const Engine& engine);
+
 /// Which communications of the weights run beside compute: gathers beside forward, and what runs in backward there.
 /// ZeRO-3 gathers and reduces in backward, ZeRO-2 reduces, or nothing where that happens once a step.
 struct BesideCompute {

@@ -110,6 +110,15 @@ struct LeastCost {
 };
 LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, const Node& node);
 
+/// What the moves of a node take at the most in micro-batches that have these shares of the sizes of `sharded`: so much
+/// `each`, and a share of `together`. Nothing where it is not known: of rows, whose parts are no even shares, and of
+/// what packs them.
+struct MostMoved {
+  Seconds each, together;
+};
+std::optional<MostMoved> most_moved(const CostContext& context, const ShardedGraph& sharded, const Node& node,
+                                    const std::vector<double>& shares);
+
 /// Stored bytes of one element of a tensor's value.
 double bytes_per_element(const Tensor& tensor, const Value& value, const TrainingFormats& formats);
 /// Stored bytes of a value.

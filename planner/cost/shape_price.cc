@@ -139,13 +139,12 @@ GraphPricer::GraphPricer(DerivedGraphs& derived, const OpGraph& graph, const Mod
   layout_.micro_batch = 0;
   context_.made_together = &derived_.made_together(engine.merges_products);
   std::iota(forward_.begin(), forward_.end(), 0);
-  for (std::size_t i = 0; i < sharded_.nodes.size(); ++i) {
-    const int kind = traffic_[i];
-    const Node& n = sharded_.nodes[i];
-    const bool may_hide = n.ring != 0 || may_run_beside(context_, n, kind, overlap_);
-    one_by_one_ = one_by_one_ && !may_hide;
-    gradient_known_ = gradient_known_ && !(may_hide && n.phase == Phase::weight_gradient);
-  }
+  for (std::size_t i = 0; i < sharded_.nodes.size(); ++i) one_by_one_ = one_by_one_ && !may_hide(i);
+}
+
+bool GraphPricer::may_hide(std::size_t node) const {
+  const Node& n = sharded_.nodes[node];
+  return n.ring != 0 || may_run_beside(context_, n, traffic_[node], overlap_);
 }
 
 void GraphPricer::size_for(std::int64_t micro_batch) {
@@ -282,8 +281,24 @@ std::vector<AskedKernel> GraphPricer::asked(int micro_batch, const Recompute& ch
   return all;
 }
 
-bool GraphPricer::counts_as_gradient(NodeId id) const {
-  return gradient_known_ && sharded_.nodes[static_cast<std::size_t>(id)].phase != Phase::weight_gradient;
+std::optional<std::vector<MostMoved>> GraphPricer::most_hidden() const {
+  std::vector<MostMoved> most(sharded_.nodes.size());
+  if (one_by_one_) return most;
+  std::vector<double> shares;  // of the global batch, that a micro-batch may have
+  const std::int64_t all = workload_.global_batch;
+  for (std::int64_t parts = 1; parts * parts <= all; ++parts) {
+    if (all % parts != 0) continue;
+    shares.push_back(1 / static_cast<double>(parts));
+    if (parts * parts < all) shares.push_back(static_cast<double>(parts) / static_cast<double>(all));
+  }
+  for (std::size_t i = 0; i < sharded_.nodes.size(); ++i) {
+    const Node& n = sharded_.nodes[i];
+    if (n.phase != Phase::weight_gradient || !may_hide(i)) continue;
+    const std::optional<MostMoved> moved = n.ring ? std::nullopt : most_moved(context_, sharded_, n, shares);
+    if (!moved) return std::nullopt;
+    most[i] = *moved;
+  }
+  return most;
 }
 
 GraphPricer::AroundRings GraphPricer::around_rings(const std::vector<NodeId>& order) const {
@@ -359,7 +374,7 @@ std::vector<LeastPass> GraphPricer::least(const std::vector<Recompute>& choices)
       const double beside = context_.constants[EngineConstant::hidden_communication_factor];
       sent[i] = {{}, {}, {}, {}, beside * cost.each.communication, beside * cost.together.communication};
     }
-    if (n.ring || may_run_beside(context_, n, traffic_[i], overlap_)) continue;  // may all be hidden
+    if (may_hide(i)) continue;
     costs.back().each += cost.each.communication;
     costs.back().together += cost.together.communication;
   }
@@ -387,14 +402,20 @@ std::vector<LeastPass> GraphPricer::least(const std::vector<Recompute>& choices)
   };
   LeastPass::Time forward;
   add_pass(forward, forward_);
+  const std::optional<std::vector<MostMoved>> hidden = most_hidden();
   const std::vector<ValueBytes> wide = sizes();
   const auto plan_of = [&](const Recompute& choice) -> const BackwardPlan& { return derived_.plan(choice); };
   return for_each_choice<LeastPass>(choices, plan_of, [&](const BackwardPlan& backward) {
     LeastPass least;
     least.forward = forward;
     add_pass(least.backward, backward.order);
-    for (NodeId n : backward.order)
-      if (counts_as_gradient(n)) add_to(least.gradient, costs[static_cast<std::size_t>(n)]);
+    for (NodeId id : backward.order) {
+      const auto n = static_cast<std::size_t>(id);
+      if (!hidden) break;
+      if (sharded_.nodes[n].phase != Phase::weight_gradient) add_to(least.gradient, costs[n]);
+      least.gradient.each -= (*hidden)[n].each;
+      least.gradient.together -= (*hidden)[n].together;
+    }
     const std::vector<ValueBytes> saved = sizes_of(backward, wide);
     for (ValueId v : backward.saved) least.saved += saved[static_cast<std::size_t>(v)].allocated;
     least.for_weights = kept_for_weights(sharded_, backward, saved).allocated;
@@ -407,9 +428,7 @@ std::vector<LeastPass> GraphPricer::least_at(int micro_batch, const std::vector<
   cost_for(micro_batch);
   std::vector<Seconds> seconds;
   for (std::size_t i = 0; i < costs_.size(); ++i) {
-    const Node& n = sharded_.nodes[i];
-    const bool may_hide = n.ring || may_run_beside(context_, n, traffic_[i], overlap_);
-    seconds.push_back(costs_[i].compute + (may_hide ? Seconds{} : costs_[i].communication));
+    seconds.push_back(costs_[i].compute + (may_hide(i) ? Seconds{} : costs_[i].communication));
   }
   const double beside = context_.constants[EngineConstant::hidden_communication_factor];
   const auto sum_of = [&](const std::vector<NodeId>& order) {
@@ -430,9 +449,13 @@ std::vector<LeastPass> GraphPricer::least_at(int micro_batch, const std::vector<
     const BackwardPlan& plan = derived_.plan(choice);
     if (&plan != before) {
       backward = sum_of(plan.order);
-      gradient = {};
-      for (NodeId n : plan.order)
-        if (counts_as_gradient(n)) gradient += seconds[static_cast<std::size_t>(n)];
+      gradient = backward;  // less what is a weight gradient's, moves that hide, too: PassPrice::weight_gradient
+      for (NodeId n : plan.order) {
+        const NodeCost& cost = costs_[static_cast<std::size_t>(n)];
+        if (sharded_.nodes[static_cast<std::size_t>(n)].phase == Phase::weight_gradient)
+          gradient -= cost.compute + cost.communication;
+      }
+      gradient = std::max(Seconds{}, gradient - 1e-12 * backward);
     }
     before = &plan;
     LeastPass& pass = least[static_cast<std::size_t>(index_of(choice))];

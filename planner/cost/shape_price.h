@@ -212,8 +212,10 @@ class GraphPricer {
     std::vector<NodeId> nodes, rings;
   };
   AroundRings around_rings(const std::vector<NodeId>& order) const;
-  /// Of a node of backward: its time is surely none of PassPrice::weight_gradient.
-  bool counts_as_gradient(NodeId id) const;
+  /// Of each weight gradient what of it may run beside others takes at the most: it counts as weight gradient, whether
+  /// it is hidden or not. Nothing where that is not known. By node, for sizes of all of the global batch.
+  std::optional<std::vector<MostMoved>> most_hidden() const;
+  bool may_hide(std::size_t node) const;
   std::vector<ValueBytes> sizes() const;
   std::vector<ValueBytes> sizes_of(const BackwardPlan& plan, std::vector<ValueBytes> sizes) const;
 
@@ -232,7 +234,6 @@ class GraphPricer {
   std::vector<NodeId> forward_;       // nodes in order
   PassOverlap overlap_;
   bool one_by_one_ = true;       // nothing runs beside anything
-  bool gradient_known_ = true;   // no weight gradient's communication runs beside anything
   std::vector<NodeCost> costs_;  // by node; empty where the sizes are new
 };
 

@@ -194,7 +194,7 @@ double Floor::after_arrival(const ByGraph& forward, const ByGraph& all, double r
   return sum;
 }
 
-Seconds Floor::time(const Passes& passes, const Weights& weights) const {
+Seconds Floor::time(const Passes& passes, const Weights& weights, Seconds enough) const {
   const double p = stages_, m = micro_batches_;
   const double counted = (paired_ ? 0.5 : 1.0) * m;  // a pair takes no less than its longer half
   const auto seconds = [this](double moves, double work, bool beside) {
@@ -236,7 +236,8 @@ Seconds Floor::time(const Passes& passes, const Weights& weights) const {
   const auto total = [](const ByGraph& list) { return std::accumulate(list.begin(), list.end(), 0.0); };
   const double rest = weights.optimizer.value + counted * first, send = send_.value;
   double least = (total(all) + rest) / p;  // the mean of the stages
-  if (!round_ || paired_) return (1 - 1e-9) * (Seconds{least} + fixed_);
+  const auto told = [&] { return (1 - 1e-9) * (Seconds{least} + fixed_); };
+  if (!round_ || paired_ || told() > enough) return told();
 
   ByGraph once, returns;  // a micro-batch, whole, and until its gradient is back
   for (std::size_t g = 0; g < forward.size(); ++g) {
@@ -259,8 +260,8 @@ Seconds Floor::time(const Passes& passes, const Weights& weights) const {
     least = std::max(least + there, (m * total(once) + m * first) / p + there + (split_ ? 0 : waits(backward)));
     least = std::max(least, way + 2 * (parts_ - 1) * send);
   }
-  least = std::max(least, m * slowest_stage(once));
-  return (1 - 1e-9) * (Seconds{least} + fixed_);
+  if (told() <= enough) least = std::max(least, m * slowest_stage(once));
+  return told();
 }
 
 double Floor::slowest_stage(const ByGraph& seconds) const {

@@ -72,7 +72,8 @@ class Floor {
   Floor(const Pricer& pricer, const Layout& layout, Bytes stream, bool balanced);
   /// Its schedule and vpp become those of `layout`, in which nothing else differs.
   void change_way(const Layout& layout);
-  Seconds time(const Passes& passes, const Weights& weights) const;
+  /// A time above `enough` may be less than could be told.
+  Seconds time(const Passes& passes, const Weights& weights, Seconds enough = Seconds{1e300}) const;
   Bytes memory(const Passes& passes, const Weights& weights) const;
 
  private:

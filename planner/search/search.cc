@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <deque>
 #include <limits>
 #include <map>
@@ -137,10 +138,11 @@ class Known {
     front_.insert(front_.erase(at, last), {time, reserved.value});
   }
   bool empty() const { return times_.empty(); }
-  /// Neither the top nor the front has room for what takes that long.
-  bool too_slow(double seconds) const {
-    return times_.size() == most_ && seconds > times_.back() && seconds > kFrontReach * times_.front();
+  /// Neither the top nor the front has room for what takes longer, in seconds.
+  double slowest() const {
+    return times_.size() == most_ ? std::max(times_.back(), kFrontReach * times_.front()) : INFINITY;
   }
+  bool too_slow(double seconds) const { return seconds > slowest(); }
   /// Nor for what takes that long and needs so many bytes.
   bool leaves_no_room(double seconds, std::int64_t reserved) const {
     if (times_.size() < most_ || seconds <= times_.back()) return false;
@@ -614,7 +616,7 @@ class Search {
     }
     /// Counts layouts none of which matters.
     bool dismiss(const Floor& floor, const Floor::Passes& passes, const Floor::Weights& weights, std::int64_t count) {
-      const double time = floor.time(passes, weights).value;
+      const double time = floor.time(passes, weights, {s_.known_.slowest()}).value;
       if (s_.too_slow(time)) {
         found_.pruned += count;
         return true;

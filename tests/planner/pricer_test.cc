@@ -282,7 +282,7 @@ TEST_CASE("no layout is faster than its lower bound") {
 }
 
 TEST_CASE("no layout falls below the floor of its shape") {
-  double tightest = 0, sum = 0, memory = 0, early = 0;
+  double tightest = 0, sum = 0, memory = 0, early = 0, gradient = 0, gradients = 0;
   int count = 0;
   const auto check = [&](Pricer& pricer, const Layout& l, bool balanced) {
     const ShapePrice& shape = pricer.shape(shape_of(l), l.recompute);
@@ -315,6 +315,15 @@ TEST_CASE("no layout falls below the floor of its shape") {
     CHECK(floor.time(at, weights) <= (1 + 1e-12) * floored);  // sums in another order
     CHECK((1 + 1e-12) * floor.time(at, weights) >= floor.time(before, weights));
     CHECK(floor.memory(at, weights) == floor.memory(before, weights));
+    for (std::size_t g = 0; g < passes.gradient.size(); ++g) {
+      const double hair = 1e-9 * passes.backward[g];
+      CHECK(before.gradient[g] <= at.gradient[g] + hair);
+      CHECK(at.gradient[g] <= passes.gradient[g] + hair);
+      if (l.tensor > 1 && passes.gradient[g] > 0) {
+        gradient += before.gradient[g] / passes.gradient[g];
+        ++gradients;
+      }
+    }
     const Floor::Passes plain = Floor::passes(pricer, pricer.least(shape_of(l)), l.micro_batch, {});
     CHECK(floor.time(plain, {}) < bound);
     early += floor.time(before, weights) / floored;
@@ -327,7 +336,9 @@ TEST_CASE("no layout falls below the floor of its shape") {
   with_random_layouts(150, 5, check_balanced);
   with_random_layouts(60, 13, check_balanced, slow_engine());
   MESSAGE("floor / step over ", count, " layouts: ", sum / count, " in the mean, ", tightest, " at most; memory ",
-          memory / count, " in the mean; before the micro-batch is priced ", early / count, " of it");
+          memory / count, " in the mean; before the micro-batch is priced ", early / count,
+          " of it, of input gradients over tp ", gradient / gradients);
+  CHECK(gradient > 0.3 * gradients);  // sums that run beside weight gradients leave something to be told
   std::mt19937 random(6);
   with_random_layouts(50, 6, [&](Pricer& pricer, Layout l) {  // any split, empty chunks among it
     for (std::size_t i = 1; i < l.layers_per_chunk.size(); ++i) {
