@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "planner/serve/serve_explain.h"
+#include "planner/serve/serve_detail.h"
 #include "reports/format.h"
 
 namespace shardwright {
@@ -15,10 +15,16 @@ namespace shardwright {
 std::string serve_text(const ServeRequest& request, const ServeResult& result, const std::optional<ServeDetail>& detail,
                        const std::vector<std::string>& command, const TableStyle& style);
 
-/// The answer to `explain --serve`: where the time between two tokens and each gigabyte of a layout go, beside the best
-/// of the same question (and the layout to compare with), what forbids a larger batch, and the smallest change that
-/// turns it.
-std::string serve_explain_text(const ServeRequest& request, const ServeExplanation& explanation,
-                               const TableStyle& style);
+/// What is asked, in one paragraph.
+std::string serve_question_text(const ServeRequest& request, const ServeResult& result, const TableStyle& style);
+
+/// As --layout takes it; of pools both.
+std::string served_text(const ServedLayout& plan);
+
+/// "prompts twice as long: -45.9 % tokens/s/GPU, ttft 13.4 s, tpot 833 ms", beside the prediction of today.
+std::string serve_what_if_text(const ServeWhatIf& change, const ServePrediction& now);
+
+/// How sure a prediction is, and where its times come from.
+std::string serve_sources_text(const ServePrediction& prediction, const TableStyle& style);
 
 }  // namespace shardwright

@@ -14,6 +14,7 @@
 #include "planner/cli/options.h"
 #include "planner/cli/output.h"
 #include "reports/prediction_text.h"
+#include "reports/serve_explain_text.h"
 #include "reports/serve_json.h"
 #include "reports/serve_text.h"
 

@@ -624,23 +624,28 @@ LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, co
   return least;
 }
 
-std::optional<MostMoved> most_moved(const CostContext& context, const ShardedGraph& sharded, const Node& node,
-                                    const std::vector<double>& shares) {
+MostMoved MostMoves::of(const CollectiveSpec& spec, const Machine& machine) {
+  for (const auto& [known, moved] : known_)
+    if (known == spec) return moved;
+  const Seconds all = collective_cost(spec, machine).time;
+  Seconds above;  // of the line from nothing to all
+  CollectiveSpec part = spec;
+  for (const double share : shares_) {
+    part.held = {static_cast<std::int64_t>(std::ceil(share * static_cast<double>(spec.held.value))) + 1};
+    above = std::max(above, collective_cost(part, machine).time - share * all);
+  }
+  return known_.emplace_back(spec, MostMoved{above, all}).second;
+}
+
+std::optional<MostMoved> MostMoves::of(const CostContext& context, const ShardedGraph& sharded, const Node& node) {
   if (context.own_kernels) return std::nullopt;
   const double factor = context.constants[EngineConstant::communication_factor];
   MostMoved most;
   for (const Move& move : moves_of(context, sharded, node)) {
     if (move.lost > 0) return std::nullopt;
-    const double count = factor * move.times;
-    const Seconds all = collective_cost(move.spec, context.machine).time;
-    Seconds above;  // of the line from nothing to all
-    CollectiveSpec spec = move.spec;
-    for (const double share : shares) {
-      spec.held = {static_cast<std::int64_t>(std::ceil(share * static_cast<double>(move.spec.held.value))) + 1};
-      above = std::max(above, collective_cost(spec, context.machine).time - share * all);
-    }
-    most.each += count * above;
-    most.together += count * all;
+    const MostMoved once = of(move.spec, context.machine);
+    most.each += factor * move.times * once.each;
+    most.together += factor * move.times * once.together;
   }
   return most;
 }

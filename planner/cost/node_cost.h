@@ -116,8 +116,17 @@ LeastCost least_cost(const CostContext& context, const ShardedGraph& sharded, co
 struct MostMoved {
   Seconds each, together;
 };
-std::optional<MostMoved> most_moved(const CostContext& context, const ShardedGraph& sharded, const Node& node,
-                                    const std::vector<double>& shares);
+class MostMoves {
+ public:
+  explicit MostMoves(std::vector<double> shares) : shares_(std::move(shares)) {}
+  std::optional<MostMoved> of(const CostContext& context, const ShardedGraph& sharded, const Node& node);
+
+ private:
+  MostMoved of(const CollectiveSpec& spec, const Machine& machine);
+
+  std::vector<double> shares_;
+  std::vector<std::pair<CollectiveSpec, MostMoved>> known_;  // a few, that many nodes have in common
+};
 
 /// Stored bytes of one element of a tensor's value.
 double bytes_per_element(const Tensor& tensor, const Value& value, const TrainingFormats& formats);

@@ -291,10 +291,11 @@ std::optional<std::vector<MostMoved>> GraphPricer::most_hidden() const {
     shares.push_back(1 / static_cast<double>(parts));
     if (parts * parts < all) shares.push_back(static_cast<double>(parts) / static_cast<double>(all));
   }
+  MostMoves moves(std::move(shares));
   for (std::size_t i = 0; i < sharded_.nodes.size(); ++i) {
     const Node& n = sharded_.nodes[i];
     if (n.phase != Phase::weight_gradient || !may_hide(i)) continue;
-    const std::optional<MostMoved> moved = n.ring ? std::nullopt : most_moved(context_, sharded_, n, shares);
+    const std::optional<MostMoved> moved = n.ring ? std::nullopt : moves.of(context_, sharded_, n);
     if (!moved) return std::nullopt;
     most[i] = *moved;
   }

@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "reports/serve_explain_text.h"
 #include "reports/serve_json.h"
 #include "reports/serve_text.h"
 
