@@ -6,6 +6,7 @@
 
 #include "planner/cost/node_cost.h"
 #include "planner/cost/row_traffic.h"
+#include "planner/divisors.h"
 #include "planner/search/recompute.h"
 #include "planner/shard/declare.h"
 
@@ -285,12 +286,7 @@ std::optional<std::vector<MostMoved>> GraphPricer::most_hidden() const {
   std::vector<MostMoved> most(sharded_.nodes.size());
   if (one_by_one_) return most;
   std::vector<double> shares;  // of the global batch, that a micro-batch may have
-  const std::int64_t all = workload_.global_batch;
-  for (std::int64_t parts = 1; parts * parts <= all; ++parts) {
-    if (all % parts != 0) continue;
-    shares.push_back(1 / static_cast<double>(parts));
-    if (parts * parts < all) shares.push_back(static_cast<double>(parts) / static_cast<double>(all));
-  }
+  for (int parts : divisors(workload_.global_batch)) shares.push_back(1.0 / parts);
   MostMoves moves(std::move(shares));
   for (std::size_t i = 0; i < sharded_.nodes.size(); ++i) {
     const Node& n = sharded_.nodes[i];
@@ -410,12 +406,13 @@ std::vector<LeastPass> GraphPricer::least(const std::vector<Recompute>& choices)
     LeastPass least;
     least.forward = forward;
     add_pass(least.backward, backward.order);
-    for (NodeId id : backward.order) {
-      const auto n = static_cast<std::size_t>(id);
-      if (!hidden) break;
-      if (sharded_.nodes[n].phase != Phase::weight_gradient) add_to(least.gradient, costs[n]);
-      least.gradient.each -= (*hidden)[n].each;
-      least.gradient.together -= (*hidden)[n].together;
+    if (hidden) {
+      for (NodeId id : backward.order) {
+        const auto n = static_cast<std::size_t>(id);
+        if (sharded_.nodes[n].phase != Phase::weight_gradient) add_to(least.gradient, costs[n]);
+        least.gradient.each -= (*hidden)[n].each;
+        least.gradient.together -= (*hidden)[n].together;
+      }
     }
     const std::vector<ValueBytes> saved = sizes_of(backward, wide);
     for (ValueId v : backward.saved) least.saved += saved[static_cast<std::size_t>(v)].allocated;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <deque>
 #include <limits>
 #include <map>
@@ -13,23 +12,13 @@
 #include <utility>
 
 #include "planner/cost/row_traffic.h"
+#include "planner/divisors.h"
 #include "planner/parallel.h"
 #include "planner/pipeline/pipeline_shape.h"
 #include "planner/search/floor.h"
 
 namespace shardwright {
 namespace {
-
-std::vector<int> divisors(std::int64_t n) {
-  std::vector<int> small, large;
-  for (std::int64_t d = 1; d * d <= n; ++d)
-    if (n % d == 0) {
-      small.push_back(static_cast<int>(d));
-      if (d != n / d) large.push_back(static_cast<int>(n / d));
-    }
-  small.insert(small.end(), large.rbegin(), large.rend());
-  return small;
-}
 
 /// The values of a degree: as pinned, or all.
 std::vector<int> values(const std::optional<int>& pin, std::vector<int> all) {
@@ -140,7 +129,8 @@ class Known {
   bool empty() const { return times_.empty(); }
   /// Neither the top nor the front has room for what takes longer, in seconds.
   double slowest() const {
-    return times_.size() == most_ ? std::max(times_.back(), kFrontReach * times_.front()) : INFINITY;
+    return times_.size() == most_ ? std::max(times_.back(), kFrontReach * times_.front())
+                                  : std::numeric_limits<double>::infinity();
   }
   bool too_slow(double seconds) const { return seconds > slowest(); }
   /// Nor for what takes that long and needs so many bytes.

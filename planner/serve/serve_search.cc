@@ -6,6 +6,7 @@
 #include <tuple>
 #include <variant>
 
+#include "planner/divisors.h"
 #include "planner/parallel.h"
 #include "planner/serve/simulate_layout.h"
 
@@ -17,13 +18,6 @@ constexpr std::int64_t kLargestCopy = 64, kMostGpusOfLoad = 65536;
 constexpr int kMostPlayed = 64;
 
 bool allows(const std::optional<int>& pin, std::int64_t value) { return !pin || *pin == value; }
-
-std::vector<std::int64_t> divisors(std::int64_t n) {
-  std::vector<std::int64_t> all;
-  for (std::int64_t d = 1; d <= n; ++d)
-    if (n % d == 0) all.push_back(d);
-  return all;
-}
 
 /// What a copy does at one load, or all copies with the clients that are asked for.
 struct Point {
@@ -466,7 +460,7 @@ std::vector<ServeLayout> copies_on(const ServeRequest& request, std::int64_t gpu
       if (!allows(pins.tp, tp) || !allows(pins.pp, pp) || gpus / tp / pp % cp != 0) continue;
       const std::int64_t dp = gpus / tp / pp / cp, ranks = tp * cp * dp;
       if (!allows(pins.attention_dp, dp) || (dp > 1 && !experts && !pins.attention_dp)) continue;
-      for (const std::int64_t ep : experts ? divisors(ranks) : std::vector<std::int64_t>{1}) {
+      for (const std::int64_t ep : experts ? divisors(ranks) : std::vector<int>{1}) {
         const std::int64_t etp = experts ? ranks / ep : 1;
         if (!allows(pins.ep, ep) || !allows(pins.etp, etp)) continue;
         ServeLayout l;

@@ -31,7 +31,11 @@ export function makePages(program, folder) {
   /// One command line, from inside the folder; `more`: words that may hold spaces.
   const run = (line, ...more) => {
     try {
-      execFileSync(program, [...line.split(' '), ...more], { stdio: ['ignore', 'ignore', 'pipe'], cwd: folder, encoding: 'utf8' });
+      execFileSync(program, [...line.split(' '), ...more], {
+        stdio: ['ignore', 'ignore', 'pipe'],
+        cwd: folder,
+        encoding: 'utf8',
+      });
     } catch (error) {
       if (error.status !== 1) throw error; // 1: nothing fits, and the answer is written all the same
     }

@@ -230,16 +230,18 @@ function rankingSection(data) {
 
 const pointOf = ({ predicted: p }) => [p.output_tokens_per_second_per_user, p.output_tokens_per_second_per_gpu];
 
-/// Every layout of a plan at its best load, as plans with what is known of them.
-function pricedPlans({ priced_layouts: columns }) {
-  return (columns?.layout_text ?? []).map((layout_text, i) => ({
+/// Every layout of a plan at its best load: those that are ranked whole, the others with what is known of them.
+function pricedPlans({ plans, priced_layouts: columns }) {
+  const ranked = new Map(plans.map((plan) => [plan.layout_text, plan]));
+  const point = (layout_text, i) => ({
     layout_text,
     predicted: {
       concurrency: columns.concurrency[i],
       output_tokens_per_second_per_gpu: columns.output_tokens_per_second_per_gpu[i],
       output_tokens_per_second_per_user: columns.output_tokens_per_second_per_user[i],
     },
-  }));
+  });
+  return (columns?.layout_text ?? []).map((layout_text, i) => ranked.get(layout_text) ?? point(layout_text, i));
 }
 
 /// What is told of a point, also of one that is known by these figures alone.
